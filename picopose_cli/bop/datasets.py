@@ -1,0 +1,290 @@
+"""BOP data sets on disk: which files lie where, cameras and object descriptions."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picopose_cli.bop.json_files import finite_number, finite_numbers, read_indexed
+from picopose_cli.bop.known_datasets import DEFAULT_VSD_DELTA_MM, KnownSplit, known_splits, toolkit_split
+from picopose_cli.bop.layout import (
+    IMAGE_EXTENSIONS,
+    ImageLayout,
+    find_image_layout,
+    find_models,
+    find_split,
+    list_folders,
+    mesh_files,
+    scene_folders,
+)
+from picopose_cli.errors import PicoPoseError
+from picopose_cli.structs import Array, ObjectInfo
+
+_LOG = logging.getLogger(__name__)
+_MM_PER_M = 1000.0
+_MODELS_INFO = "models_info.json"
+_EVALUATION_MODELS = "models_eval"
+NAME_DROPS = str.maketrans("", "", "_-.")
+"""`str.translate` table that drops the characters which separate the parts of a result file's name."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """The camera of one image: `K` (3,3) f64, or None with `problem` saying why; depth value * depth_scale = mm."""
+
+    K: Array | None
+    depth_scale: float = 1.0
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split of a BOP data set as its folder has it; made by `open_dataset`."""
+
+    name: str
+    root: Path
+    split: str
+    """Folder of the split, such as `test_primesense`."""
+    models_dir: Path
+    """Meshes that templates are rendered from; may be missing."""
+    eval_models_dir: Path
+    """Meshes that scores are computed with: models_eval where it is there."""
+    layout: ImageLayout
+    image_size_hw: tuple[int, int] | None
+    """(height, width) px in BOP's table, None for an unknown data set; the images of a folder may differ."""
+    has_public_gt: bool
+    vsd_delta_m: float
+
+    @property
+    def split_dir(self) -> Path:
+        """The folder of the split."""
+        return self.root / self.split
+
+    @property
+    def result_split(self) -> str:
+        """The split as result files name it: `test` for tless' test_primesense, `test-TYPE` for other types."""
+        split, split_type = toolkit_split(self.split)
+        usual = any(row.split == self.split for row in known_splits(self.name)[:1])
+        return split if usual or split_type is None else f"{split}-{split_type.replace('_', '')}"
+
+    def scene_dir(self, scene_id: int) -> Path:
+        """Return the folder of a scene."""
+        return self.split_dir / f"{scene_id:06d}"
+
+    def scene_ids(self) -> list[int]:
+        """Return the sorted ids of the scenes that are there."""
+        return [int(name) for name in scene_folders(self.split_dir)]
+
+    def annotation_path(self, scene_id: int, stem: str) -> Path:
+        """Return the path of a scene's `scene_camera`, `scene_gt` or `scene_gt_info` file."""
+        return self.scene_dir(scene_id) / f"{stem}{self.layout.suffix}.json"
+
+    def image_path(self, scene_id: int, im_id: int) -> Path:
+        """Return the path of an image with the extension it has on disk, or the usual one where it is missing."""
+        folder = self.scene_dir(scene_id) / self.layout.image_folder
+        return _existing(folder, f"{im_id:06d}", self.layout.image_ext)
+
+    def depth_path(self, scene_id: int, im_id: int) -> Path:
+        """Return the path of an image's depth map, which may be missing."""
+        folder = self.scene_dir(scene_id) / self.layout.depth_folder
+        return _existing(folder, f"{im_id:06d}", self.layout.depth_ext)
+
+    def mask_visib_path(self, scene_id: int, im_id: int, gt_id: int) -> Path:
+        """Return the path of the mask of an instance's visible part, which may be missing."""
+        folder = self.scene_dir(scene_id) / f"mask_visib{self.layout.suffix}"
+        if self.layout.suffix and not folder.is_dir():
+            folder = self.scene_dir(scene_id) / "mask_visib"
+        return folder / f"{im_id:06d}_{gt_id:06d}.png"
+
+
+def open_dataset(
+    name: str, data_dir: Path, *, split: str | None = None, models: str | None = None, need_images: bool = True
+) -> Dataset:
+    """Find a data set below `data_dir` and how it is laid out: BOP's table first, the folder as it is wins.
+
+    `split` and `models` name folders inside the data set and override what would be found; `split` may leave the type
+    out (`test` for `test_primesense`). Without `need_images` a data set that has only meshes will do.
+    Raises PicoPoseError when the folder, split or models folder is missing, or its images come from fisheye cameras.
+    """
+    root = _find_root(name, data_dir)
+    rows = known_splits(root.name)
+    folder = _split_or_default(root, split, rows, need_images)
+    row = _row_of(folder, rows)
+    preferred = tuple(dict.fromkeys((*((row.models,) if row else ()), "models", "models_cad", "models_reconst")))
+    models_dir = find_models(root, models, preferred)
+    dataset = Dataset(
+        name=root.name,
+        root=root,
+        split=folder,
+        models_dir=models_dir,
+        eval_models_dir=models_dir if models else find_models(root, None, (_EVALUATION_MODELS, models_dir.name)),
+        layout=find_image_layout(root / folder, row),
+        image_size_hw=row.image_size_hw if row else None,
+        has_public_gt=False,
+        vsd_delta_m=(row.vsd_delta_mm if row else DEFAULT_VSD_DELTA_MM) / _MM_PER_M,
+    )
+    dataset = _with_ground_truth(dataset, row)
+    if need_images and row is not None and row.fisheye:
+        _refuse_fisheye(dataset)
+    _LOG.info("data set %s: split %s, images %s, meshes %s", root, folder, dataset.layout, dataset.models_dir.name)
+    return dataset
+
+
+def read_scene_cameras(dataset: Dataset, scene_id: int) -> dict[int, Camera]:
+    """Return the cameras of a scene by image id; an image whose K is missing or broken has K None and a problem.
+
+    Raises PicoPoseError when the scene_camera file itself is missing or unreadable.
+    """
+    path = dataset.annotation_path(scene_id, "scene_camera")
+    return {im_id: _camera(entry) for im_id, entry in read_indexed(path).items()}
+
+
+def object_ids(dataset: Dataset) -> list[int]:
+    """Return the sorted ids of the objects whose meshes lie in `models_dir`; raises PicoPoseError when none do."""
+    found = mesh_files(dataset.models_dir)
+    if not found:
+        there = ", ".join(name for name in list_folders(dataset.root) if name.startswith("models")) or "none"
+        raise PicoPoseError(
+            f"no meshes obj_000001.ply, .obj or .glb here (models folders of the data set: {there})",
+            where=dataset.models_dir,
+            fix="unpack the models of the data set or choose their folder with --models",
+        )
+    return list(found)
+
+
+def mesh_path(dataset: Dataset, obj_id: int, *, evaluation: bool = False) -> Path:
+    """Return the path of an object's mesh, for templates or `evaluation`; raises PicoPoseError when there is none."""
+    folder = dataset.eval_models_dir if evaluation else dataset.models_dir
+    found = mesh_files(folder)
+    if obj_id not in found:
+        ids = ", ".join(map(str, found)) or "none"
+        raise PicoPoseError(
+            f"no mesh of object {obj_id} (objects here: {ids})", where=folder, fix="check the object id"
+        )
+    return found[obj_id]
+
+
+def read_object_infos(dataset: Dataset) -> dict[int, ObjectInfo]:
+    """Return diameters and symmetries of the objects in metres, by object id, from models_info.json.
+
+    The evaluation models' file is taken where it is there. Raises PicoPoseError naming the object that is broken.
+    """
+    folders = (dataset.eval_models_dir, dataset.models_dir)
+    path = next((folder / _MODELS_INFO for folder in folders if (folder / _MODELS_INFO).is_file()), None)
+    if path is None:
+        path = dataset.eval_models_dir / _MODELS_INFO
+    return {obj_id: _object_info(path, obj_id, entry) for obj_id, entry in read_indexed(path).items()}
+
+
+def _find_root(name: str, data_dir: Path) -> Path:
+    if not data_dir.is_dir():
+        raise PicoPoseError("the data folder does not exist", where=data_dir, fix="check --data-dir or BOP_PATH")
+    if not name or Path(name).name != name:
+        raise PicoPoseError(f"{name!r} is not the name of a data set", fix="pass the folder above with --data-dir")
+    present = list_folders(data_dir)
+    if name in present:
+        return data_dir / name
+    # Result files cannot spell `_`, `-` and `.` in a data set's name (see results.result_file_name).
+    spelled_alike = [folder for folder in present if folder.translate(NAME_DROPS) == name]
+    if len(spelled_alike) == 1:
+        return data_dir / spelled_alike[0]
+    fix = "pass the folder above the data set as --data-dir" if data_dir.resolve().name == name else "check the name"
+    there = ", ".join(present[:20]) or "none"
+    raise PicoPoseError(f"there is no data set {name!r} (folders here: {there})", where=data_dir, fix=fix)
+
+
+def _split_or_default(root: Path, split: str | None, rows: tuple[KnownSplit, ...], need_images: bool) -> str:
+    try:
+        return find_split(root, split, rows)
+    except PicoPoseError:
+        if need_images:
+            raise
+        return split or (rows[0].split if rows else "test")
+
+
+def _row_of(folder: str, rows: tuple[KnownSplit, ...]) -> KnownSplit | None:
+    return next((row for row in rows if row.split == folder), rows[0] if rows else None)
+
+
+def _with_ground_truth(dataset: Dataset, row: KnownSplit | None) -> Dataset:
+    private = row is not None and toolkit_split(dataset.split)[0] in row.private_splits
+    there = any(dataset.annotation_path(scene_id, "scene_gt").is_file() for scene_id in dataset.scene_ids())
+    return replace(dataset, has_public_gt=there and not private)
+
+
+def _refuse_fisheye(dataset: Dataset) -> None:
+    for scene_id in dataset.scene_ids()[:1]:
+        cameras = read_scene_cameras(dataset, scene_id)
+        if cameras and all(camera.K is None for camera in cameras.values()):
+            raise PicoPoseError(
+                f"the images of {dataset.name} come from fisheye cameras (no cam_K), which picopose cannot use",
+                where=dataset.annotation_path(scene_id, "scene_camera"),
+                fix="undistort them to pinhole images and give cam_K",
+            )
+
+
+def _existing(folder: Path, stem: str, usual_ext: str) -> Path:
+    usual = folder / f"{stem}{usual_ext}"
+    if usual.exists():
+        return usual
+    others = (folder / f"{stem}{ext}" for ext in IMAGE_EXTENSIONS)
+    return next((path for path in others if path.exists()), usual)
+
+
+def _camera(entry: Any) -> Camera:
+    if not isinstance(entry, dict):
+        return Camera(None, problem="the camera entry is not an object")
+    scale = finite_number(entry.get("depth_scale", 1.0))
+    depth_scale = 1.0 if scale is None or scale <= 0 else scale
+    if entry.get("cam_K") is None:
+        model = entry.get("cam_model")
+        kind = model.get("projection_model_type", "cam_model") if isinstance(model, dict) else None
+        why = "cam_K is missing" if kind is None else f"cam_K is missing (camera model {kind}, not a pinhole)"
+        return Camera(None, depth_scale, why)
+    numbers = finite_numbers(entry["cam_K"], 9)
+    if numbers is None:
+        return Camera(None, depth_scale, "cam_K is not nine finite numbers")
+    K = numbers.reshape(3, 3)
+    if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], [0, 0, 1]):
+        return Camera(None, depth_scale, "cam_K is not a pinhole matrix (fx 0 cx; 0 fy cy; 0 0 1)")
+    return Camera(K, depth_scale)
+
+
+def _object_info(path: Path, obj_id: int, entry: Any) -> ObjectInfo:
+    def broken(field: str, needed: str) -> PicoPoseError:
+        return PicoPoseError(f"object {obj_id}: {field} is not {needed}", where=path, fix="correct the file")
+
+    if not isinstance(entry, dict):
+        raise broken("the entry", "an object")
+    diameter_mm = finite_number(entry.get("diameter"))
+    if diameter_mm is None or diameter_mm <= 0:
+        raise broken("diameter", "a positive number of mm")
+    discrete = _listed(entry, "symmetries_discrete")
+    matrices = [finite_numbers(item, 16) for item in discrete or ()]
+    if discrete is None or any(matrix is None for matrix in matrices):
+        raise broken("symmetries_discrete", "a list of 4x4 matrices")
+    symmetries = np.array(matrices, np.float64).reshape(-1, 4, 4)
+    symmetries[:, :3, 3] /= _MM_PER_M
+    continuous = _listed(entry, "symmetries_continuous")
+    axes = [_continuous(item) for item in continuous or ()]
+    if continuous is None or any(axis is None for axis in axes):
+        raise broken("symmetries_continuous", "a list of {axis, offset}")
+    return ObjectInfo(obj_id, diameter_mm / _MM_PER_M, symmetries, tuple(axis for axis in axes if axis is not None))
+
+
+def _listed(entry: dict[str, Any], key: str) -> list[Any] | None:
+    value = entry.get(key, [])
+    return value if isinstance(value, list) else None
+
+
+def _continuous(item: Any) -> tuple[Array, Array] | None:
+    if not isinstance(item, dict):
+        return None
+    axis, offset_mm = finite_numbers(item.get("axis"), 3), finite_numbers(item.get("offset"), 3)
+    if axis is None or offset_mm is None or not axis.any():
+        return None
+    return axis, offset_mm / _MM_PER_M

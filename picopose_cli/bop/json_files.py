@@ -1,0 +1,112 @@
+"""Reading JSON files that strangers made: every fault becomes one sentence that names the file and the entry."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from picopose_cli.errors import PicoPoseError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_REPLACE = "replace the file with a complete copy"
+
+
+def read_json(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Return what a JSON file holds; a gzipped file is recognised by its first bytes, whatever its name.
+
+    `object_hook` is called with every JSON object as soon as it is parsed (see `json.loads`).
+    Raises PicoPoseError when the file is missing, unreadable, truncated or not JSON.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == _GZIP_MAGIC:
+            data = gzip.decompress(data)
+    except FileNotFoundError as error:
+        raise PicoPoseError("the file does not exist", where=path, fix="check the path or the download") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise PicoPoseError(f"is not a whole gzip file ({error})", where=path, fix=_REPLACE) from error
+    except OSError as error:
+        raise PicoPoseError(f"cannot be read ({error.strerror or error})", where=path, fix="check the file") from error
+    if not data.strip():
+        raise PicoPoseError("the file is empty", where=path, fix=_REPLACE)
+    try:
+        return json.loads(data, object_hook=object_hook)
+    except (ValueError, RecursionError) as error:
+        raise PicoPoseError(f"is not valid JSON ({error})", where=path, fix=_REPLACE) from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the object a JSON file holds; raises PicoPoseError when it holds something else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise PicoPoseError(f"holds {_kind(content)} where an object is needed", where=path, fix="check the file")
+    return content
+
+
+def read_json_list(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> list[Any]:
+    """Return the list a JSON file holds; raises PicoPoseError when it holds something else."""
+    content = read_json(path, object_hook=object_hook)
+    if not isinstance(content, list):
+        raise PicoPoseError(f"holds {_kind(content)} where a list is needed", where=path, fix="check the file")
+    return content
+
+
+def read_indexed(path: Path) -> dict[int, Any]:
+    """Return a JSON object whose keys are whole numbers (image or object ids); raises PicoPoseError for other keys."""
+    indexed = {}
+    for key, value in read_json_object(path).items():
+        if not (key.isascii() and key.isdigit()):
+            raise PicoPoseError(f"key {key[:40]!r} is not an id", where=path, fix="keys must be whole numbers")
+        indexed[int(key)] = value
+    return indexed
+
+
+def finite_numbers(value: object, count: int) -> NDArray[np.float64] | None:
+    """Return `count` finite numbers as (count,) f64 from a flat or nested JSON list, or None when it is anything else.
+
+    Strings, booleans, null, NaN and infinities are not numbers.
+    """
+    numbers: list[float] = []
+    pending = [value]
+    while pending and len(numbers) <= count:
+        item = pending.pop()
+        if isinstance(item, list):
+            pending.extend(reversed(item))
+            continue
+        number = finite_number(item)
+        if number is None:
+            return None
+        numbers.append(number)
+    return np.array(numbers, np.float64) if len(numbers) == count and not pending else None
+
+
+def finite_number(value: object) -> float | None:
+    """Return a JSON number as a float, or None when it is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def whole_number(value: object, minimum: int = 0) -> int | None:
+    """Return a JSON number without fraction (3 or 3.0) as an int of at least `minimum`, or None when it is no such."""
+    number = finite_number(value)
+    if number is None or not number.is_integer() or number < minimum or number > 2**53:
+        return None
+    return int(number)
+
+
+def _kind(content: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "a truth value"}
+    return names.get(type(content), "a number")

@@ -1,0 +1,109 @@
+"""The table of BOP data sets: what the folders of the official downloads look like.
+
+Source: the parameters of the BOP toolkit and the data-set pages of the BOP challenge. Where a folder differs from its
+row, the folder is right (see `layout`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_VSD_DELTA_MM = 15.0
+
+
+@dataclass(frozen=True)
+class KnownSplit:
+    """One row: the test images of a BOP data set, named as the toolkit names them."""
+
+    name: str
+    image_size_hw: tuple[int, int]
+    """(height, width) px."""
+    object_ids: tuple[int, ...]
+    split: str = "test"
+    """Folder of the split; the toolkit writes `test_primesense` as split `test`, type `primesense`."""
+    image_folder: str = "rgb"
+    image_ext: str = ".png"
+    suffix: str = ""
+    """Appended to scene_camera, scene_gt and scene_gt_info: `_photoneo` for scene_gt_photoneo.json."""
+    depth_folder: str = "depth"
+    depth_ext: str = ".png"
+    models: str = "models"
+    """Folder of the meshes that templates are rendered from."""
+    private_splits: tuple[str, ...] = ()
+    """Toolkit splits whose ground truth only the evaluation server has."""
+    vsd_delta_mm: float = DEFAULT_VSD_DELTA_MM
+    fisheye: bool = False
+
+
+def _ids(count: int) -> tuple[int, ...]:
+    return tuple(range(1, count + 1))
+
+
+_VGA = (480, 640)
+_IPD_IDS = (0, 1, 4, 8, 10, 11, 14, 18, 19, 20)  # an object id of 0 exists: ids are keys, 0 never means "none"
+_PRIVATE = ("test",)
+
+KNOWN_SPLITS: tuple[KnownSplit, ...] = (
+    KnownSplit("lm", _VGA, _ids(15)),
+    KnownSplit("lmo", _VGA, (1, 5, 6, 8, 9, 10, 11, 12)),
+    KnownSplit("tless", (540, 720), _ids(30), split="test_primesense", models="models_cad"),
+    KnownSplit("tudl", _VGA, _ids(3)),
+    KnownSplit("icbin", _VGA, _ids(2)),
+    KnownSplit(
+        "itodd",
+        (960, 1280),
+        _ids(28),
+        image_folder="gray",
+        image_ext=".tif",
+        depth_ext=".tif",
+        private_splits=_PRIVATE,
+        vsd_delta_mm=5.0,
+    ),
+    KnownSplit("hb", _VGA, _ids(33), split="test_primesense", private_splits=_PRIVATE),
+    KnownSplit("ycbv", _VGA, _ids(21)),
+    KnownSplit("hope", (1080, 1920), _ids(28), private_splits=_PRIVATE),
+    KnownSplit("hopev2", (1080, 1920), _ids(28), private_splits=_PRIVATE),
+    KnownSplit("handal", (1440, 1920), _ids(40), image_ext=".jpg"),
+    KnownSplit("hot3d", (1408, 1408), _ids(33), split="test_aria", image_ext=".jpg", suffix="_rgb", fisheye=True),
+    KnownSplit(
+        "hot3d",
+        (1024, 1280),
+        _ids(33),
+        split="test_quest3",
+        image_folder="gray1",
+        image_ext=".jpg",
+        suffix="_gray1",
+        fisheye=True,
+    ),
+    KnownSplit(
+        "ipd",
+        (1544, 2064),
+        _IPD_IDS,
+        image_folder="rgb_photoneo",
+        suffix="_photoneo",
+        depth_folder="depth_photoneo",
+    ),
+    KnownSplit("xyzibd", (1080, 1440), _ids(15), image_folder="gray_xyz", suffix="_xyz", depth_folder="depth_xyz"),
+    KnownSplit(
+        "itoddmv",
+        (960, 1280),
+        _ids(28),
+        image_folder="gray_3dlong",
+        image_ext=".tif",
+        suffix="_3dlong",
+        depth_folder="depth_3dlong",
+        depth_ext=".tif",
+        private_splits=_PRIVATE,
+    ),
+)
+
+
+def known_splits(name: str) -> tuple[KnownSplit, ...]:
+    """Return the rows of a data set, empty for an unknown name."""
+    return tuple(row for row in KNOWN_SPLITS if row.name == name)
+
+
+def toolkit_split(folder: str) -> tuple[str, str | None]:
+    """Split a folder name as the toolkit does: test_primesense -> (test, primesense), test -> (test, None)."""
+    split, _, split_type = folder.partition("_")
+    return split, split_type or None

@@ -1,0 +1,65 @@
+"""From targets and detections to the units of work: one ImageTask an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from picopose_cli.bop.datasets import Camera, Dataset, read_scene_cameras
+from picopose_cli.bop.detections import select_detections
+from picopose_cli.bop.images import read_image_rgb, read_mask
+from picopose_cli.errors import PicoPoseError
+from picopose_cli.structs import Array, Detection, ImageTask, LoadedImage, Target
+
+
+def make_image_tasks(
+    dataset: Dataset, targets: Sequence[Target], detections: Mapping[tuple[int, int], Sequence[Detection]]
+) -> list[ImageTask]:
+    """Return one task for each image with targets, sorted by scene and image, with the detections to estimate.
+
+    An image without detections is there too, with none; one without a usable camera has K None and `problem` set.
+    """
+    by_image: dict[tuple[int, int], list[Target]] = {}
+    for target in targets:
+        by_image.setdefault((target.scene_id, target.im_id), []).append(target)
+    cameras: dict[int, dict[int, Camera] | PicoPoseError] = {}
+    tasks = []
+    for scene_id, im_id in sorted(by_image):
+        if scene_id not in cameras:
+            cameras[scene_id] = _cameras_or_error(dataset, scene_id)
+        camera = _camera_of(cameras[scene_id], im_id)
+        chosen = select_detections(by_image[scene_id, im_id], detections.get((scene_id, im_id), ()))
+        path = dataset.image_path(scene_id, im_id)
+        tasks.append(ImageTask(scene_id, im_id, path, camera.K, tuple(chosen), camera.problem))
+    return tasks
+
+
+def load_image(task: ImageTask) -> LoadedImage:
+    """Read a task's image and masks; a mask that cannot be read is replaced by the error.
+
+    Raises PicoPoseError when the image itself cannot be read.
+    """
+    image_rgb = read_image_rgb(task.image_path)
+    size_hw = (image_rgb.shape[0], image_rgb.shape[1])
+    return LoadedImage(image_rgb, tuple(_mask_or_error(detection, size_hw) for detection in task.detections))
+
+
+def _mask_or_error(detection: Detection, size_hw: tuple[int, int]) -> Array | PicoPoseError | None:
+    if detection.mask is None:
+        return None
+    try:
+        return read_mask(detection.mask, size_hw)
+    except PicoPoseError as error:
+        return error
+
+
+def _cameras_or_error(dataset: Dataset, scene_id: int) -> dict[int, Camera] | PicoPoseError:
+    try:
+        return read_scene_cameras(dataset, scene_id)
+    except PicoPoseError as error:
+        return error
+
+
+def _camera_of(cameras: dict[int, Camera] | PicoPoseError, im_id: int) -> Camera:
+    if isinstance(cameras, PicoPoseError):
+        return Camera(None, problem=str(cameras))
+    return cameras.get(im_id, Camera(None, problem="scene_camera has no entry for the image"))

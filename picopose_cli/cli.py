@@ -1,0 +1,250 @@
+"""The command line: signatures, help, and errors turned into exit codes.
+
+Exit codes: 0 all done, 1 done but part of the input could not be used (listed in the report), 2 nothing done.
+Heavy modules are imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from picopose_cli import __version__
+from picopose_cli.errors import PicoPoseError
+from picopose_cli.options import (
+    MESH_UNITS,
+    PRECISIONS,
+    RENDERERS,
+    TARGET_KINDS,
+    CheckOptions,
+    InferOptions,
+    RenderTemplatesOptions,
+    ScoreOptions,
+)
+
+app = typer.Typer(
+    name="picopose",
+    help="6D poses of unseen objects for BOP: render templates, infer, score.",
+    rich_markup_mode=None,  # rich markup would swallow units such as [px]
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder above the data sets; default: the environment variable BOP_PATH.")
+]
+Templates = Annotated[
+    Path | None, typer.Option(help="Folder of the template banks; default: templates/ inside the data set.")
+]
+Split = Annotated[
+    str | None, typer.Option(help="Split folder, for example test or val; default: the data set's test split.")
+]
+Models = Annotated[
+    str | None, typer.Option(help="Models folder inside the data set; default: the data set's own rule.")
+]
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"picopose {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the modules do.")] = False,
+    version: Annotated[  # noqa: ARG001 - Typer calls the callback
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+@app.command("render-templates")
+def render_templates(
+    dataset: Annotated[
+        str | None, typer.Option(help="BOP data set, for example ycbv.")
+    ] = RenderTemplatesOptions.dataset,
+    data_dir: DataDir = RenderTemplatesOptions.data_dir,
+    templates: Templates = RenderTemplatesOptions.templates,
+    models: Models = RenderTemplatesOptions.models,
+    object_ids: Annotated[str, typer.Option(help="Only these objects, for example 1,5; default: all.")] = "",
+    from_images: Annotated[
+        Path | None, typer.Option(help="Build the banks from ready-made template images in this folder.")
+    ] = RenderTemplatesOptions.from_images,
+    renderer: Annotated[str, typer.Option(help=f"One of {', '.join(RENDERERS)}.")] = RenderTemplatesOptions.renderer,
+    mesh_unit: Annotated[
+        str, typer.Option(help=f"Unit of the mesh files: one of {', '.join(MESH_UNITS)}.")
+    ] = RenderTemplatesOptions.mesh_unit,
+    workers: Annotated[
+        int, typer.Option(help="Cores for objects side by side; default: all.", show_default=False)
+    ] = RenderTemplatesOptions.workers,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Render again what is already there.")
+    ] = RenderTemplatesOptions.overwrite,
+    contact_sheet: Annotated[
+        bool, typer.Option("--contact-sheet", help="Also write a PNG of all views of each object.")
+    ] = RenderTemplatesOptions.contact_sheet,
+) -> None:
+    """Render the template views of each CAD model into one HDF5 bank an object."""
+    options = RenderTemplatesOptions(
+        dataset=dataset,
+        data_dir=data_dir,
+        templates=templates,
+        models=models,
+        object_ids=_parse_ids(object_ids),
+        from_images=from_images,
+        renderer=renderer,
+        mesh_unit=mesh_unit,
+        workers=workers,
+        overwrite=overwrite,
+        contact_sheet=contact_sheet,
+    )
+    from picopose_cli.commands import render_templates as command
+
+    _finish(command.run(options))
+
+
+@app.command()
+def infer(
+    dataset: Annotated[str, typer.Option(help="BOP data set, for example ycbv.")],
+    data_dir: DataDir = InferOptions.data_dir,
+    templates: Templates = InferOptions.templates,
+    detections: Annotated[
+        str | None, typer.Option(help="Detections JSON, or gt for the ground-truth masks; default: the official file.")
+    ] = InferOptions.detections,
+    weights: Annotated[
+        Path | None, typer.Option(help="Network weights: .ckpt, .pth or .safetensors.")
+    ] = InferOptions.weights,
+    split: Split = InferOptions.split,
+    targets: Annotated[
+        Path | None, typer.Option(help="Targets JSON; default: test_targets_bop19.json of the data set.")
+    ] = InferOptions.targets,
+    output: Annotated[
+        Path | None, typer.Option(help="Result file; default: picopose_DATASET-SPLIT.csv here.")
+    ] = InferOptions.output,
+    hypotheses: Annotated[int, typer.Option(help="Templates tried for each detection.")] = InferOptions.hypotheses,
+    paper: Annotated[
+        bool, typer.Option("--paper/--no-paper", help="The released rules, or the refined correspondences and solver.")
+    ] = InferOptions.paper,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = InferOptions.device,
+    precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = InferOptions.precision,
+    batch_size: Annotated[int, typer.Option(help="Detections a batch.")] = InferOptions.batch_size,
+    workers: Annotated[int, typer.Option(help="Threads that read images, and as many for PnP.")] = InferOptions.workers,
+    limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = InferOptions.limit,
+) -> None:
+    """Estimate the pose of every detection of a split and write a BOP result file."""
+    options = InferOptions(
+        dataset=dataset,
+        data_dir=data_dir,
+        templates=templates,
+        detections=detections,
+        weights=weights,
+        split=split,
+        targets=targets,
+        output=output,
+        hypotheses=hypotheses,
+        paper=paper,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+    )
+    from picopose_cli.commands import infer as command
+
+    _finish(command.run(options))
+
+
+@app.command()
+def score(
+    results: Annotated[list[Path], typer.Argument(help="Result files.", show_default=False)],
+    data_dir: DataDir = ScoreOptions.data_dir,
+    dataset: Annotated[
+        str | None, typer.Option(help="BOP data set; default: taken from the file's name.")
+    ] = ScoreOptions.dataset,
+    split: Split = ScoreOptions.split,
+    models: Models = ScoreOptions.models,
+    targets: Annotated[str, typer.Option(help=f"One of {', '.join(TARGET_KINDS)}.")] = ScoreOptions.targets,
+    output: Annotated[Path | None, typer.Option(help="Write the scores as JSON here.")] = ScoreOptions.output,
+    workers: Annotated[
+        int, typer.Option(help="Processes; default: one a core.", show_default=False)
+    ] = ScoreOptions.workers,
+    per_object: Annotated[
+        bool, typer.Option("--per-object", help="A row for each object, with ADD and ADD-S.")
+    ] = ScoreOptions.per_object,
+    plot: Annotated[Path | None, typer.Option(help="Draw recall curves into this PNG.")] = ScoreOptions.plot,
+    toolkit: Annotated[
+        bool, typer.Option("--toolkit", help="Run the official BOP toolkit beside ours and compare.")
+    ] = ScoreOptions.toolkit,
+) -> None:
+    """Score result files as the BOP toolkit does."""
+    options = ScoreOptions(
+        results=tuple(results),
+        data_dir=data_dir,
+        dataset=dataset,
+        split=split,
+        models=models,
+        targets=targets,
+        output=output,
+        workers=workers,
+        per_object=per_object,
+        plot=plot,
+        toolkit=toolkit,
+    )
+    from picopose_cli.commands import score as command
+
+    _finish(command.run(options))
+
+
+@app.command()
+def check(
+    results: Annotated[Path, typer.Argument(help="Result file.", show_default=False)],
+    data_dir: DataDir = CheckOptions.data_dir,
+    dataset: Annotated[
+        str | None, typer.Option(help="BOP data set; default: taken from the file's name.")
+    ] = CheckOptions.dataset,
+    split: Split = CheckOptions.split,
+    targets: Annotated[
+        Path | None, typer.Option(help="Targets JSON; default: test_targets_bop19.json of the data set.")
+    ] = CheckOptions.targets,
+) -> None:
+    """Find what would make an upload fail or score less than it should (exit 0 clean, 1 warnings, 2 rejected)."""
+    options = CheckOptions(results=results, data_dir=data_dir, dataset=dataset, split=split, targets=targets)
+    from picopose_cli.commands import check as command
+
+    _finish(command.run(options))
+
+
+def _parse_ids(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise PicoPoseError(f"--object-ids {text!r} is not a list of numbers", fix="write it like 1,5,12") from error
+
+
+def _finish(report: Any) -> None:
+    raise typer.Exit(report.exit_code)
+
+
+def main() -> None:
+    """Run the command line; a PicoPoseError becomes one line on stderr and exit code 2."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own line says what is wrong with a file
+    try:
+        app()
+    except PicoPoseError as error:
+        typer.echo(f"picopose: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

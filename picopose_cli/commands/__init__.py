@@ -1,0 +1,1 @@
+"""One file a subcommand: `run(options)` does the work and returns a report that knows its exit code."""

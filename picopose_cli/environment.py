@@ -1,0 +1,49 @@
+"""What a result depends on besides its inputs: package versions, machine and memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from picopose_cli import __version__
+
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "h5py", "trimesh", "pyrender2")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of this package, Python and the libraries that results depend on."""
+    versions = {"picopose": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "missing"
+    return versions
+
+
+def machine() -> dict[str, str | int]:
+    """Return the processor and operating system that a time was measured on."""
+    return {"processor": _processor(), "cores": _cores(), "system": platform.platform()}
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident size of this process so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

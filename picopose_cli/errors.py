@@ -1,0 +1,32 @@
+"""The one exception that a user's input can raise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class PicoPoseError(Exception):
+    """Input or environment that cannot be used: what is wrong, where, and what to do next.
+
+    The command line prints it as one line on stderr and exits with code 2. Code that can go on without the broken
+    part catches it, records it as skipped and lets the run exit with code 1.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.fix = fix
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        located = self.what if self.where is None else f"{self.where}: {self.what}"
+        text = located if self.fix is None else f"{located}; {self.fix}"
+        return " ".join(text.split())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the three parts when a worker process sends the error to its parent."""
+        return (_rebuild, (self.what, self.where, self.fix))
+
+
+def _rebuild(what: str, where: str | None, fix: str | None) -> PicoPoseError:
+    return PicoPoseError(what, where=where, fix=fix)

@@ -1,0 +1,1 @@
+"""From crops to poses: the estimator, correspondences, PnP and the batching pipeline."""

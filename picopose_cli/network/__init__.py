@@ -1,0 +1,1 @@
+"""The PicoPose network in PyTorch: features, matching, affine, offsets and checkpoints."""

@@ -1,0 +1,257 @@
+"""Weight files: the released Lightning checkpoint, bare PyTorch files, and our own safetensors with the sizes inside.
+
+Only tensors are ever read from a pickle (`weights_only=True`); a file that needs more is refused with a way out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from picopose_cli.errors import PicoPoseError
+from picopose_cli.files import atomic_path
+from picopose_cli.network.config import VIT_L, ModelConfig
+from picopose_cli.network.picopose import PicoPose
+
+FORMAT_VERSION = 1
+"""Version of our own files, stored in them."""
+LIGHTNING_PREFIX = "network."
+"""What the released file puts before each name; its other entries belong to the training."""
+
+_VERSION_KEY = "picopose_format_version"
+_CONFIG_KEY = "picopose_config"
+_NAMES_SHOWN = 3
+_USE_PICOPOSE_WEIGHTS = "pass the released PicoPose checkpoint or a .safetensors file written by picopose"
+_FETCH_AGAIN = "copy or download it again and compare its SHA-256"
+# What torch.load raises for damaged files: the pickle's own errors, the archive's, and those of decoding garbage.
+_UNREADABLE = (
+    RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, AssertionError,
+    OverflowError, MemoryError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+def load_network(path: Path, device: str | torch.device = "cpu") -> PicoPose:
+    """Return the network of a weight file in eval mode, f32, on `device`.
+
+    Takes a Lightning `.ckpt`, a bare state dict (`.pth`; names with or without `network.`) and `.safetensors`; the
+    file's content decides, not its suffix. Only our own safetensors say their sizes; other files must be the released
+    network's. Raises PicoPoseError that says what the file is, or which tensors do not fit.
+    """
+    config, state = _read_file(path)
+    with torch.device("meta"):  # no memory and no random start for values that the file replaces
+        network = PicoPose(config)
+    expected = network.state_dict()
+    _require_layout(path, state, expected)
+    tensors = {name: _as_loaded(path, name, state[name], like, device) for name, like in expected.items()}
+    network.load_state_dict(tensors, strict=True, assign=True)
+    return network.eval()
+
+
+def load_start(path: Path, network: PicoPose) -> None:
+    """Fill a network that is to be trained: all of it, or its backbone when the file is DINOv2's own.
+
+    Takes the files of `load_network` too. Raises PicoPoseError when the tensors do not fit the network's sizes.
+    """
+    _, state = _read_file(path)
+    part = network.feature_extractor.dinov2 if "cls_token" in state else network
+    expected = part.state_dict()
+    _require_layout(path, state, expected)
+    part.load_state_dict({name: _as_loaded(path, name, state[name], like, "cpu") for name, like in expected.items()})
+
+
+def save_network(path: Path, network: PicoPose, *, half: bool = False) -> None:
+    """Write the network with its sizes as safetensors, whole or not at all.
+
+    `half` stores matrices and kernels as f16 and keeps norms, biases and statistics in f32. Raises PicoPoseError when
+    the file cannot be written or a value does not fit into f16.
+    """
+    tensors = {name: _as_stored(name, tensor, half) for name, tensor in network.state_dict().items()}
+    metadata = {
+        "format": "pt",
+        _VERSION_KEY: str(FORMAT_VERSION),
+        _CONFIG_KEY: json.dumps(network.config.to_json_dict()),
+    }
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # its only failure here is the disk's
+            raise OSError(str(error)) from error
+
+
+def weights_sha256(path: Path) -> str:
+    """Return the SHA-256 of a weight file in hexadecimal, for the provenance of results."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+    return digest.hexdigest()
+
+
+def _read_file(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(64)
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+    if head.startswith(b"PK\x03\x04"):
+        return VIT_L, _state_dict_in(path, _read_torch(path, mapped=True))
+    if head.startswith(b"\x80"):  # PyTorch's old format, a bare pickle: cannot be mapped
+        return VIT_L, _state_dict_in(path, _read_torch(path, mapped=False))
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    raise PicoPoseError(f"is not a checkpoint{_what_it_is(head)}", where=path, fix=_USE_PICOPOSE_WEIGHTS)
+
+
+def _what_it_is(head: bytes) -> str:
+    if not head:
+        return " (the file is empty)"
+    if head.startswith(b"version https://git-lfs"):
+        return " but a Git LFS pointer: run `git lfs pull`"
+    if head.lstrip()[:1] == b"<":
+        return " but a web page: the download did not deliver the file"
+    return ""
+
+
+def _read_torch(path: Path, *, mapped: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise _refused_pickle(path, str(error)) from error
+    except _UNREADABLE as error:
+        what = "is truncated, damaged, or no PyTorch file"
+        raise PicoPoseError(f"{what} ({_first_line(error)})", where=path, fix=_FETCH_AGAIN) from error
+
+
+def _refused_pickle(path: Path, message: str) -> PicoPoseError:
+    """Tell a pickle that holds objects from one that is garbage: PyTorch raises the same for both."""
+    found = re.search(r"GLOBAL (\S+)", message)
+    if found is None:
+        return PicoPoseError("is damaged or no PyTorch file", where=path, fix=_FETCH_AGAIN)
+    rewrite = "torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
+    return PicoPoseError(
+        f"holds objects besides tensors ({found[1]}), and reading those could run foreign code",
+        where=path,
+        fix=f"if you trust the file, write its tensors to a new one in Python: {rewrite}",
+    )
+
+
+def _state_dict_in(path: Path, content: Any) -> Mapping[str, Tensor]:
+    """Return the tensors by their names in our network, out of what a PyTorch file held."""
+    if isinstance(content, Mapping) and {"state", "param_groups"} <= set(content):
+        raise PicoPoseError("is the state of an optimizer, not of a network", where=path, fix=_USE_PICOPOSE_WEIGHTS)
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping) or not state:
+        raise PicoPoseError(f"holds a {type(state).__name__}, no weights", where=path, fix=_USE_PICOPOSE_WEIGHTS)
+    state = {str(name): value for name, value in state.items()}
+    if any(name.startswith(LIGHTNING_PREFIX) for name in state):
+        cut = len(LIGHTNING_PREFIX)
+        state = {name[cut:]: value for name, value in state.items() if name.startswith(LIGHTNING_PREFIX)}
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        raise PicoPoseError(f"holds no state dict but {_some(others)}", where=path, fix=_USE_PICOPOSE_WEIGHTS)
+    return state
+
+
+def _read_safetensors(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (no Mapping)
+    except (SafetensorError, OSError) as error:
+        what = f"is truncated, damaged, or no safetensors file ({_first_line(error)})"
+        raise PicoPoseError(what, where=path, fix=_FETCH_AGAIN) from error
+    if _CONFIG_KEY not in metadata:
+        return VIT_L, _state_dict_in(path, state)
+    version = metadata.get(_VERSION_KEY)
+    if version != str(FORMAT_VERSION):
+        what = f"has format version {version}, and this picopose reads {FORMAT_VERSION}"
+        raise PicoPoseError(what, where=path, fix="use the picopose that wrote it, or write it again")
+    return _parse_config(path, metadata[_CONFIG_KEY]), state
+
+
+def _parse_config(path: Path, text: str) -> ModelConfig:
+    try:
+        return ModelConfig.from_json_dict(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise PicoPoseError(f"its sizes are no JSON ({error})", where=path, fix=_FETCH_AGAIN) from error
+    except PicoPoseError as error:
+        raise PicoPoseError(error.what, where=path, fix=error.fix) from error
+
+
+def _require_layout(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    reshaped = [
+        f"{name} {tuple(state[name].shape)} for {tuple(like.shape)}"
+        for name, like in expected.items()
+        if name in state and state[name].shape != like.shape
+    ]
+    findings = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    text = ", ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in findings.items() if names)
+    if text:
+        raise PicoPoseError(f"{_likely_kind(state, expected)}; tensors: {text}", where=path, fix=_USE_PICOPOSE_WEIGHTS)
+
+
+def _likely_kind(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Return a phrase for a file that does not fit, from its names."""
+    if "cls_token" in state and "blocks.0.norm1.weight" in state:
+        return "this is DINOv2's own file: it holds only the backbone, to start a training from"
+    if "embeddings.cls_token" in state or any(name.startswith("dinov2.embeddings.") for name in state):
+        return "this is a DINOv2 backbone under Hugging Face's names"
+    if any(name.startswith(("ae_net.", "ist_net.")) for name in state):
+        return "this is a GigaPose checkpoint"
+    if not any(name in expected for name in state):
+        return "these are the weights of another network"
+    if set(state) < set(expected):
+        return "this is a part of a PicoPose network"
+    return "this is a PicoPose network of other sizes"
+
+
+def _as_loaded(path: Path, name: str, tensor: Tensor, like: Tensor, device: str | torch.device) -> Tensor:
+    """Return a copy, in our type and on the device: the file's own memory may be mapped, and files change."""
+    if tensor.is_floating_point() != like.is_floating_point():
+        what = f"tensor {name} is {tensor.dtype}, needs {like.dtype}"
+        raise PicoPoseError(what, where=path, fix=_USE_PICOPOSE_WEIGHTS)
+    loaded = tensor.to(device=device, dtype=like.dtype, copy=True).contiguous()
+    if not torch.isfinite(loaded).all():
+        what = f"tensor {name} holds NaN or infinity"
+        raise PicoPoseError(what, where=path, fix="use an earlier checkpoint: this training went wrong")
+    return loaded
+
+
+def _as_stored(name: str, tensor: Tensor, half: bool) -> Tensor:
+    stored = tensor.detach().cpu().contiguous()
+    if not half or stored.ndim < 2:
+        return stored
+    stored = stored.half()
+    if torch.isinf(stored).any():
+        raise PicoPoseError(f"tensor {name} does not fit into half precision", fix="save in full precision")
+    return stored
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+def _cannot_open(path: Path, error: OSError) -> PicoPoseError:
+    return PicoPoseError(f"cannot be read ({error.strerror or error})", where=path, fix=_USE_PICOPOSE_WEIGHTS)

@@ -1,0 +1,42 @@
+"""Which device runs the network, in which precision, and how much of its memory was used."""
+
+from __future__ import annotations
+
+import torch
+
+from picopose_cli.errors import PicoPoseError
+
+
+def choose_device(wanted: str) -> str:
+    """Return a usable device name, `cpu` or `cuda:N`; `auto` takes the first GPU that PyTorch sees.
+
+    Raises PicoPoseError for an unknown name or a device that is not there.
+    """
+    if wanted == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if wanted == "cpu":
+        return wanted
+    kind, _, number = wanted.partition(":")
+    if kind != "cuda" or not (number or "0").isdecimal():
+        raise PicoPoseError(f"--device {wanted!r} is not known", fix="choose auto, cpu or cuda:N")
+    if int(number or 0) >= torch.cuda.device_count():
+        found = f"PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        raise PicoPoseError(f"--device {wanted} is not there: {found}", fix="choose another, or auto")
+    return f"cuda:{int(number or 0)}"
+
+
+def choose_precision(wanted: str) -> str:
+    """Return `fp32` or `bf16`; `auto` is fp32 everywhere."""
+    return "fp32" if wanted == "auto" else wanted
+
+
+def device_name(device: str) -> str:
+    """Return the device as a person knows it."""
+    if device == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def peak_device_memory_mb(device: str) -> float:
+    """Return the most memory that tensors took on a CUDA device so far, in MB (10^6 bytes); 0 for the CPU."""
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device != "cpu" else 0.0

@@ -1,0 +1,107 @@
+"""The whole network: which stage feeds which, and what can be shared between detections and hypotheses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from picopose_cli.network.affine import AffineEstimate, AffineRegressor, compose_affine
+from picopose_cli.network.config import ModelConfig
+from picopose_cli.network.matching import similarity_volume
+from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures, OffsetRegressor, start_offsets
+from picopose_cli.network.vit import DinoV2, FeatureMaps
+
+_PAIRS_ON_CPU = 4
+"""Pairs that stage 3 takes at once: enough to share what is prepared for them, few enough for the caches."""
+_PAIRS_ON_DEVICE = 16
+
+
+class FeatureExtractor(nn.Module):
+    """The backbone under the name that the released file gives it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dinov2 = DinoV2(config.vit)
+
+
+class PicoPose(nn.Module):
+    """PicoPose (arXiv 2504.02617).
+
+    An image, observation or template, is looked at once: `extract` gives its maps, `unit_cells` of the last one what is
+    matched, `offset_features` of all what stage 3 needs. A pair (an observation and a template of its object) then
+    costs `regress_affine` and `regress_offsets` only. The methods keep no state and neither read nor write files.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_extractor = FeatureExtractor(config)
+        self.affine_regressor = AffineRegressor(config)
+        self.offset_regressor = OffsetRegressor(config)
+
+    def extract(self, inputs: Tensor) -> FeatureMaps:
+        """Return the four feature maps (B,C,g,g) of normalised BGR crops (B,3,S,S)."""
+        maps: FeatureMaps = self.feature_extractor.dinov2(inputs)
+        return maps
+
+    def decode(self, maps: FeatureMaps) -> tuple[Tensor, ...]:
+        """Return the DPT features (B,D,g,g), (B,D,2g,2g), (B,D,4g,4g) from all maps of B images, or the last three."""
+        decoded: tuple[Tensor, ...] = self.offset_regressor.dpt_head(maps)
+        return decoded
+
+    def offset_features(self, maps: FeatureMaps) -> OffsetFeatures:
+        """Return what stage 3 needs of B images, from the same maps: the DPT features as the decoder projects them."""
+        return self.offset_regressor.flow_decoder.project(self.decode(maps))
+
+    def regress_affine(
+        self, query_cells: Tensor, template_cells: Tensor, template_masks: Tensor, origin_tmpl_crop: Tensor
+    ) -> AffineEstimate:
+        """Estimate the 2D similarity of N pairs (stage 2).
+
+        `query_cells` and `template_cells` (N,P,C) unit cells, `template_masks` (N,g,g) nonzero inside,
+        `origin_tmpl_crop` (N,2) px: the object's origin in the template's crop.
+        """
+        volume = similarity_volume(query_cells, template_cells, template_masks)
+        translation_cells, scale, cos_sin = self.affine_regressor(volume)
+        translation_px = self.config.vit.patch_px * translation_cells
+        affine = compose_affine(translation_px, scale, cos_sin, origin_tmpl_crop.float())
+        return AffineEstimate(translation_cells, scale, cos_sin, affine)
+
+    def regress_offsets(
+        self,
+        query: OffsetFeatures,
+        template: OffsetFeatures,
+        pairs: Tensor,
+        A_obs_from_tmpl: Tensor,
+        template_masks: Tensor,
+        *,
+        pairs_at_a_time: int | None = None,
+    ) -> OffsetEstimate:
+        """Estimate flow and certainty of N pairs (stage 3).
+
+        `query` and `template` are `offset_features` of any number of images; `pairs` (N,2) int64 on the features'
+        device names the (query, template) of each pair, so that shared features are stored once; `A_obs_from_tmpl`
+        (N,3,3) crop px; `template_masks` (N,g,g), nonzero inside. `pairs_at_a_time` (None: what suits the device)
+        bounds the memory: four pairs take about 500 MB at the released sizes.
+        """
+        step = pairs_at_a_time or (_PAIRS_ON_CPU if pairs.device.type == "cpu" else _PAIRS_ON_DEVICE)
+        flow, logits = start_offsets(A_obs_from_tmpl.float(), template_masks, self.config.vit.patch_px)
+        decoder = self.offset_regressor.flow_decoder
+        parts: list[OffsetEstimate] = []
+        for start in range(0, len(pairs), step):
+            part = slice(start, start + step)
+            of_query, of_template = pairs[part].unbind(1)
+            gathered_query = [features[of_query] for features in query]
+            gathered_template = [features[of_template] for features in template]
+            parts.append(decoder(gathered_query, gathered_template, flow[part], logits[part]))
+        return _joined(parts, self.config.flow_grids, flow.device)
+
+
+def _joined(parts: list[OffsetEstimate], grids: tuple[int, ...], device: torch.device) -> OffsetEstimate:
+    """Return the parts as one estimate; an empty one where there is no pair."""
+    flows = [torch.zeros(0, 2, grid, grid, device=device) for grid in grids]
+    logits = [torch.zeros(0, 1, grid, grid, device=device) for grid in grids]
+    for level in range(len(grids)):
+        flows[level] = torch.cat([flows[level], *(part.flows[level] for part in parts)])
+        logits[level] = torch.cat([logits[level], *(part.certainty_logits[level] for part in parts)])
+    return OffsetEstimate(tuple(flows), tuple(logits))

@@ -1,0 +1,1 @@
+"""Pose errors, matching, recall and average precision on arrays: no files."""

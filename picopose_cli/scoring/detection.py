@@ -1,0 +1,132 @@
+"""BOP24: average precision of the detection task, in which nobody says what an image holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from picopose_cli.geometry import Floats
+from picopose_cli.scoring.localisation import UNKNOWN_TIME_S
+from picopose_cli.scoring.matching import UNMATCHED, best_scored, match_greedily
+from picopose_cli.scoring.pairs import PairErrors
+from picopose_cli.scoring.thresholds import MSPD_THRESHOLDS_PX, MSSD_THRESHOLDS, MSSD_THRESHOLDS_MM
+
+RECALL_LEVELS = np.linspace(0, 1, 101)
+THRESHOLDS = {"mssd": MSSD_THRESHOLDS, "mspd": MSPD_THRESHOLDS_PX, "mssd_mm": MSSD_THRESHOLDS_MM}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Average precision of one object at each threshold: `mssd`, `mspd`, `mssd_mm` (thresholds,).
+
+    `targets` instances asked for, `estimates` that counted, `matches` found at the widest MSSD threshold.
+    """
+
+    targets: int
+    estimates: int
+    matches: int
+    mssd: Floats
+    mspd: Floats
+    mssd_mm: Floats
+
+
+@dataclass(frozen=True)
+class DetectionScores:
+    """The scores of one result file: the precision of each object, and the mean time of an image (None: not known)."""
+
+    objects: dict[int, Precision]
+    mean_time_s: float | None
+    value: ClassVar = "average precision"
+    errors: ClassVar = tuple(THRESHOLDS)
+
+    def curve(self, error: str) -> Floats:
+        """Return the mean over objects of the average precision by `mssd`, `mspd` or `mssd_mm`, (thresholds,)."""
+        mean: Floats = np.mean([getattr(precision, error) for precision in self.objects.values()], axis=0)
+        return mean
+
+    def object_mean(self, obj_id: int, error: str) -> float | None:
+        """Return the average precision of an object by an error, None for an object with nothing to find."""
+        precision = self.objects.get(obj_id)
+        return None if precision is None else float(getattr(precision, error).mean())
+
+    def summary(self, *, per_object: bool = False) -> dict[str, Any]:
+        """Return the scores under the names of the toolkit's scores_bop24.json; `per_object` adds each object's."""
+        mssd, mspd, mssd_mm = (float(self.curve(error).mean()) for error in THRESHOLDS)
+        scores: dict[str, Any] = {
+            "bop24_mAP": (mssd + mspd) / 2,
+            "bop24_mAP_mssd": mssd,
+            "bop24_mAP_mspd": mspd,
+            "bop24_mAP_mssd_mm": mssd_mm,
+            "bop24_average_time_per_image": UNKNOWN_TIME_S if self.mean_time_s is None else self.mean_time_s,
+            "bop25_mAP": mssd,
+            "bop25_mAP_mm": mssd_mm,
+        }
+        if per_object:
+            scores["objects"] = {str(obj_id): _object_summary(one) for obj_id, one in self.objects.items()}
+        return scores
+
+
+def _object_summary(precision: Precision) -> dict[str, Any]:
+    counts = {"targets": precision.targets, "estimates": precision.estimates, "matches": precision.matches}
+    return counts | {f"AP_{error}": float(getattr(precision, error).mean()) for error in THRESHOLDS}
+
+
+def detection_precisions(errors: Iterable[PairErrors]) -> dict[int, Precision]:
+    """Return the precision of each object that has an instance to find, by object id.
+
+    `errors` holds the objects of all images; of each the estimates come best score first.
+    """
+    by_object: dict[int, list[PairErrors]] = {}
+    for pairs in errors:
+        by_object.setdefault(pairs.obj_id, []).append(pairs)
+    return {
+        obj_id: _object_precision(images)
+        for obj_id, images in sorted(by_object.items())
+        if any(pairs.asked.any() for pairs in images)
+    }
+
+
+def _object_precision(images: list[PairErrors]) -> Precision:
+    targets = sum(int(pairs.asked.sum()) for pairs in images)
+    order = best_scored(np.concatenate([pairs.scores for pairs in images]))
+    curves, matches = [], []
+    for error, thresholds in THRESHOLDS.items():
+        verdicts = [judge(match_greedily(_errors(one, error), thresholds, one.asked), one.asked) for one in images]
+        right, counts = (np.concatenate(parts, axis=1)[:, order] for parts in zip(*verdicts, strict=True))
+        rows = zip(right, counts, strict=True)
+        curves.append(np.array([average_precision(hit[counted], targets) for hit, counted in rows]))
+        matches.append(int(right[-1].sum()))
+    return Precision(targets, len(order), matches[0], *curves)
+
+
+def _errors(pairs: PairErrors, error: str) -> Floats:
+    return {"mssd": pairs.mssd_m / pairs.diameter_m, "mspd": pairs.mspd_px, "mssd_mm": pairs.mssd_m * 1000}[error]
+
+
+def judge(matched: NDArray[np.intp], asked: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for matches (T,E) which estimates are right and which count at all, both (T,E).
+
+    One that found an instance that is not `asked` for (G,) doesn't count.
+    """
+    found = matched != UNMATCHED
+    wanted = np.append(asked, True)[matched]  # UNMATCHED is the last
+    return found & wanted, wanted
+
+
+def average_precision(right: NDArray[np.bool_], targets: int) -> float:
+    """Return the precision averaged over 101 levels of recall.
+
+    `right` (E,) of all estimates, best score first; `targets` instances to find. Precision at a level is the best one
+    at that recall or beyond, 0 where the recall isn't reached. Source: COCO's evaluation.
+    """
+    if not right.any():
+        return 0.0
+    hits = np.cumsum(right)
+    precision = hits / np.arange(1, len(right) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(hits / targets, RECALL_LEVELS, side="left")
+    return float(np.append(envelope, 0.0)[reached].mean())

@@ -1,0 +1,28 @@
+"""The numbers of the BOP challenge's rules, in one place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+VSD_TAUS = np.arange(0.05, 0.51, 0.05)
+"""Misalignment tolerances of VSD, as shares of the diameter."""
+VSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)
+"""An estimate is right when its VSD lies below."""
+MSSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)
+"""Shares of the object's diameter."""
+MSPD_THRESHOLDS_PX = np.arange(5.0, 51.0, 5.0)
+"""Pixels of an image MSPD_WIDTH_PX wide."""
+MSPD_WIDTH_PX = 640
+MSSD_THRESHOLDS_MM = np.arange(2.0, 21.0, 2.0)
+"""Absolute thresholds of the 2025 industrial variant of the detection task."""
+MAX_SYMMETRY_STEP = 0.01
+"""Largest step of a continuous symmetry, as a share of the object's diameter (max_sym_disc_step)."""
+LEAST_VISIBLE = 0.1
+"""Detection: instances visible by less need not be found, and whoever finds them is neither right nor wrong."""
+MOST_ESTIMATES = 100
+MOST_ESTIMATES_OF = {"xyzibd": 200}
+"""Detection: best-scored estimates of an image that count, and the data set with another number."""
+ADD_THRESHOLD = 0.1
+"""Share of the object's diameter below which ADD and ADD-S call an estimate right (not BOP's, but usual)."""
+ADD_AREA_LIMIT_M = 0.1
+"""The area under the recall curve of ADD and ADD-S runs up to this error."""

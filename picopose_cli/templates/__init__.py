@@ -1,0 +1,1 @@
+"""CAD meshes, view poses, renderers and the HDF5 template bank."""

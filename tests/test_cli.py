@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from picopose_cli import cli, options
+from picopose_cli.errors import PicoPoseError
+
+RUNNER = CliRunner()
+COMMANDS = {
+    cli.render_templates: options.RenderTemplatesOptions,
+    cli.infer: options.InferOptions,
+    cli.score: options.ScoreOptions,
+    cli.check: options.CheckOptions,
+}
+PARSED = {"object_ids", "results"}  # written differently on the command line than in the dataclass
+
+
+def run_picopose(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "picopose_cli.cli", *arguments], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+def test_every_command_has_options():
+    assert {command.callback for command in cli.app.registered_commands} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_signature_and_options_agree(command):
+    """Each field is a parameter of the same name with the same default, and the other way round."""
+    parameters = inspect.signature(command).parameters
+    fields = {field.name: field for field in dataclasses.fields(COMMANDS[command])}
+    assert set(parameters) == set(fields)
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING
+        assert (parameters[name].default is inspect.Parameter.empty) == required, name
+        if not required and name not in PARSED:
+            assert parameters[name].default == field.default, name
+
+
+@pytest.mark.parametrize("command", ["render-templates", "infer", "score", "check"])
+def test_help_describes_every_option(command):
+    result = RUNNER.invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    lines = [line.strip() for line in result.stdout.splitlines() if line.strip().startswith("--")]
+    assert lines
+    assert all(len(line.split("  ")) > 1 for line in lines), lines
+
+
+def test_version():
+    assert RUNNER.invoke(cli.app, ["--version"]).stdout.startswith("picopose 0.")
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: options.RenderTemplatesOptions(dataset="lmo", renderer="magic"), "--renderer"),
+        (lambda: options.RenderTemplatesOptions(dataset="lmo", mesh_unit="inch"), "--mesh-unit"),
+        (lambda: options.RenderTemplatesOptions(dataset="lmo", workers=0), "--workers"),
+        (lambda: options.RenderTemplatesOptions(dataset="lmo", object_ids=(-1,)), "--object-ids"),
+        (lambda: options.RenderTemplatesOptions(), "--dataset"),
+        (lambda: options.RenderTemplatesOptions(from_images=Path("x")), "--templates"),
+        (lambda: options.InferOptions(dataset="lmo", precision="fp8"), "--precision"),
+        (lambda: options.InferOptions(dataset="lmo", hypotheses=0), "--hypotheses"),
+        (lambda: options.InferOptions(dataset="lmo", batch_size=0), "--batch-size"),
+        (lambda: options.InferOptions(dataset="lmo", workers=0), "--workers"),
+        (lambda: options.InferOptions(dataset="lmo", limit=0), "--limit"),
+        (lambda: options.ScoreOptions(results=()), "result file"),
+        (lambda: options.ScoreOptions(results=(Path("a.csv"),), targets="bop11"), "--targets"),
+        (lambda: options.ScoreOptions(results=(Path("a.csv"),), workers=0), "--workers"),
+    ],
+)
+def test_options_out_of_range_are_refused(make, text):
+    with pytest.raises(PicoPoseError, match=text):
+        make()
+
+
+def test_data_dir_comes_from_the_option_or_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv(options.DATA_DIR_VARIABLE, str(tmp_path / "env"))
+    assert options.resolve_data_dir(tmp_path) == tmp_path
+    assert options.resolve_data_dir(None) == tmp_path / "env"
+    monkeypatch.delenv(options.DATA_DIR_VARIABLE)
+    with pytest.raises(PicoPoseError, match="--data-dir"):
+        options.resolve_data_dir(None)
+
+
+def test_error_is_one_line_on_stderr_and_exit_code_2(tmp_path):
+    done = run_picopose("render-templates", "--dataset", "nothere", "--data-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("picopose: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "nothere" in done.stderr
+
+
+def test_bad_object_ids_are_named():
+    done = run_picopose("render-templates", "--dataset", "lmo", "--object-ids", "1,five")
+    assert done.returncode == 2
+    assert "--object-ids" in done.stderr
+
+
+def test_error_text_is_one_line_with_place_and_remedy():
+    error = PicoPoseError("is\nempty", where=Path("a/b.csv"), fix="write something")
+    assert str(error) == "a/b.csv: is empty; write something"

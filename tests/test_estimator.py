@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny import noise_bank, tiny_network
+
+from picopose_cli.estimation import estimator as module
+from picopose_cli.estimation.correspondences import affine_poses, released_pairs
+from picopose_cli.estimation.estimator import Estimator
+from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
+from picopose_cli.structs import QueryBatch
+
+K = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
+
+
+def random_batch(obj_ids: list[int], seed: int = 0) -> QueryBatch:
+    rng = np.random.default_rng(seed)
+    count = len(obj_ids)
+    masks = np.zeros((count, 224, 224), bool)
+    masks[:, 30:200, 20:190] = True
+    return QueryBatch(
+        inputs=rng.standard_normal((count, 3, 224, 224)).astype(np.float32),
+        masks=masks,
+        A_crop_from_image=np.tile(np.array([[1.2, 0, -200], [0, 1.2, -150], [0, 0, 1]]), (count, 1, 1)),
+        K=np.tile(K, (count, 1, 1)),
+        obj_ids=np.array(obj_ids),
+    )
+
+
+def subset(batch: QueryBatch, rows: list[int]) -> QueryBatch:
+    return QueryBatch(
+        *(getattr(batch, name)[rows] for name in ("inputs", "masks", "A_crop_from_image", "K", "obj_ids"))
+    )
+
+
+@pytest.fixture(scope="module")
+def network():
+    return tiny_network()
+
+
+def make_estimator(network, **changes) -> Estimator:
+    options = {"device": "cpu", "precision": "fp32", "hypotheses": 3, "paper": True} | changes
+    estimator = Estimator(network, **options)
+    for obj_id in (1, 7):
+        estimator.add_object(noise_bank(obj_id))
+    return estimator
+
+
+def plain_hypotheses(network, batch: QueryBatch, count: int):
+    """The oracle: one detection and one hypothesis at a time, every template feature computed again."""
+    results = []
+    for row, obj_id in enumerate(batch.obj_ids.tolist()):
+        bank = noise_bank(obj_id)
+        with torch.inference_mode():
+            query = network.extract(torch.from_numpy(batch.inputs[row : row + 1]))
+            templates = network.extract(torch.from_numpy(module.normalise_bgr(bank.crops_rgb)))
+            mask = masks_on_grid(torch.from_numpy(batch.masks[row : row + 1]), 16)
+            scores = template_scores(unit_cells(query[-1]), mask, unit_cells(templates[-1]))
+            best, views = best_views(scores, count)
+            of_query = []
+            for score, view in zip(best[0].tolist(), views[0].tolist(), strict=True):
+                template = network.extract(torch.from_numpy(module.normalise_bgr(bank.crops_rgb[view : view + 1])))
+                template_mask = masks_on_grid(torch.from_numpy(bank.masks[view : view + 1]), 16)
+                origin = (bank.A_crop_from_image[view] @ bank.K @ bank.T_tmpl_from_obj[view, :3, 3])[None]
+                origin = torch.from_numpy(origin[:, :2] / origin[:, 2:]).float()
+                affine = network.regress_affine(unit_cells(query[-1]), unit_cells(template[-1]), template_mask, origin)
+                offsets = network.regress_offsets(
+                    network.offset_features(query),
+                    network.offset_features(template),
+                    torch.tensor([[0, 0]]),
+                    affine.A_obs_from_tmpl,
+                    template_mask,
+                )
+                A_query = batch.A_crop_from_image[row]
+                pose = affine_poses(
+                    affine.A_obs_from_tmpl.double().numpy(),
+                    A_query[None],
+                    bank.A_crop_from_image[view][None],
+                    K[None],
+                    bank.K[None],
+                    bank.T_tmpl_from_obj[view][None],
+                )[0]
+                pairs = released_pairs(
+                    offsets.flows[-1][0].numpy(),
+                    offsets.certainty_logits[-1][0, 0].numpy(),
+                    bank.xyz_obj_m[view],
+                    A_query,
+                )
+                of_query.append((view, score, pose, pairs))
+        results.append(of_query)
+    return results
+
+
+def test_equals_the_plain_schedule(network):
+    batch = random_batch([7, 1, 1, 7, 1])
+    estimated = make_estimator(network).hypotheses(batch)
+    for expected, actual in zip(plain_hypotheses(network, batch, 3), estimated, strict=True):
+        for (view, score, pose, pairs), hypothesis in zip(expected, actual, strict=True):
+            assert hypothesis.view == view
+            assert hypothesis.score == pytest.approx(score, abs=1e-5)
+            np.testing.assert_allclose(hypothesis.T_stage2, pose, atol=1e-4)
+            assert len(hypothesis.pairs.uv_image) == pytest.approx(len(pairs.uv_image), rel=0.01, abs=2)
+            if len(hypothesis.pairs.uv_image) == len(pairs.uv_image):
+                assert (abs(hypothesis.pairs.uv_image - pairs.uv_image).max(axis=1) < 1e-6).mean() > 0.99
+
+
+def test_hypotheses_fall_in_score_and_share_nothing_between_detections(network):
+    batch = random_batch([1, 7, 1, 7])
+    together = make_estimator(network).hypotheses(batch)
+    for row in range(4):
+        (alone,) = make_estimator(network).hypotheses(subset(batch, [row]))
+        assert [h.view for h in alone] == [h.view for h in together[row]]
+        scores = [h.score for h in alone]
+        assert scores == sorted(scores, reverse=True)
+        for one, other in zip(alone, together[row], strict=True):
+            np.testing.assert_allclose(one.T_stage2, other.T_stage2, atol=1e-5)
+
+
+def test_forgetting_template_features_changes_nothing(network, monkeypatch):
+    batch = random_batch([1, 7, 1])
+    expected = make_estimator(network).hypotheses(batch)
+    monkeypatch.setattr(module, "KEPT_VIEWS", 2)
+    monkeypatch.setattr(module, "PAIR_CHUNK", 2)
+    estimator = make_estimator(network)
+    for _ in range(2):
+        actual = estimator.hypotheses(batch)
+        for one, other in zip(actual, expected, strict=True):
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_allclose(a.T_stage2, b.T_stage2, atol=1e-6)
+                np.testing.assert_allclose(len(a.pairs.uv_image), len(b.pairs.uv_image), atol=2)
+
+
+def test_template_features_are_computed_once(network):
+    estimator = make_estimator(network)
+    seen = []
+    original = network.extract
+    try:
+        network.extract = lambda inputs: seen.append(len(inputs)) or original(inputs)
+        estimator.hypotheses(random_batch([1, 7, 1]))
+        estimator.hypotheses(random_batch([1, 7, 1], seed=1))
+    finally:
+        del network.extract
+    assert seen == [3, 3]
+
+
+def test_fewer_views_than_hypotheses(network):
+    estimator = Estimator(network, device="cpu", precision="fp32", hypotheses=5, paper=True)
+    estimator.add_object(noise_bank(1, views=2))
+    (hypotheses,) = estimator.hypotheses(random_batch([1]))
+    assert len(hypotheses) == 2
+    assert estimator.solve(hypotheses, K).shape == (4, 4)
+
+
+@pytest.mark.parametrize("paper", [True, False])
+def test_solve_gives_a_finite_pose(network, paper):
+    estimator = make_estimator(network, paper=paper)
+    for hypotheses in estimator.hypotheses(random_batch([1, 7])):
+        assert np.isfinite(estimator.solve(hypotheses, K)).all()
+
+
+def test_bf16_runs_and_stays_close_in_the_affine(network):
+    batch = random_batch([1])
+    depths = []
+    for precision in ("fp32", "bf16"):
+        estimator = Estimator(network, device="cpu", precision=precision, hypotheses=2, paper=True)
+        estimator.add_object(noise_bank(1, views=2))  # both views are tried, whatever their scores
+        (hypotheses,) = estimator.hypotheses(batch)
+        depths.append({hypothesis.view: hypothesis.T_stage2[2, 3] for hypothesis in hypotheses})
+    assert depths[0] != depths[1]
+    assert depths[1] == pytest.approx(depths[0], rel=0.2)
