@@ -19,12 +19,15 @@ from picopose_cli.errors import PicoPoseError
 from picopose_cli.options import (
     MESH_UNITS,
     PRECISIONS,
+    PRESETS,
     RENDERERS,
+    SOURCES,
     TARGET_KINDS,
     CheckOptions,
     InferOptions,
     RenderTemplatesOptions,
     ScoreOptions,
+    TrainOptions,
 )
 
 app = typer.Typer(
@@ -221,6 +224,89 @@ def check(
     """Find what would make an upload fail or score less than it should (exit 0 clean, 1 warnings, 2 rejected)."""
     options = CheckOptions(results=results, data_dir=data_dir, dataset=dataset, split=split, targets=targets)
     from picopose_cli.commands import check as command
+
+    _finish(command.run(options))
+
+
+@app.command()
+def train(
+    output: Annotated[Path, typer.Option(help="Folder of the checkpoints, the log and the finished network.")],
+    source: Annotated[str, typer.Option(help=f"One of {', '.join(SOURCES)}.")] = TrainOptions.source,
+    objects: Annotated[
+        Path | None, typer.Option(help="Folder of meshes that mix with the procedural ones.")
+    ] = TrainOptions.objects,
+    shards: Annotated[Path | None, typer.Option(help="Folder of MegaPose's shards.")] = TrainOptions.shards,
+    templates: Annotated[
+        Path | None, typer.Option(help="Banks of the shards' objects; default: templates/ inside the shards' folder.")
+    ] = TrainOptions.templates,
+    preset: Annotated[str, typer.Option(help=f"Sizes of the network: {', '.join(PRESETS)}.")] = TrainOptions.preset,
+    init: Annotated[
+        Path | None, typer.Option(help="Start weights: DINOv2's file or a whole network's; default: random.")
+    ] = TrainOptions.init,
+    steps: Annotated[int, typer.Option(help="Steps of the whole training.")] = TrainOptions.steps,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after this time; the same command goes on.")
+    ] = TrainOptions.minutes,
+    batch_size: Annotated[int, typer.Option(help="Pairs a process and step.")] = TrainOptions.batch_size,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches whose gradients make up one step.")
+    ] = TrainOptions.accumulate,
+    workers: Annotated[int, typer.Option(help="Processes that make samples.")] = TrainOptions.workers,
+    replay: Annotated[
+        int, typer.Option(help="Use each sample so often; above 1 a resumed run goes on with other mixtures.")
+    ] = TrainOptions.replay,
+    lr: Annotated[
+        float | None, typer.Option(help="Highest learning rate; default: 5e-4 for mini, 1e-5 for vit-l.")
+    ] = TrainOptions.lr,
+    turn_deg: Annotated[
+        float, typer.Option(help="Turn observations in the image plane by up to this angle.")
+    ] = TrainOptions.turn_deg,
+    easy_steps: Annotated[
+        int, typer.Option(help="Steps in which samples go from easy to as hard as they get.")
+    ] = TrainOptions.easy_steps,
+    ema: Annotated[float, typer.Option(help="Decay of the mean of the weights; 0: none.")] = TrainOptions.ema,
+    seed: Annotated[int, typer.Option(help="Decides weights and data.")] = TrainOptions.seed,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = TrainOptions.device,
+    precision: Annotated[
+        str, typer.Option(help=f"One of {', '.join(PRECISIONS)}; auto: bf16 on a GPU.")
+    ] = TrainOptions.precision,
+    validate_every: Annotated[int, typer.Option(help="Steps; 0: only at the end.")] = TrainOptions.validate_every,
+    validation_objects: Annotated[
+        int, typer.Option(help="Held-out procedural objects; 0: no validation.")
+    ] = TrainOptions.validation_objects,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps.")] = TrainOptions.checkpoint_every,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the network's larger parts: minutes once, then faster.")
+    ] = TrainOptions.compile,
+) -> None:
+    """Train a network, from nothing or from given weights; the same command continues a stopped run."""
+    options = TrainOptions(
+        output=output,
+        source=source,
+        objects=objects,
+        shards=shards,
+        templates=templates,
+        preset=preset,
+        init=init,
+        steps=steps,
+        minutes=minutes,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        workers=workers,
+        replay=replay,
+        lr=lr,
+        turn_deg=turn_deg,
+        easy_steps=easy_steps,
+        ema=ema,
+        seed=seed,
+        device=device,
+        precision=precision,
+        validate_every=validate_every,
+        validation_objects=validation_objects,
+        checkpoint_every=checkpoint_every,
+        compile=compile,
+    )
+    from picopose_cli.commands import train as command
 
     _finish(command.run(options))
 

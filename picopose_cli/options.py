@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from picopose_cli.errors import PicoPoseError
@@ -12,6 +12,8 @@ RENDERERS = ("auto", "egl", "osmesa", "software")
 MESH_UNITS = ("mm", "cm", "m")
 PRECISIONS = ("auto", "fp32", "bf16")
 TARGET_KINDS = ("bop19", "bop24")
+SOURCES = ("procedural", "megapose")
+PRESETS = ("mini", "vit-l")
 DATA_DIR_VARIABLE = "BOP_PATH"
 CORES = min(os.cpu_count() or 1, 16)
 """Processes that a command starts when it is not told how many; more would wait for the disk."""
@@ -137,3 +139,104 @@ class CheckOptions:
     dataset: str | None = None
     split: str | None = None
     targets: Path | None = None
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each kind of loss counts in the total; the released recipe, in which all but the flow count 1."""
+
+    matching: float = 1.0
+    translation: float = 1.0
+    scale: float = 1.0
+    inplane: float = 1.0
+    certainty: float = 1.0
+    flow: float = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the weights are moved: AdamW, a linear warm-up, then half a cosine down to 0."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    warmup_steps: int
+    clip_norm: float
+    """The gradient's norm is cut to this."""
+    losses: LossWeights = LossWeights()
+
+
+RELEASED_RECIPE = Recipe(lr=1e-5, betas=(0.5, 0.999), eps=1e-6, weight_decay=5e-4, warmup_steps=1000, clip_norm=10.0)
+"""The published one, for a network that starts from trained weights (there without the cut of the gradient)."""
+MINI_RECIPE = Recipe(lr=5e-4, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.02, warmup_steps=500, clip_norm=5.0)
+"""For a small network that starts from random weights; benchmarks/training.md has the runs behind it."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of `picopose train`."""
+
+    output: Path
+    """Folder of the checkpoints, the log and the finished network."""
+    source: str = "procedural"
+    objects: Path | None = None
+    """Folder of meshes that mix with the procedural ones."""
+    shards: Path | None = None
+    """Folder of MegaPose's shards."""
+    templates: Path | None = None
+    """Folder of the banks of the shards' objects; None: `templates/` inside the shards' folder."""
+    preset: str = "mini"
+    init: Path | None = None
+    """DINOv2's file, or the weights of a whole network of the preset's sizes; None: random."""
+    steps: int = 100_000
+    minutes: float | None = None
+    """Training stops after this time, to be continued by the same command."""
+    batch_size: int = 32
+    """Pairs a process and step."""
+    accumulate: int = 1
+    """Batches whose gradients are summed for one step."""
+    workers: int = 2
+    """Processes that make samples."""
+    replay: int = 1
+    """How often each sample is used, in another company and turned in another way; 1: once, and exactly resumable."""
+    lr: float | None = None
+    """Highest learning rate; None: the preset's, 5e-4 for mini, 1e-5 for vit-l."""
+    turn_deg: float = 180.0
+    """Observations are turned in the image plane by up to this angle on the device; 0: not at all."""
+    easy_steps: int = 2000
+    """Steps in which the samples go from easy to as hard as they get."""
+    ema: float = 0.999
+    """Decay of the running mean of the weights, which is what is validated and written; 0: none."""
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    validate_every: int = 2000
+    """Steps; 0: only at the end."""
+    validation_objects: int = 8
+    """Procedural objects that validation knows and training does not; 0: no validation."""
+    checkpoint_every: int = 1000
+    """Steps; a checkpoint is also written at the end of every run."""
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        _require_choice("--source", self.source, SOURCES)
+        _require_choice("--preset", self.preset, PRESETS)
+        _require_choice("--precision", self.precision, PRECISIONS)
+        for name in ("steps", "batch_size", "accumulate", "replay", "checkpoint_every"):
+            value = getattr(self, name)
+            _require(value >= 1, f"--{name.replace('_', '-')} {value} is too small", "give 1 or more")
+        for name in ("workers", "easy_steps", "seed", "validate_every", "validation_objects", "turn_deg"):
+            value = getattr(self, name)
+            _require(value >= 0, f"--{name.replace('_', '-')} {value} is negative", "give 0 or more")
+        _require(self.minutes is None or self.minutes > 0, f"--minutes {self.minutes} is no time", "give more than 0")
+        _require(self.lr is None or self.lr > 0, f"--lr {self.lr} moves nothing", "give more than 0")
+        _require(0 <= self.ema < 1, f"--ema {self.ema} is out of range", "give 0 or more and less than 1")
+        given = self.source != "megapose" or self.shards is not None
+        _require(given, "--source megapose needs the shards", "pass --shards DIR")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The preset's recipe, with the learning rate asked for."""
+        recipe = RELEASED_RECIPE if self.preset == "vit-l" else MINI_RECIPE
+        return recipe if self.lr is None else replace(recipe, lr=self.lr)

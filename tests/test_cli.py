@@ -18,6 +18,7 @@ COMMANDS = {
     cli.infer: options.InferOptions,
     cli.score: options.ScoreOptions,
     cli.check: options.CheckOptions,
+    cli.train: options.TrainOptions,
 }
 PARSED = {"object_ids", "results"}  # written differently on the command line than in the dataclass
 
@@ -45,7 +46,7 @@ def test_signature_and_options_agree(command):
             assert parameters[name].default == field.default, name
 
 
-@pytest.mark.parametrize("command", ["render-templates", "infer", "score", "check"])
+@pytest.mark.parametrize("command", ["render-templates", "infer", "score", "check", "train"])
 def test_help_describes_every_option(command):
     result = RUNNER.invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
@@ -72,6 +73,14 @@ def test_version():
         (lambda: options.InferOptions(dataset="lmo", batch_size=0), "--batch-size"),
         (lambda: options.InferOptions(dataset="lmo", workers=0), "--workers"),
         (lambda: options.InferOptions(dataset="lmo", limit=0), "--limit"),
+        (lambda: options.TrainOptions(Path("x"), source="web"), "--source"),
+        (lambda: options.TrainOptions(Path("x"), source="megapose"), "--shards"),
+        (lambda: options.TrainOptions(Path("x"), preset="huge"), "--preset"),
+        (lambda: options.TrainOptions(Path("x"), batch_size=0), "--batch-size"),
+        (lambda: options.TrainOptions(Path("x"), easy_steps=-1), "--easy-steps"),
+        (lambda: options.TrainOptions(Path("x"), minutes=0), "--minutes"),
+        (lambda: options.TrainOptions(Path("x"), lr=0), "--lr"),
+        (lambda: options.TrainOptions(Path("x"), ema=1), "--ema"),
         (lambda: options.ScoreOptions(results=()), "result file"),
         (lambda: options.ScoreOptions(results=(Path("a.csv"),), targets="bop11"), "--targets"),
         (lambda: options.ScoreOptions(results=(Path("a.csv"),), workers=0), "--workers"),

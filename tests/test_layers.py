@@ -18,7 +18,9 @@ ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "network": BASE | {"network"},
     **{name: BASE | {"network", name} for name in MIDDLE},
-    "commands": BASE | MIDDLE | {"network"},
+    "training": BASE
+    | {"network", "training", "templates", "bop", "estimation"},  # makes its data as users' data is made
+    "commands": BASE | MIDDLE | {"network", "training"},
     "cli": BASE | {"commands"},
 }
 ONLY_IN = {"h5py": {"templates/bank.py"}, "pandas": {"bop/results.py"}}

@@ -1,0 +1,1 @@
+"""Training: samples, targets, losses and the loop."""

@@ -1,0 +1,71 @@
+"""A rendered observation seen with the camera rolled, on the device: in-plane rotation at no rendering cost."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from picopose_cli.structs import CROP_PX, GRID_CELLS
+from picopose_cli.training.batches import ViewBatch
+from picopose_cli.training.targets import inverse
+
+
+def turn_observations(view: ViewBatch, turn_rad: Tensor) -> ViewBatch:
+    """Return the views (B) with their crops turned by angles (B,) and cut square around the turned masks.
+
+    The turn is part of `A_crop_from_image`, so all geometry stays exact. What lies outside a view's old crop is filled
+    from the next view of the batch. An angle of 0 leaves a view as it is but for the new cut.
+    """
+    S = _turn_and_cut(view.masks, turn_rad)  # new crop px from old crop px
+    images = view.crops_rgb.permute(0, 3, 1, 2).float()  # (B,3,S,S)
+    inside = _warp(torch.ones_like(images[:, :1]), S, CROP_PX, "nearest")
+    colours = torch.where(inside > 0.5, _warp(images, S, CROP_PX, "bilinear"), images.roll(1, 0))
+    masks = _warp(view.masks[:, None].float(), S, CROP_PX, "nearest")
+    depth = _warp(view.depth_centre_m[:, None], S, GRID_CELLS, "nearest")
+    return ViewBatch(
+        colours.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1),
+        masks[:, 0] > 0.5,
+        depth[:, 0],
+        view.K,
+        S @ view.A_crop_from_image,
+        view.T_cam_from_obj,
+    )
+
+
+def _turn_and_cut(masks: Tensor, turn_rad: Tensor) -> Tensor:
+    """Return the similarity (B,3,3) f64 that turns masks (B,S,S) and fills the crop with their bounding square."""
+    side = masks.shape[-1]
+    centre = torch.arange(side, device=masks.device) + 0.5
+    cos, sin = turn_rad.double().cos()[:, None, None], turn_rad.double().sin()[:, None, None]
+    x, y = cos * centre - sin * centre[:, None], sin * centre + cos * centre[:, None]  # (B,S,S)
+    (x_low, x_high), (y_low, y_high) = _range_inside(x, masks), _range_inside(y, masks)
+    scale = side / torch.maximum(x_high - x_low, y_high - y_low).clamp(min=8)
+    S = torch.zeros(len(masks), 3, 3, dtype=torch.float64, device=masks.device)
+    S[:, 0, 0] = S[:, 1, 1] = scale * cos[:, 0, 0]
+    S[:, 1, 0] = scale * sin[:, 0, 0]
+    S[:, 0, 1] = -S[:, 1, 0]
+    S[:, 0, 2] = side / 2 - scale * (x_low + x_high) / 2
+    S[:, 1, 2] = side / 2 - scale * (y_low + y_high) / 2
+    S[:, 2, 2] = 1
+    return S
+
+
+def _range_inside(values: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least and the greatest value (B,) inside masks (B,S,S), half a pixel further out."""
+    low = values.masked_fill(~masks, torch.inf).flatten(1).amin(1)
+    high = values.masked_fill(~masks, -torch.inf).flatten(1).amax(1)
+    empty = low > high
+    return torch.where(empty, values.flatten(1).amin(1), low) - 0.5, torch.where(
+        empty, values.flatten(1).amax(1), high
+    ) + 0.5
+
+
+def _warp(images: Tensor, S: Tensor, side: int, mode: str) -> Tensor:
+    """Return images (B,C,side,side) moved by similarities of the crop (B,3,3), new from old crop px; 0 outside."""
+    to_unit = torch.tensor([[2 / CROP_PX, 0, -1], [0, 2 / CROP_PX, -1], [0, 0, 1]], device=S.device, dtype=S.dtype)
+    from_unit = torch.tensor([[CROP_PX / 2, 0, CROP_PX / 2], [0, CROP_PX / 2, CROP_PX / 2], [0, 0, 1]]).to(S)
+    theta = to_unit @ inverse(S) @ from_unit
+    grid = F.affine_grid(theta[:, :2].float(), [len(images), 1, side, side], align_corners=False)
+    padding = "border" if mode == "bilinear" else "zeros"  # no dark seam where an old crop ends
+    return F.grid_sample(images, grid, mode=mode, padding_mode=padding, align_corners=False)

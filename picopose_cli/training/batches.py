@@ -1,0 +1,163 @@
+"""Samples become batches of tensors, in worker processes, in an order that a resumed run continues exactly."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from picopose_cli.training.samples import Sample, SampleSource, View
+
+# CLIP's constants in RGB order, on channels that arrive as blue, green, red: see picopose_cli.crops.
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_BATCHES_AHEAD = 2
+"""Batches that each worker makes ahead: scenes take unequal time."""
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """One side of B pairs, as in `samples.View`.
+
+    `crops_rgb` (B,224,224,3) u8, `masks` (B,224,224) bool, `depth_centre_m` (B,64,64) f32; f64: `K` and
+    `A_crop_from_image` (B,3,3), `T_cam_from_obj` (B,4,4) metres.
+    """
+
+    crops_rgb: Tensor
+    masks: Tensor
+    depth_centre_m: Tensor
+    K: Tensor
+    A_crop_from_image: Tensor
+    T_cam_from_obj: Tensor
+
+    def mapped(self, function: Any) -> ViewBatch:
+        """Return the batch with a function applied to each tensor."""
+        return ViewBatch(*(function(getattr(self, field.name)) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B training pairs; `diameter_m` (B,) f64 is the diagonal of each object's box."""
+
+    observation: ViewBatch
+    template: ViewBatch
+    diameter_m: Tensor
+
+    def __len__(self) -> int:
+        return len(self.diameter_m)
+
+    def mapped(self, function: Any) -> PairBatch:
+        """Return the batch with a function applied to each tensor."""
+        return PairBatch(self.observation.mapped(function), self.template.mapped(function), function(self.diameter_m))
+
+    def to(self, device: torch.device) -> PairBatch:
+        """Return the batch on a device; a pinned batch goes there in the background."""
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> PairBatch:
+        """Return the batch in page-locked memory; the loader's own thread calls this."""
+        return self.mapped(lambda tensor: tensor.pin_memory())
+
+
+def collate(samples: Sequence[Sample]) -> PairBatch:
+    """Return some samples as a batch on the host."""
+    return PairBatch(
+        _collate_views([sample.observation for sample in samples]),
+        _collate_views([sample.template for sample in samples]),
+        torch.tensor([sample.diameter_m for sample in samples], dtype=torch.float64),
+    )
+
+
+def _collate_views(views: Sequence[View]) -> ViewBatch:
+    types = {"crops_rgb": np.uint8, "masks": bool, "depth_centre_m": np.float32}
+    names = {"crops_rgb": "crop_rgb", "masks": "mask"}
+    return ViewBatch(
+        *(
+            torch.from_numpy(
+                np.stack([getattr(view, names.get(field.name, field.name)) for view in views]).astype(
+                    types.get(field.name, np.float64), copy=False
+                )
+            )
+            for field in fields(ViewBatch)
+        )
+    )
+
+
+def network_inputs(crops_rgb: Tensor) -> Tensor:
+    """Return the network's input (B,3,224,224) f32 of crops (B,224,224,3) u8 RGB: `crops.normalise_bgr` on a device."""
+    bgr = crops_rgb.flip(-1).permute(0, 3, 1, 2).float() / 255
+    mean = torch.tensor(_MEAN, device=bgr.device)[:, None, None]
+    std = torch.tensor(_STD, device=bgr.device)[:, None, None]
+    return (bgr - mean) / std
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a stream of batches stands: this process is `rank` of `world`, and has consumed `batches` batches."""
+
+    rank: int = 0
+    world: int = 1
+    batches: int = 0
+
+
+class BatchStream(IterableDataset[PairBatch]):
+    """The batches of one process, made by `workers` worker processes (0: by the process itself).
+
+    Batch n comes from share n modulo the process's number of shares, so that each share is read by one worker in its
+    own order; a stream that begins at batch n therefore continues one that stopped there, given the same sizes.
+    """
+
+    def __init__(self, source: SampleSource, batch_size: int, workers: int, position: Position) -> None:
+        self._source = source
+        self._batch_size = batch_size
+        self._shares = max(1, workers)
+        self._position = position
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        """Yield this worker's batches for ever."""
+        info = get_worker_info()
+        first = self._position.batches + (0 if info is None else info.id)
+        share, consumed = first % self._shares, first // self._shares
+        shares_before = self._position.rank * self._shares
+        samples = self._source.samples(
+            shares_before + share, self._position.world * self._shares, consumed * self._batch_size
+        )
+        while batch := list(itertools.islice(samples, self._batch_size)):
+            yield collate(batch)
+
+
+def open_batches(
+    source: SampleSource, *, batch_size: int, workers: int, position: Position, pinned: bool
+) -> Iterator[PairBatch]:
+    """Return an endless iterator of batches from a position on; workers make batches ahead.
+
+    With workers the source is pickled: they start from a fresh process, since one that is forked beside the threads of
+    PyTorch and OpenCV hangs.
+    """
+    context = None
+    if workers:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+    loader: DataLoader[PairBatch] = DataLoader(
+        BatchStream(source, batch_size, workers, position),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pinned,
+        prefetch_factor=_BATCHES_AHEAD if workers else None,
+        worker_init_fn=_prepare_worker,
+        multiprocessing_context=context,
+        generator=torch.Generator(),  # its own: the global one's state stays what it is
+    )
+    return iter(loader)
+
+
+def _prepare_worker(_: int) -> None:
+    cv2.setNumThreads(1)  # the workers are what runs side by side

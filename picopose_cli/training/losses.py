@@ -1,0 +1,181 @@
+"""The released recipe's losses of a batch of pairs (paper section 3.5), without the sign error of its noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from picopose_cli.network.affine import AffineEstimate, compose_affine
+from picopose_cli.network.matching import masks_on_grid, unit_cells
+from picopose_cli.network.offsets import OffsetEstimate
+from picopose_cli.network.picopose import PicoPose
+from picopose_cli.options import LossWeights
+from picopose_cli.training.augment import turn_observations
+from picopose_cli.training.batches import PairBatch, network_inputs
+from picopose_cli.training.targets import AffineTargets, FlowTargets, affine_targets, flow_targets
+
+TEMPERATURE = 0.1
+MOST_POSITIVES = 8192
+"""Positive cell pairs of a batch that are contrasted with each other; their product is held at once."""
+SCALE_SIGMA = (0.01, 0.2)
+ROTATION_SIGMA_RAD = (math.radians(1), math.radians(15))
+TRANSLATION_SIGMA_PX = (2.0, 20.0)
+_LEAST_SCALE = 0.1
+"""Below it the logarithm goes on as a straight line: a scale that starts out negative must find its way back."""
+
+LossTerms = dict[str, Tensor]
+"""Scalars by name: `total`, and each term before its weight."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one batch of B pairs, drawn beforehand so that the losses are a plain function.
+
+    `noise` (B,4) normal and `strength` (B,3) in [0, 1) blur the affine that stage 3 starts from; `choice` (B,P) in
+    [0, 1) selects the cells that are contrasted; `turn_rad` (B,) turns the observation.
+    """
+
+    noise: Tensor
+    strength: Tensor
+    choice: Tensor
+    turn_rad: Tensor
+
+    def to(self, device: torch.device) -> Draws:
+        """Return the draws on a device."""
+        return Draws(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+def draw(count: int, cells: int, turn_max_rad: float, generator: torch.Generator) -> Draws:
+    """Return the draws for `count` pairs on grids of `cells` cells; turns are uniform within +/- `turn_max_rad`."""
+    return Draws(
+        torch.randn(count, 4, generator=generator),
+        torch.rand(count, 3, generator=generator),
+        torch.rand(count, cells, generator=generator),
+        (2 * torch.rand(count, generator=generator) - 1) * turn_max_rad,
+    )
+
+
+class PairLosses(nn.Module):
+    """The network with its losses: what runs in one piece on each device."""
+
+    def __init__(self, network: PicoPose, weights: LossWeights, *, turn: bool) -> None:
+        super().__init__()
+        self.network = network
+        self._weights = weights
+        self._turn = turn
+
+    def forward(self, batch: PairBatch, draws: Draws) -> LossTerms:
+        """Return the losses of a batch on the network's device."""
+        if self._turn:
+            turned = turn_observations(batch.observation, draws.turn_rad)
+            batch = PairBatch(turned, batch.template, batch.diameter_m)
+        network, count = self.network, len(batch)
+        affine_truth = affine_targets(batch.observation, batch.template)
+        flow_truth = flow_targets(batch, network.config.flow_grids)
+        maps = network.extract(
+            torch.cat([network_inputs(batch.observation.crops_rgb), network_inputs(batch.template.crops_rgb)])
+        )
+        query_cells, template_cells = torch.split(unit_cells(maps[-1]), count)
+        masks = masks_on_grid(batch.template.masks, network.config.grid)
+        affine = network.regress_affine(query_cells, template_cells, masks, affine_truth.origin_tmpl_crop)
+        query, template = _halves(network.offset_features(maps), count)
+        pairs = torch.arange(count, device=masks.device)[:, None].expand(-1, 2)
+        start = blurred_affine(affine_truth, draws)
+        offsets = network.regress_offsets(query, template, pairs, start, masks, pairs_at_a_time=count)
+        terms = {"matching": matching_loss(query_cells, template_cells, flow_truth[0], draws.choice)}
+        terms |= affine_losses(affine, affine_truth, network.config.vit.patch_px)
+        terms |= offset_losses(offsets, flow_truth)
+        return {"total": weighted_sum(terms, self._weights)} | terms
+
+
+def weighted_sum(terms: LossTerms, weights: LossWeights) -> Tensor:
+    """Return the sum of all terms with the weights of their kinds; `flow_16` is of the kind `flow`."""
+    return torch.stack([getattr(weights, name.split("_")[0]) * value for name, value in terms.items()]).sum()
+
+
+def matching_loss(query_cells: Tensor, template_cells: Tensor, truth: FlowTargets, choice: Tensor) -> Tensor:
+    """Return InfoNCE from template cells to observation cells (B,P,C) of length 1.
+
+    A valid template cell's positive is the observation cell that holds its target; its negatives are the positives of
+    all others in the batch. `choice` (B,P) says which cells are taken where there are more than `MOST_POSITIVES`.
+    """
+    batch, cells, width = query_cells.shape
+    grid = truth.flow.shape[-1]
+    rows, cols = torch.arange(grid, device=choice.device)[:, None], torch.arange(grid, device=choice.device)
+    target_col = (truth.flow[:, 0] + cols).floor().clamp(0, grid - 1).long()
+    target_row = (truth.flow[:, 1] + rows).floor().clamp(0, grid - 1).long()
+    target = (target_row * grid + target_col).flatten(1)  # (B,P)
+    # A fixed number a pair keeps the shapes constant, and the device from waiting for the host.
+    taken = min(cells, max(1, MOST_POSITIVES // batch))
+    rank, chosen = torch.where(truth.valid.flatten(1), choice, -1.0).topk(taken, dim=1)
+    used = (rank >= 0).flatten()  # (N,)
+    target = target.gather(1, chosen)
+    anchors = template_cells.gather(1, chosen[..., None].expand(-1, -1, width)).reshape(-1, width)
+    positives = query_cells.gather(1, target[..., None].expand(-1, -1, width)).reshape(-1, width)
+    place = (target + cells * torch.arange(batch, device=target.device)[:, None]).flatten()
+    with torch.autocast(anchors.device.type, enabled=False):
+        logits = anchors.float() @ positives.float().T / TEMPERATURE
+    # The same observation cell under another anchor is no negative; an anchor that is not used is none either.
+    no_negative = (place[:, None] == place) | ~used
+    no_negative.fill_diagonal_(False)
+    loss = torch.logsumexp(logits.masked_fill(no_negative, -torch.inf), 1) - logits.diagonal()
+    return (loss * used).sum() / used.sum().clamp(min=1)
+
+
+def affine_losses(estimate: AffineEstimate, truth: AffineTargets, patch_px: int) -> LossTerms:
+    """Return the losses of stage 2: L1 of the translation in cells, squared log-scale error, in-plane angle (rad)."""
+    return {
+        "translation": (estimate.translation_cells - truth.translation_px / patch_px).abs().mean(),
+        "scale": (safe_log(estimate.scale) - truth.scale.log()).square().mean(),
+        "inplane": angle_between(estimate.cos_sin, truth.cos_sin).mean(),
+    }
+
+
+def safe_log(scale: Tensor) -> Tensor:
+    """Return the logarithm, below `_LEAST_SCALE` its tangent."""
+    return torch.where(
+        scale > _LEAST_SCALE,
+        scale.clamp(min=_LEAST_SCALE).log(),
+        math.log(_LEAST_SCALE) + scale / _LEAST_SCALE - 1,
+    )
+
+
+def angle_between(a: Tensor, b: Tensor) -> Tensor:
+    """Return the angle (N,) rad between unit vectors (N,2): acos of their product, but with finite gradients."""
+    cross = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+    return torch.atan2(cross.abs(), (a * b).sum(1))
+
+
+def offset_losses(estimate: OffsetEstimate, truth: tuple[FlowTargets, ...]) -> LossTerms:
+    """Return the losses of stage 3 a level: cross entropy of the certainty, L1 of the flow in cells where valid."""
+    terms: LossTerms = {}
+    for flow, logits, level in zip(estimate.flows, estimate.certainty_logits, truth, strict=True):
+        grid = flow.shape[-1]
+        valid = level.valid[:, None].float()
+        terms[f"certainty_{grid}"] = F.binary_cross_entropy_with_logits(logits.float(), valid)
+        error = (flow - level.flow).abs() * valid
+        terms[f"flow_{grid}"] = error.sum() / (2 * valid.sum()).clamp(min=1)
+    return terms
+
+
+def blurred_affine(truth: AffineTargets, draws: Draws) -> Tensor:
+    """Return the true similarity (N,3,3) with errors as stage 2 makes them: where stage 3 starts from."""
+    scale_sigma, rotation_sigma, translation_sigma = (
+        low + (high - low) * draws.strength[:, i]
+        for i, (low, high) in enumerate((SCALE_SIGMA, ROTATION_SIGMA_RAD, TRANSLATION_SIGMA_PX))
+    )
+    angle = truth.angle_rad + rotation_sigma * draws.noise[:, 1]
+    return compose_affine(
+        truth.translation_px + translation_sigma[:, None] * draws.noise[:, 2:],
+        truth.scale * (scale_sigma * draws.noise[:, 0]).exp(),
+        torch.stack([angle.cos(), angle.sin()], 1),
+        truth.origin_tmpl_crop,
+    )
+
+
+def _halves(features: tuple[Tensor, ...], count: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    return tuple(level[:count] for level in features), tuple(level[count:] for level in features)

@@ -1,0 +1,87 @@
+"""Masks as a detector gives them: grown or shrunk, frayed, with bites taken out and foreign pieces put on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_BOX_SHARE = 0.06
+
+
+def roughen_mask(rng: np.random.Generator, mask: Array, strength: float = 1.0) -> Array:
+    """Return a mask (H,W) bool a detector might have given for one (H,W) bool; never empty where that is not.
+
+    At strength 1 the overlap with the true mask (intersection over union) is .85 on average, now and then .6.
+    """
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return mask.copy()
+    size = max(int(np.ptp(rows)), int(np.ptp(cols))) + 1
+    margin = size // 4 + 3
+    top, left = max(int(rows[0]) - margin, 0), max(int(cols[0]) - margin, 0)
+    inside = (slice(top, int(rows[-1]) + margin + 1), slice(left, int(cols[-1]) + margin + 1))
+    part = _rough_part(rng, mask[inside], size, strength)
+    if part.sum() < 0.3 * mask[inside].sum():
+        return mask.copy()
+    rough = np.zeros_like(mask)
+    rough[inside] = part
+    return rough
+
+
+def _rough_part(rng: np.random.Generator, mask: Array, size: int, strength: float) -> Array:
+    distance = signed_distance(mask)
+    grown = rng.normal(0.004, 0.014 * strength) * size
+    frayed = distance + grown
+    for cells, amplitude in ((4, 0.018), (14, 0.01), (40, 0.005)):
+        coarse = rng.standard_normal((cells, cells), np.float32)
+        noise = cv2.resize(coarse, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        frayed = frayed + noise * float(amplitude * strength * rng.uniform(0.2, 1.6) * size)
+    rough = frayed > 0
+    for _ in range(int(rng.poisson(0.7 * strength))):
+        _place_blob(rng, rough, distance, size, strength)
+    if rng.random() < _BOX_SHARE * strength:
+        return _boxed(rng, rough)
+    if rng.random() < 0.4:  # an upsampled mask has steps
+        factor = int(rng.integers(2, 5))
+        small = cv2.resize(rough.astype(np.uint8), None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_NEAREST)
+        if small is not None and small.any():
+            rough = cv2.resize(small, mask.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    return np.asarray(rough)
+
+
+def signed_distance(mask: Array) -> Array:
+    """Return the distance (H,W) f32 px to the border of a mask (H,W) bool, positive inside."""
+    inside = np.pad(mask.astype(np.uint8), 1)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3)
+    return np.asarray(distance[1:-1, 1:-1])
+
+
+def _place_blob(rng: np.random.Generator, rough: Array, distance: Array, size: int, strength: float) -> None:
+    """Bite an ellipse out of the border or put one on it, in place."""
+    rows, cols = np.nonzero(np.abs(distance) <= max(0.03 * size, 1))
+    if not len(rows):
+        return
+    index = int(rng.integers(len(rows)))
+    axes = np.maximum(rng.uniform(0.04, 0.14, 2) * size * strength, 1).astype(int)
+    blob = np.zeros(rough.shape, np.uint8)
+    cv2.ellipse(blob, (int(cols[index]), int(rows[index])), axes.tolist(), float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    rough[blob > 0] = rng.random() < 0.5
+
+
+def _boxed(rng: np.random.Generator, rough: Array) -> Array:
+    """Return the box around a mask, its corners cut a little: what is left of a failed segmentation."""
+    if not rough.any():
+        return rough
+    rows, cols = np.flatnonzero(rough.any(axis=1)), np.flatnonzero(rough.any(axis=0))
+    box = np.zeros(rough.shape, np.uint8)
+    box[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = 1
+    if rng.random() < 0.5:
+        points = np.stack(np.nonzero(rough)[::-1], axis=-1).astype(np.int32)
+        box[:] = 0
+        cv2.fillConvexPoly(box, cv2.convexHull(points), 1)
+    return np.asarray(box > 0)

@@ -1,0 +1,151 @@
+"""What a run needs to go on exactly where it stopped, and its file."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from picopose_cli.errors import PicoPoseError
+from picopose_cli.files import atomic_path
+from picopose_cli.network.picopose import PicoPose
+from picopose_cli.options import Recipe
+
+FORMAT_VERSION = 1
+KEPT = 2
+"""Checkpoints that are kept: should the newest be damaged, the one before is still there."""
+_NAME = re.compile(r"checkpoint_(\d{8})\.pt")
+_START_AGAIN = "delete it to go on from the checkpoint before, or choose another --output"
+
+
+@dataclass
+class TrainState:
+    """The moving parts of a run. Random numbers come from the seed and the step, so they need no state.
+
+    `mean` holds the running mean of the weights by name, empty when there is none; `batches` is how many batches each
+    process has consumed.
+    """
+
+    network: PicoPose
+    optimizer: AdamW
+    mean: dict[str, Tensor]
+    step: int = 0
+    batches: int = 0
+
+
+def start_state(network: PicoPose, recipe: Recipe, *, ema: bool) -> TrainState:
+    """Return the state before the first step of a network that is on its device."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = AdamW(
+        trained,
+        lr=recipe.lr,
+        betas=recipe.betas,
+        eps=recipe.eps,
+        weight_decay=recipe.weight_decay,
+        fused=trained[0].device.type == "cuda",
+    )
+    mean = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()} if ema else {}
+    return TrainState(network, optimizer, mean)
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Return the learning rate of a step, counted from 0, of a run of `steps`: linear warm-up, then half a cosine."""
+    warmup = min(recipe.warmup_steps, steps // 10)
+    if step < warmup:
+        return recipe.lr * (step + 1) / warmup
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@torch.no_grad()
+def update_mean(state: TrainState, decay: float) -> None:
+    """Move the running mean towards the weights; young means move faster."""
+    if not state.mean:
+        return
+    decay = min(decay, (1 + state.step) / (10 + state.step))
+    now = state.network.state_dict()
+    names = [name for name, tensor in state.mean.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([state.mean[name] for name in names], [now[name] for name in names], 1 - decay)
+    for name in now.keys() - set(names):
+        state.mean[name].copy_(now[name])
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies."""
+    return folder / f"checkpoint_{step:08d}.pt"
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a folder, or None."""
+    found = _checkpoints(folder)
+    return found[-1] if found else None
+
+
+def write_checkpoint(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> Path:
+    """Write the state whole and delete older checkpoints but the last; `facts` (JSON) tell runs apart.
+
+    Raises PicoPoseError when the folder cannot be written or the disk is full.
+    """
+    path = checkpoint_path(folder, state.step)
+    content = {
+        "format_version": FORMAT_VERSION,
+        "config": json.dumps(state.network.config.to_json_dict()),
+        "facts": json.dumps(dict(facts)),
+        "step": state.step,
+        "batches": state.batches,
+        "network": state.network.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "mean": state.mean,
+    }
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # what PyTorch's archive writer makes of a full disk
+            raise OSError(str(error)) from error
+    for old in _checkpoints(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def read_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
+    """Fill the state from a file and return the facts it was written with.
+
+    Raises PicoPoseError when the file is damaged, of another format or of a network of other sizes.
+    """
+    content = _load(path)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise PicoPoseError("is no checkpoint of this version of picopose", where=path, fix=_START_AGAIN)
+    if content["config"] != json.dumps(state.network.config.to_json_dict()):
+        raise PicoPoseError("belongs to a network of other sizes", where=path, fix="pass the --preset it was made with")
+    state.network.load_state_dict(content["network"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    device = next(state.network.parameters()).device
+    if state.mean and content["mean"]:
+        state.mean = {name: tensor.to(device) for name, tensor in content["mean"].items()}
+    elif state.mean:
+        state.mean = {name: tensor.detach().clone() for name, tensor in state.network.state_dict().items()}
+    state.step, state.batches = content["step"], content["batches"]
+    facts: dict[str, Any] = json.loads(content["facts"])
+    return facts
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, LookupError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise PicoPoseError("is damaged, or no checkpoint", where=path, fix=_START_AGAIN) from error
+    if not isinstance(content, dict):
+        raise PicoPoseError("is no checkpoint", where=path, fix=_START_AGAIN)
+    return content
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("checkpoint_*.pt") if _NAME.fullmatch(path.name))
