@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import json
 import multiprocessing
 import os
 import pstats
-import subprocess
-import sys
 import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
+from run_info import describe_run, write_result
 
-from picopose_cli.environment import machine, package_versions
 from picopose_cli.training.procedural import ProceduralOptions, ProceduralSource
 
 LEVELS = (0.0, 0.3, 1.0)
@@ -88,11 +85,6 @@ def time_parts(samples: int = 150) -> list[dict[str, Any]]:
     return rows
 
 
-def commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20)
@@ -100,6 +92,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "bench_training_data.json")
     arguments = parser.parse_args()
+    run = describe_run()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     folders = [None] if arguments.objects is None else [None, arguments.objects]
     rows = [measure(level, folder, arguments.workers, arguments.seconds) for folder in folders for level in LEVELS]
@@ -110,17 +103,7 @@ def main() -> None:
     parts = time_parts()
     for part in parts:
         print(f"{part['part']:24} {part['ms_a_sample']:7.1f} ms {part['share']:6.0%}")
-    report = {
-        "benchmark": "training data",
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": package_versions(),
-        "rows": rows,
-        "parts": parts,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+    write_result(arguments.output, {**run, "rows": rows, "parts": parts})
 
 
 if __name__ == "__main__":
