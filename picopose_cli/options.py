@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from picopose_cli.errors import PicoPoseError
 
@@ -26,6 +27,11 @@ def _require(condition: bool, what: str, fix: str) -> None:
 
 def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     _require(value in choices, f"{option} {value!r} is not known", f"choose one of {', '.join(choices)}")
+
+
+def options_record(options: Any) -> dict[str, Any]:
+    """Return a command's options as they are stored beside what it wrote: plain JSON values, paths as text."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
 
 
 def resolve_data_dir(data_dir: Path | None) -> Path:

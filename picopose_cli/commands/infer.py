@@ -27,7 +27,7 @@ from picopose_cli.estimation.queries import Skip
 from picopose_cli.files import atomic_write_bytes, require_writable
 from picopose_cli.network.checkpoint import load_network, weights_sha256
 from picopose_cli.network.device import choose_device, choose_precision, device_name, peak_device_memory_mb
-from picopose_cli.options import InferOptions, resolve_data_dir
+from picopose_cli.options import InferOptions, options_record, resolve_data_dir
 from picopose_cli.structs import Detection, ImageTask, PoseEstimate, Target, TemplateBank
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.templates.mesh import mesh_sha256
@@ -89,7 +89,7 @@ def run(options: InferOptions) -> InferReport:
     weights = _choose_weights(options.weights)
     report = InferReport(
         output=str(output),
-        options={name: _plain(value) for name, value in asdict(options).items()},
+        options=options_record(options),
         versions=package_versions(),
         machine=machine(),
         device=device_name(device),
@@ -251,7 +251,3 @@ def _print_some(console: Console, title: str, lines: Sequence[str]) -> None:
 def _skip_text(skip: Skip) -> str:
     what = f"scene {skip.scene_id}, image {skip.im_id}" + (f", object {skip.obj_id}" if skip.obj_id is not None else "")
     return f"{what}: {skip.reason}"
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

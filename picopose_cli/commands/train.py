@@ -17,7 +17,7 @@ from picopose_cli.errors import PicoPoseError
 from picopose_cli.files import atomic_write_bytes, require_writable
 from picopose_cli.network.checkpoint import save_network, weights_sha256
 from picopose_cli.network.device import choose_device, device_name
-from picopose_cli.options import TrainOptions
+from picopose_cli.options import TrainOptions, options_record
 from picopose_cli.training.loop import Group, TrainSummary, join_group, leave_group, ramp_samples, train
 from picopose_cli.training.samples import SampleSource
 from picopose_cli.training.start import CONFIGS, start_network
@@ -115,7 +115,7 @@ def _write_summary(options: TrainOptions, group: Group, summary: TrainSummary, n
     """Write the run beside those before it: together they are the history of the network."""
     path = options.output / SUMMARY_NAME
     this = {
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()},
+        "options": options_record(options),
         "recipe": asdict(options.recipe),
         "device": device_name(str(group.device)),
         "precision": group.precision,
