@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import CROP_PX
+from picopose_cli.structs import CROP_PX, GRID_CELLS
 
 Array = NDArray[Any]
 BoxYyxx = tuple[int, int, int, int]
@@ -83,6 +83,13 @@ def crop_mask(mask: Array, box_yyxx: BoxYyxx) -> Array:
 def resize_nearest(image: Array, side: int) -> Array:
     """Return an image (h,w,...) resized to (side,side,...) as `cv2.INTER_NEAREST` does: index floor(i * scale)."""
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST))
+
+
+def cell_centre_pixels(box_yyxx: BoxYyxx) -> tuple[Array, ...]:
+    """Return the index, for an image (H,W), of the pixels in which the centres of a crop's 64x64 cells lie."""
+    r0, r1, c0, _ = box_yyxx
+    offset = ((np.arange(GRID_CELLS) + 0.5) * (r1 - r0) / GRID_CELLS).astype(int)
+    return np.ix_(r0 + offset, c0 + offset)
 
 
 def normalise_bgr(crops_rgb: Array) -> Array:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.crops import crop_affine, crop_colour, crop_mask, resize_nearest, square_box
+from picopose_cli.crops import cell_centre_pixels, crop_affine, crop_colour, crop_mask, resize_nearest, square_box
 from picopose_cli.environment import package_versions
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.geometry import invert_T, transform_points
@@ -113,9 +113,7 @@ def _released_points(depth_m: Array, box: tuple[int, int, int, int], K: Array, T
 
 def _centre_depth(depth_m: Array, box: tuple[int, int, int, int]) -> Array:
     """Return the depth (64,64) f32 at the pixels in which the cells' centres, (i + .5) * 3.5 crop px, lie."""
-    r0, r1, c0, _ = box
-    index = ((np.arange(GRID_CELLS) + 0.5) * (r1 - r0) / GRID_CELLS).astype(int)
-    return np.asarray(depth_m[np.ix_(r0 + index, c0 + index)], np.float32)
+    return np.asarray(depth_m[cell_centre_pixels(box)], np.float32)
 
 
 def join_templates(

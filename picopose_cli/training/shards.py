@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from picopose_cli.bop.json_files import finite_numbers, read_json_list, read_json_object, whole_number
 from picopose_cli.bop.rle import decode_rle
-from picopose_cli.crops import crop_affine, crop_colour, crop_mask, square_box
+from picopose_cli.crops import cell_centre_pixels, crop_affine, crop_colour, crop_mask, square_box
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.geometry import make_T
-from picopose_cli.structs import GRID_CELLS, Rle, TemplateBank
+from picopose_cli.structs import Rle, TemplateBank
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.training.objects import nearest_views
 from picopose_cli.training.samples import Sample, View
@@ -244,9 +244,7 @@ def crop_observation(rgb: Array, depth_m: Array, mask: Array, K: Array, T_cam_fr
     """Return the crop of an image (H,W,3) u8 with depth (H,W) f32 around the visible mask (H,W) bool of an object."""
     box = square_box(mask)
     A = crop_affine(box).astype(np.float64)
-    r0, r1, c0, _ = box
-    index = ((np.arange(GRID_CELLS) + 0.5) * (r1 - r0) / GRID_CELLS).astype(int)
-    at_centres = np.ix_(r0 + index, c0 + index)
+    at_centres = cell_centre_pixels(box)
     return View(
         crop_rgb=np.rint(crop_colour(rgb, box) * 255).astype(np.uint8),
         mask=crop_mask(mask, box),
