@@ -24,6 +24,7 @@ from picopose_cli.options import (
     SOURCES,
     TARGET_KINDS,
     CheckOptions,
+    DemoOptions,
     InferOptions,
     RenderTemplatesOptions,
     ScoreOptions,
@@ -126,7 +127,8 @@ def infer(
         str | None, typer.Option(help="Detections JSON, or gt for the ground-truth masks; default: the official file.")
     ] = InferOptions.detections,
     weights: Annotated[
-        Path | None, typer.Option(help="Network weights: .ckpt, .pth or .safetensors.")
+        Path | None,
+        typer.Option(help="Network weights: .ckpt, .pth or .safetensors; default: the small network of the package."),
     ] = InferOptions.weights,
     split: Split = InferOptions.split,
     targets: Annotated[
@@ -256,7 +258,7 @@ def train(
         int, typer.Option(help="Use each sample so often; above 1 a resumed run goes on with other mixtures.")
     ] = TrainOptions.replay,
     lr: Annotated[
-        float | None, typer.Option(help="Highest learning rate; default: 5e-4 for mini, 1e-5 for vit-l.")
+        float | None, typer.Option(help="Highest learning rate; default: 1e-3 for mini, 1e-5 for vit-l.")
     ] = TrainOptions.lr,
     turn_deg: Annotated[
         float, typer.Option(help="Turn observations in the image plane by up to this angle.")
@@ -275,6 +277,9 @@ def train(
         int, typer.Option(help="Held-out procedural objects; 0: no validation.")
     ] = TrainOptions.validation_objects,
     checkpoint_every: Annotated[int, typer.Option(help="Steps.")] = TrainOptions.checkpoint_every,
+    freeze_backbone: Annotated[
+        bool, typer.Option("--freeze-backbone", help="Train stages 2 and 3 only, on the start weights' features.")
+    ] = TrainOptions.freeze_backbone,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the network's larger parts: minutes once, then faster.")
     ] = TrainOptions.compile,
@@ -304,11 +309,33 @@ def train(
         validate_every=validate_every,
         validation_objects=validation_objects,
         checkpoint_every=checkpoint_every,
+        freeze_backbone=freeze_backbone,
         compile=compile,
     )
     from picopose_cli.commands import train as command
 
     _finish(command.run(options))
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option(help="Folder of everything the demo makes: new, empty, or that of an earlier demo.")
+    ] = DemoOptions.output,
+    objects: Annotated[int, typer.Option(help="Objects to make up.")] = DemoOptions.objects,
+    images: Annotated[int, typer.Option(help="Images to make up.")] = DemoOptions.images,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Network weights: .ckpt, .pth or .safetensors; default: the small network of the package."),
+    ] = DemoOptions.weights,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = DemoOptions.device,
+) -> None:
+    """Make up a small data set, estimate its poses, score them and draw them: no data, download or GPU needed."""
+    options = DemoOptions(output=output, objects=objects, images=images, weights=weights, device=device)
+    from picopose_cli.commands import demo as command
+    from picopose_cli.commands import infer, render_templates, score
+
+    _finish(command.run(options, render_templates.run, infer.run, score.run))
 
 
 def _parse_ids(text: str) -> tuple[int, ...]:

@@ -161,7 +161,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the weights are moved: AdamW, a linear warm-up, then half a cosine down to 0."""
+    """How the weights are moved: AdamW, or Muon for matrices; a linear warm-up, then half a cosine down to 0."""
 
     lr: float
     betas: tuple[float, float]
@@ -171,11 +171,27 @@ class Recipe:
     clip_norm: float
     """The gradient's norm is cut to this."""
     losses: LossWeights = LossWeights()
+    muon_gain: float = 0.0
+    """Rate of the matrices and convolutions of stages 1 and 3 as a multiple of `lr`, under Muon; 0: AdamW for all."""
+    offset_share: float = 1.0
+    """Share of a batch's pairs on which stage 3 trains: on a small network a pair costs it more than the backbone."""
+    coarse_share: float = 0.0
+    """Share of the steps in which stage 3 leaves out its finest grid, which costs it four fifths of its time."""
 
 
 RELEASED_RECIPE = Recipe(lr=1e-5, betas=(0.5, 0.999), eps=1e-6, weight_decay=5e-4, warmup_steps=1000, clip_norm=10.0)
 """The published one, for a network that starts from trained weights (there without the cut of the gradient)."""
-MINI_RECIPE = Recipe(lr=5e-4, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.02, warmup_steps=500, clip_norm=5.0)
+MINI_RECIPE = Recipe(
+    lr=1e-3,
+    betas=(0.9, 0.99),
+    eps=1e-6,
+    weight_decay=0.02,
+    warmup_steps=100,
+    clip_norm=5.0,
+    muon_gain=5.0,
+    offset_share=0.5,
+    coarse_share=0.6,
+)
 """For a small network that starts from random weights; benchmarks/training.md has the runs behind it."""
 
 
@@ -207,7 +223,7 @@ class TrainOptions:
     replay: int = 1
     """How often each sample is used, in another company and turned in another way; 1: once, and exactly resumable."""
     lr: float | None = None
-    """Highest learning rate; None: the preset's, 5e-4 for mini, 1e-5 for vit-l."""
+    """Highest learning rate; None: the preset's, 1e-3 for mini, 1e-5 for vit-l."""
     turn_deg: float = 180.0
     """Observations are turned in the image plane by up to this angle on the device; 0: not at all."""
     easy_steps: int = 2000
@@ -223,6 +239,8 @@ class TrainOptions:
     """Procedural objects that validation knows and training does not; 0: no validation."""
     checkpoint_every: int = 1000
     """Steps; a checkpoint is also written at the end of every run."""
+    freeze_backbone: bool = False
+    """Only stages 2 and 3 learn, from the features of `init`: several times faster a pair."""
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -240,9 +258,28 @@ class TrainOptions:
         _require(0 <= self.ema < 1, f"--ema {self.ema} is out of range", "give 0 or more and less than 1")
         given = self.source != "megapose" or self.shards is not None
         _require(given, "--source megapose needs the shards", "pass --shards DIR")
+        useful = self.init is not None or not self.freeze_backbone
+        _require(useful, "--freeze-backbone keeps random features", "pass --init FILE with trained ones")
 
     @property
     def recipe(self) -> Recipe:
         """The preset's recipe, with the learning rate asked for."""
         recipe = RELEASED_RECIPE if self.preset == "vit-l" else MINI_RECIPE
         return recipe if self.lr is None else replace(recipe, lr=self.lr)
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Options of `picopose demo`."""
+
+    output: Path = Path("picopose-demo")
+    """Folder of everything the demo makes: new, empty, or that of an earlier demo."""
+    objects: int = 5
+    images: int = 10
+    weights: Path | None = None
+    """None: the small network that ships with the package."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.objects >= 1, f"--objects {self.objects} is too few", "give 1 or more")
+        _require(self.images >= 1, f"--images {self.images} is too few", "give 1 or more")

@@ -19,6 +19,7 @@ COMMANDS = {
     cli.score: options.ScoreOptions,
     cli.check: options.CheckOptions,
     cli.train: options.TrainOptions,
+    cli.demo: options.DemoOptions,
 }
 PARSED = {"object_ids", "results"}  # written differently on the command line than in the dataclass
 
@@ -46,7 +47,7 @@ def test_signature_and_options_agree(command):
             assert parameters[name].default == field.default, name
 
 
-@pytest.mark.parametrize("command", ["render-templates", "infer", "score", "check", "train"])
+@pytest.mark.parametrize("command", ["render-templates", "infer", "score", "check", "train", "demo"])
 def test_help_describes_every_option(command):
     result = RUNNER.invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
@@ -81,6 +82,8 @@ def test_version():
         (lambda: options.TrainOptions(Path("x"), minutes=0), "--minutes"),
         (lambda: options.TrainOptions(Path("x"), lr=0), "--lr"),
         (lambda: options.TrainOptions(Path("x"), ema=1), "--ema"),
+        (lambda: options.DemoOptions(objects=0), "--objects"),
+        (lambda: options.DemoOptions(images=0), "--images"),
         (lambda: options.ScoreOptions(results=()), "result file"),
         (lambda: options.ScoreOptions(results=(Path("a.csv"),), targets="bop11"), "--targets"),
         (lambda: options.ScoreOptions(results=(Path("a.csv"),), workers=0), "--workers"),

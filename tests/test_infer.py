@@ -152,7 +152,6 @@ def test_object_without_a_usable_bank_is_skipped(data_dir, kind):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"weights": None}, "--weights"),
         ({"weights": Path("nowhere.ckpt")}, "nowhere.ckpt"),
         ({"detections": "nowhere.json"}, "nowhere.json"),
         ({"detections": None}, "--detections"),
@@ -169,6 +168,21 @@ def test_what_stops_the_run_is_named(toy_dir, tmp_path, monkeypatch, changes, te
     with pytest.raises(PicoPoseError, match=text):
         run(toy_dir, **({"output": tmp_path / "a_toy-test.csv"} | changes))
     assert not list(tmp_path.glob("*.csv"))
+
+
+def test_without_weights_the_bundled_network_is_used_and_the_released_one_is_named(
+    toy_dir, tmp_path, monkeypatch, capsys
+):
+    bundled = toy_dir / "tiny.safetensors"
+    monkeypatch.setattr(infer, "bundled_weights", lambda: bundled)
+    report = run(toy_dir, weights=None, limit=1, output=tmp_path / "a_toy-test.csv")
+    assert report.weights == str(bundled)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights: ")]
+    assert len(lines) == 1
+    assert "small network for trying picopose out" in lines[0]
+    assert f"--weights FILE: {infer.RELEASED_WEIGHTS}" in lines[0]
+    run(toy_dir, limit=1, output=tmp_path / "a_toy-test.csv")
+    assert "weights: " not in capsys.readouterr().out
 
 
 def test_output_that_cannot_be_written_is_found_before_the_work(toy_dir, tmp_path, monkeypatch):

@@ -78,8 +78,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, workers: int, accumul
     assert_same(weights(whole), weights(parts))
     last = [torch.load(find_checkpoint(tmp_path / folder), weights_only=True) for folder in "ab"]
     assert_same(last[0]["network"], last[1]["network"])
-    for index, values in last[0]["optimizer"]["state"].items():
-        assert_same(values, last[1]["optimizer"]["state"][index])
+    assert len(last[0]["optimizers"]) == 2  # AdamW and Muon
+    for one, other in zip(*(content["optimizers"] for content in last), strict=True):
+        for index, values in one["state"].items():
+            assert_same(values, other["state"][index])
     logs = [[json.loads(line) for line in (tmp_path / f / "log.jsonl").read_text().splitlines()] for f in "ab"]
     assert [line["step"] for line in logs[1]] == [10, 20]
     assert logs[0][-1]["lr"] == logs[1][-1]["lr"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from toy_pairs import make_sample
 
 from picopose_cli.network.affine import AffineEstimate
 from picopose_cli.network.offsets import OffsetEstimate
-from picopose_cli.options import LossWeights
+from picopose_cli.options import RELEASED_RECIPE, LossWeights, Recipe
 from picopose_cli.training.batches import collate
 from picopose_cli.training.losses import (
     TEMPERATURE,
@@ -70,7 +71,7 @@ def test_matching_loss_equals_the_plain_one() -> None:
 
 def test_matching_loss_takes_some_of_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, query, template = random_truth(3, 4), unit(3, 16, 1), unit(3, 16, 2)
-    monkeypatch.setattr("picopose_cli.training.losses.MOST_POSITIVES", 6)
+    monkeypatch.setattr("picopose_cli.training.losses.MOST_POSITIVES_ON_CPU", 6)
     choice = torch.rand(3, 16, generator=torch.Generator().manual_seed(0))
     kept = torch.zeros(3, 16, dtype=torch.bool)
     for b in range(3):
@@ -180,7 +181,7 @@ def test_every_trained_weight_gets_a_gradient() -> None:
     network = start_network(TOY, None, 0)
     network.train()
     batch = collate([make_sample("box", np.random.default_rng(i)) for i in range(2)])
-    losses = PairLosses(network, LossWeights(), turn=True)
+    losses = PairLosses(network, RELEASED_RECIPE, turn=True)
     terms = losses(batch, draw(2, 64, 3.0, torch.Generator().manual_seed(0)))
     assert set(terms) == {
         "total", "matching", "translation", "scale", "inplane",
@@ -191,3 +192,39 @@ def test_every_trained_weight_gets_a_gradient() -> None:
     assert not without
     frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
     assert all(".norm." in name or "mask_token" in name or "dpt_head" in name for name in frozen)
+
+
+def test_a_share_of_the_pairs_is_enough_for_stage_3() -> None:
+    """Its losses are those of the first pairs alone; the other stages' do not change."""
+    network = start_network(TOY, None, 0).eval()
+    batch = collate([make_sample("box", np.random.default_rng(i)) for i in range(4)])
+    draws = draw(4, 64, 0.0, torch.Generator().manual_seed(0))
+
+    def terms(recipe: Recipe, pairs: slice) -> dict[str, float]:
+        part = batch.mapped(lambda tensor: tensor[pairs])
+        drawn = Draws(draws.noise[pairs], draws.strength[pairs], draws.choice[pairs], draws.turn_rad[pairs])
+        with torch.inference_mode():
+            found = PairLosses(network, recipe, turn=False)(part, drawn)
+        return {name: value.item() for name, value in found.items() if name != "total"}
+
+    half = terms(replace(RELEASED_RECIPE, offset_share=0.5), slice(None))
+    for name, value in terms(RELEASED_RECIPE, slice(0, 2)).items():
+        if "_" in name:
+            assert half[name] == pytest.approx(value, rel=1e-4), name
+    for name, value in terms(RELEASED_RECIPE, slice(None)).items():
+        if "_" not in name:
+            assert half[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_without_the_finest_grid_its_weights_rest_and_the_coarser_losses_stay() -> None:
+    network = start_network(TOY, None, 0).eval()
+    batch = collate([make_sample("box", np.random.default_rng(i)) for i in range(2)])
+    losses, draws = PairLosses(network, RELEASED_RECIPE, turn=False), draw(2, 64, 0.0, torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = losses(batch, draws)
+    coarse = losses(batch, draws, levels=2)
+    assert set(whole) - set(coarse) == {"certainty_32", "flow_32"}
+    assert all(coarse[name].item() == pytest.approx(whole[name].item(), rel=1e-5) for name in set(coarse) - {"total"})
+    coarse["total"].backward()
+    finest = network.offset_regressor.flow_decoder.flow_pred[2]
+    assert all(parameter.grad is None for parameter in finest.parameters())

@@ -17,7 +17,7 @@ from picopose_cli.errors import PicoPoseError
 from picopose_cli.network.checkpoint import load_network
 from picopose_cli.network.config import MINI
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.options import LossWeights, TrainOptions
+from picopose_cli.options import RELEASED_RECIPE, TrainOptions
 from picopose_cli.training.batches import collate
 from picopose_cli.training.loop import Group, train
 from picopose_cli.training.losses import PairLosses, draw
@@ -68,6 +68,18 @@ def test_start_weights_are_used(tmp_path: Path) -> None:
         command.run(options(tmp_path / "c", init=tmp_path / "nothing.pth"))
 
 
+@pytest.mark.usefixtures("small_preset")
+def test_a_frozen_backbone_stays_and_the_rest_learns(tmp_path: Path) -> None:
+    first = command.run(options(tmp_path / "a"))
+    second = command.run(options(tmp_path / "b", init=first.network, freeze_backbone=True))
+    before, after = load_network(first.network).state_dict(), load_network(second.network).state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert not any(name.startswith("feature_extractor.") for name in changed)
+    assert "affine_regressor.fc1.weight" in changed
+    with pytest.raises(PicoPoseError, match="--init"):
+        options(tmp_path / "c", freeze_backbone=True)
+
+
 def test_missing_shards_are_named(tmp_path: Path) -> None:
     with pytest.raises(PicoPoseError, match="nowhere"):
         command.run(options(tmp_path, source="megapose", shards=tmp_path / "nowhere"))
@@ -85,7 +97,7 @@ def held_out_losses(network: PicoPose, source: ToySource) -> dict[str, float]:
     """Losses of pairs of the same objects that training never saw."""
     samples = source.samples(0, 1, 0)
     batch = collate([next(samples) for _ in range(24)])
-    losses = PairLosses(network.eval(), LossWeights(), turn=False)
+    losses = PairLosses(network.eval(), RELEASED_RECIPE, turn=False)
     with torch.inference_mode():
         terms = losses(batch, draw(24, 64, 0.0, torch.Generator().manual_seed(0)))
     return {name: value.item() for name, value in terms.items()}

@@ -25,6 +25,7 @@ from picopose_cli.estimation.estimator import Estimator
 from picopose_cli.estimation.pipeline import ImageResult, StageSeconds, estimate_images
 from picopose_cli.estimation.queries import Skip
 from picopose_cli.files import atomic_write_bytes, require_writable
+from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import load_network, weights_sha256
 from picopose_cli.network.device import choose_device, choose_precision, device_name, peak_device_memory_mb
 from picopose_cli.options import InferOptions, options_record, resolve_data_dir
@@ -86,7 +87,7 @@ def run(options: InferOptions) -> InferReport:
     source, detections, problems = _read_detections(options, dataset, data_dir, targets)
     tasks = make_image_tasks(dataset, targets, detections)[: options.limit]
     device, precision = choose_device(options.device), choose_precision(options.precision)
-    weights = _choose_weights(options.weights)
+    weights = options.weights or _default_weights(console)
     report = InferReport(
         output=str(output),
         options=options_record(options),
@@ -134,9 +135,12 @@ def _read_detections(
     return source, found.by_image, found.problems
 
 
-def _choose_weights(weights: Path | None) -> Path:
-    if weights is None:
-        raise PicoPoseError("no weights are given", fix=f"pass --weights FILE: {RELEASED_WEIGHTS}")
+def _default_weights(console: Console) -> Path:
+    weights = bundled_weights()
+    console.print(
+        f"weights: {weights.name}, a small network for trying picopose out; for results pass --weights FILE: "
+        f"{RELEASED_WEIGHTS}"
+    )
     return weights
 
 

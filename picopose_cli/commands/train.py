@@ -49,6 +49,8 @@ def run(options: TrainOptions) -> TrainReport:
         require_writable(options.output / SUMMARY_NAME)
         source = _open_source(options, group.world)
         network = start_network(CONFIGS[options.preset], options.init, options.seed)
+        if options.freeze_backbone:
+            network.feature_extractor.requires_grad_(False)
         with _stopped_by_signals() as stop:
             summary = train(options, network, source, group, validate=_validator(options, group), stop=stop)
         path = options.output / NETWORK_NAME

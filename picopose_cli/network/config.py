@@ -52,11 +52,10 @@ class VitConfig:
     output_blocks: tuple[int, int, int, int] = (5, 11, 17, 23)
     """Blocks, from 0, whose outputs are the four feature maps."""
     stem_width: int = 0
-    """Channels of two convolutions before the patches, for small networks; 0, as released: none."""
+    """Channels of the first of five convolutions in place of the patches, for small networks; 0, as released: none."""
 
     def __post_init__(self) -> None:
         _check_sizes(self)
-        _require(not self.stem_width or self.patch_px % 2 == 0, f"vit.patch_px {self.patch_px} is odd, so no stem fits")
         _require(self.width % self.heads == 0, f"vit.width {self.width} is no multiple of vit.heads {self.heads}")
         blocks = self.output_blocks
         rising = all(low < high for low, high in itertools.pairwise(blocks))
@@ -166,11 +165,11 @@ class ModelConfig:
 VIT_L = ModelConfig()
 """The released network: DINOv2 ViT-L/14 at 224 px."""
 MINI = ModelConfig(
-    vit=VitConfig(width=256, depth=8, heads=4, position_grid=16, output_blocks=(1, 3, 5, 7), stem_width=48),
-    affine=AffineConfig(width=64, groups=16, hidden=(384, 256), head_width=128),
-    dpt=DptConfig(projections=(16, 64, 128, 128), width=80, depth_widths=(8, 4)),
+    vit=VitConfig(width=160, depth=4, heads=4, position_grid=16, output_blocks=(0, 1, 2, 3), stem_width=32),
+    affine=AffineConfig(width=64, groups=16, hidden=(256, 256), head_width=128),
+    dpt=DptConfig(projections=(8, 48, 96, 96), width=32, depth_widths=(8, 4)),
     decoder=DecoderConfig(
-        width=80, correlation_widths=(80, 64), flow_widths=(48, 24), motion_width=64, head_widths=(128, 64)
+        width=32, correlation_widths=(48, 32), flow_widths=(24, 16), motion_width=32, head_widths=(48, 24)
     ),
 )
 """The small network that ships with the package; trained from nothing."""

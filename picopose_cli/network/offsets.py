@@ -95,11 +95,11 @@ class FlowDecoder(nn.Module):
         return tuple(proj(features) for proj, features in zip(self.proj, decoded, strict=True))
 
     def forward(
-        self, query: Sequence[Tensor], template: Sequence[Tensor], flow: Tensor, logits: Tensor
+        self, query: Sequence[Tensor], template: Sequence[Tensor], flow: Tensor, logits: Tensor, levels: int = LEVELS
     ) -> OffsetEstimate:
-        """Refine flow (N,2,g,g) and certainty (N,1,g,g) of N pairs of projected features, level by level."""
+        """Refine flow (N,2,g,g) and certainty (N,1,g,g) of N pairs of projected features, on the first `levels`."""
         flows, certainty_logits = [], []
-        for level in range(LEVELS):
+        for level in range(levels):
             if level:
                 flow, logits = 2 * upsample(flow), upsample(logits)
             features = self._pair_features(level, query[level], template[level], flow)

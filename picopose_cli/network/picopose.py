@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from picopose_cli.network.affine import AffineEstimate, AffineRegressor, compose_affine
-from picopose_cli.network.config import ModelConfig
+from picopose_cli.network.config import LEVELS, ModelConfig
 from picopose_cli.network.matching import similarity_volume
 from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures, OffsetRegressor, start_offsets
 from picopose_cli.network.vit import DinoV2, FeatureMaps
@@ -76,13 +76,15 @@ class PicoPose(nn.Module):
         template_masks: Tensor,
         *,
         pairs_at_a_time: int | None = None,
+        levels: int = LEVELS,
     ) -> OffsetEstimate:
         """Estimate flow and certainty of N pairs (stage 3).
 
         `query` and `template` are `offset_features` of any number of images; `pairs` (N,2) int64 on the features'
         device names the (query, template) of each pair, so that shared features are stored once; `A_obs_from_tmpl`
         (N,3,3) crop px; `template_masks` (N,g,g), nonzero inside. `pairs_at_a_time` (None: what suits the device)
-        bounds the memory: four pairs take about 500 MB at the released sizes.
+        bounds the memory: four pairs take about 500 MB at the released sizes. `levels`: without the finest grids where
+        it is smaller.
         """
         step = pairs_at_a_time or (_PAIRS_ON_CPU if pairs.device.type == "cpu" else _PAIRS_ON_DEVICE)
         flow, logits = start_offsets(A_obs_from_tmpl.float(), template_masks, self.config.vit.patch_px)
@@ -93,8 +95,8 @@ class PicoPose(nn.Module):
             of_query, of_template = pairs[part].unbind(1)
             gathered_query = [features[of_query] for features in query]
             gathered_template = [features[of_template] for features in template]
-            parts.append(decoder(gathered_query, gathered_template, flow[part], logits[part]))
-        return _joined(parts, self.config.flow_grids, flow.device)
+            parts.append(decoder(gathered_query, gathered_template, flow[part], logits[part], levels))
+        return _joined(parts, self.config.flow_grids[:levels], flow.device)
 
 
 def _joined(parts: list[OffsetEstimate], grids: tuple[int, ...], device: torch.device) -> OffsetEstimate:

@@ -13,6 +13,8 @@ FeatureMaps = tuple[Tensor, ...]
 
 _NORM_EPS = 1e-6
 _POSITION_OFFSET = 0.1
+_STEM_PX = 8
+"""Pixels a side of a cell in the image that the stem sees: its strides halve them three times."""
 
 
 class PatchEmbedding(nn.Module):
@@ -20,28 +22,43 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
+        self.patch_px = config.patch_px
         if config.stem_width:
             self.stem = _make_stem(config.stem_width)
-            self.proj = nn.Conv2d(config.stem_width, config.width, config.patch_px // 2, stride=config.patch_px // 2)
+            self.proj = nn.Conv2d(4 * config.stem_width, config.width, 3, padding=1)
         else:
             self.proj = nn.Conv2d(3, config.width, config.patch_px, stride=config.patch_px)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return tokens (B,P,C), row-major, of images (B,3,H,W)."""
-        patches: Tensor = self.proj(self.stem(inputs) if hasattr(self, "stem") else inputs)
+        if hasattr(self, "stem"):
+            inputs = self.stem(_shrunk(inputs, self.patch_px))
+        patches: Tensor = self.proj(inputs)
         return patches.flatten(2).transpose(1, 2)
 
 
+def _shrunk(inputs: Tensor, patch_px: int) -> Tensor:
+    """Return images (B,3,H,W) with `_STEM_PX` pixels a side of a cell in place of `patch_px`."""
+    size = [side // patch_px * _STEM_PX for side in inputs.shape[-2:]]
+    return F.interpolate(inputs, size=size, mode="bilinear", antialias=True)
+
+
 def _make_stem(width: int) -> nn.Sequential:
-    """Return two convolutions (B,3,H,W) -> (B,width,H/2,W/2): a small network learns edges faster with them."""
-    return nn.Sequential(
-        nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.GELU(),
-        nn.Conv2d(width, width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.GELU(),
-    )
+    """Return convolutions (B,3,8h,8w) -> (B,4*width,h,w): a small network learns local features faster with them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in (
+        (3, width, 2),
+        (width, 2 * width, 2),
+        (2 * width, 2 * width, 1),
+        (2 * width, 4 * width, 2),
+        (4 * width, 4 * width, 1),
+    ):
+        layers += [
+            nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.GELU(),
+        ]
+    return nn.Sequential(*layers)
 
 
 class Attention(nn.Module):

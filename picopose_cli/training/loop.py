@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from picopose_cli.errors import PicoPoseError
+from picopose_cli.network.config import LEVELS
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.options import TrainOptions
 from picopose_cli.training.batches import PairBatch, Position, open_batches
@@ -31,6 +33,7 @@ from picopose_cli.training.state import (
     find_checkpoint,
     learning_rate,
     read_checkpoint,
+    set_learning_rate,
     start_state,
     update_mean,
     write_checkpoint,
@@ -41,7 +44,7 @@ LOG_EVERY = 20
 """Steps whose losses are averaged into one line of the log: reading them makes the device wait."""
 _FULL_TURN_SHARE = 0.3
 """Of the easy steps: from then on observations are turned by any angle."""
-_MUST_AGREE = ("source", "batch_size", "accumulate", "workers", "replay", "seed", "steps")
+_MUST_AGREE = ("source", "batch_size", "accumulate", "workers", "replay", "seed", "steps", "freeze_backbone")
 """Options that change what a resumed run does next."""
 
 Validate = Callable[[PicoPose, int], dict[str, float]]
@@ -144,12 +147,13 @@ class _Trainer:
 
     def __init__(self, options: TrainOptions, state: TrainState, group: Group, validate: Validate | None) -> None:
         self._options, self._state, self._group, self._validate = options, state, group, validate
-        self._model: nn.Module = PairLosses(state.network, options.recipe.losses, turn=options.turn_deg > 0)
+        self._model: nn.Module = PairLosses(state.network, options.recipe, turn=options.turn_deg > 0)
         if options.compile:
             state.network.feature_extractor.dinov2.compile()
             state.network.offset_regressor.dpt_head.compile()
         if group.world > 1:
-            self._model = DistributedDataParallel(self._model)
+            unused = options.recipe.coarse_share > 0  # the finest grid's weights, for a while
+            self._model = DistributedDataParallel(self._model, find_unused_parameters=unused)
         self.journal = Journal(options.output, state.step, options.steps, leads=group.leads)
         self._summary = TrainSummary(first_step=state.step, step=state.step)
         self._waited_s = 0.0
@@ -169,7 +173,7 @@ class _Trainer:
             if options.validate_every and state.step % options.validate_every == 0:
                 self._score()
                 validated = state.step
-        if running.count:
+        if running:
             self._log(running, started)
         if saved != state.step:
             self._save()
@@ -205,10 +209,12 @@ class _Trainer:
         options, state, network = self._options, self._state, self._state.network
         # Batch norms use the batch's own statistics and keep running ones for inference, as in the released training.
         network.train()
-        rate = learning_rate(options.recipe, state.step, options.steps)
-        for parameters in state.optimizer.param_groups:
-            parameters["lr"] = rate
-        state.optimizer.zero_grad(set_to_none=True)
+        if options.freeze_backbone:
+            network.feature_extractor.eval()
+        set_learning_rate(state, options.recipe, options.steps)
+        for optimizer in state.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        coarse = state.step < options.recipe.coarse_share * options.steps
         sums: LossTerms = {}
         generator = torch.Generator().manual_seed(_seed(options, state.step, self._group))
         for part in range(options.accumulate):
@@ -216,12 +222,13 @@ class _Trainer:
             turn = math.radians(options.turn_deg) * self._share_of_turn()
             draws = draw(len(batch), network.config.grid**2, turn, generator).to(self._group.device)
             with self._together(part), self._autocast():
-                terms = self._model(batch, draws)
+                terms = self._model(batch, draws, LEVELS - 1 if coarse else LEVELS)
                 (terms["total"] / options.accumulate).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() / options.accumulate
         nn.utils.clip_grad_norm_(network.parameters(), options.recipe.clip_norm)
-        state.optimizer.step()
+        for optimizer in state.optimizers:
+            optimizer.step()
         state.step += 1
         update_mean(state, options.ema)
         return sums
@@ -291,18 +298,21 @@ class _Running:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self.count = 0
+        self._counts = Counter[str]()  # not every step has every loss
+
+    def __bool__(self) -> bool:
+        return bool(self._sums)
 
     def add(self, terms: LossTerms) -> None:
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self.count += 1
+        self._counts.update(terms.keys())
 
     def means(self) -> dict[str, float]:
         """Return the means since the last call; the device is waited for."""
-        stacked = torch.stack(list(self._sums.values())).cpu() / self.count
-        means = dict(zip(self._sums, stacked.tolist(), strict=True))
-        self._sums, self.count = {}, 0
+        sums = torch.stack(list(self._sums.values())).tolist()
+        means = {name: value / self._counts[name] for name, value in zip(self._sums, sums, strict=True)}
+        self._sums, self._counts = {}, Counter()
         return means
 
 

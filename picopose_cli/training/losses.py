@@ -10,16 +10,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from picopose_cli.network.affine import AffineEstimate, compose_affine
+from picopose_cli.network.config import LEVELS
 from picopose_cli.network.matching import masks_on_grid, unit_cells
 from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.options import LossWeights
+from picopose_cli.options import LossWeights, Recipe
 from picopose_cli.training.augment import turn_observations
 from picopose_cli.training.batches import PairBatch, network_inputs
 from picopose_cli.training.targets import AffineTargets, FlowTargets, affine_targets, flow_targets
 
 TEMPERATURE = 0.1
-MOST_POSITIVES = 8192
+MOST_POSITIVES, MOST_POSITIVES_ON_CPU = 8192, 2048
 """Positive cell pairs of a batch that are contrasted with each other; their product is held at once."""
 SCALE_SIGMA = (0.01, 0.2)
 ROTATION_SIGMA_RAD = (math.radians(1), math.radians(15))
@@ -62,34 +63,38 @@ def draw(count: int, cells: int, turn_max_rad: float, generator: torch.Generator
 class PairLosses(nn.Module):
     """The network with its losses: what runs in one piece on each device."""
 
-    def __init__(self, network: PicoPose, weights: LossWeights, *, turn: bool) -> None:
+    def __init__(self, network: PicoPose, recipe: Recipe, *, turn: bool) -> None:
         super().__init__()
         self.network = network
-        self._weights = weights
+        self._recipe = recipe
         self._turn = turn
 
-    def forward(self, batch: PairBatch, draws: Draws) -> LossTerms:
-        """Return the losses of a batch on the network's device."""
+    def forward(self, batch: PairBatch, draws: Draws, levels: int = LEVELS) -> LossTerms:
+        """Return the losses of a batch on the network's device, of stage 3 on its first `levels`."""
         if self._turn:
             turned = turn_observations(batch.observation, draws.turn_rad)
             batch = PairBatch(turned, batch.template, batch.diameter_m)
         network, count = self.network, len(batch)
         affine_truth = affine_targets(batch.observation, batch.template)
-        flow_truth = flow_targets(batch, network.config.flow_grids)
+        flow_truth = flow_targets(batch, network.config.flow_grids[:levels])
         maps = network.extract(
             torch.cat([network_inputs(batch.observation.crops_rgb), network_inputs(batch.template.crops_rgb)])
         )
         query_cells, template_cells = torch.split(unit_cells(maps[-1]), count)
         masks = masks_on_grid(batch.template.masks, network.config.grid)
         affine = network.regress_affine(query_cells, template_cells, masks, affine_truth.origin_tmpl_crop)
-        query, template = _halves(network.offset_features(maps), count)
-        pairs = torch.arange(count, device=masks.device)[:, None].expand(-1, 2)
-        start = blurred_affine(affine_truth, draws)
-        offsets = network.regress_offsets(query, template, pairs, start, masks, pairs_at_a_time=count)
+        first = max(1, round(self._recipe.offset_share * count))  # in no order, so the first are as good as any
+        features = network.offset_features(tuple(torch.cat([m[:first], m[count : count + first]]) for m in maps))
+        query, template = _halves(features, first)
+        pairs = torch.arange(first, device=masks.device)[:, None].expand(-1, 2)
+        start = blurred_affine(affine_truth, draws)[:first]
+        offsets = network.regress_offsets(
+            query, template, pairs, start, masks[:first], pairs_at_a_time=first, levels=levels
+        )
         terms = {"matching": matching_loss(query_cells, template_cells, flow_truth[0], draws.choice)}
         terms |= affine_losses(affine, affine_truth, network.config.vit.patch_px)
-        terms |= offset_losses(offsets, flow_truth)
-        return {"total": weighted_sum(terms, self._weights)} | terms
+        terms |= offset_losses(offsets, tuple(FlowTargets(t.flow[:first], t.valid[:first]) for t in flow_truth))
+        return {"total": weighted_sum(terms, self._recipe.losses)} | terms
 
 
 def weighted_sum(terms: LossTerms, weights: LossWeights) -> Tensor:
@@ -110,7 +115,8 @@ def matching_loss(query_cells: Tensor, template_cells: Tensor, truth: FlowTarget
     target_row = (truth.flow[:, 1] + rows).floor().clamp(0, grid - 1).long()
     target = (target_row * grid + target_col).flatten(1)  # (B,P)
     # A fixed number a pair keeps the shapes constant, and the device from waiting for the host.
-    taken = min(cells, max(1, MOST_POSITIVES // batch))
+    most = MOST_POSITIVES_ON_CPU if choice.device.type == "cpu" else MOST_POSITIVES
+    taken = min(cells, max(1, most // batch))
     rank, chosen = torch.where(truth.valid.flatten(1), choice, -1.0).topk(taken, dim=1)
     used = (rank >= 0).flatten()  # (N,)
     target = target.gather(1, chosen)

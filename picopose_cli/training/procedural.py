@@ -47,7 +47,7 @@ class ProceduralOptions:
     seed: int = 0
     objects: Path | None = None
     """Folder of meshes to mix with the procedural ones."""
-    folder_share: float = 0.5
+    folder_share: float = 0.3
     """Share of objects from the folder, where there is one."""
     level_start: float = 0.0
     level_end: float = 1.0
@@ -55,8 +55,8 @@ class ProceduralOptions:
     """Samples, of all workers together, over which the level of difficulty rises from its start to its end."""
     pool: int = 16
     """Objects in use at a time, in each worker."""
-    samples_per_object: int = 256
-    """After this many samples the oldest object of a worker's pool is replaced: new templates cost time."""
+    samples_per_object: int = 32
+    """After this many samples the oldest object of a worker's pool is replaced."""
     samples_per_scene: int = 4
 
     def __post_init__(self) -> None:

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import AdamW
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.files import atomic_path
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.options import Recipe
+from picopose_cli.training.muon import Muon
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_MUON_MOMENTUM = 0.95
 KEPT = 2
 """Checkpoints that are kept: should the newest be damaged, the one before is still there."""
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
@@ -36,7 +38,7 @@ class TrainState:
     """
 
     network: PicoPose
-    optimizer: AdamW
+    optimizers: tuple[Optimizer, ...]
     mean: dict[str, Tensor]
     step: int = 0
     batches: int = 0
@@ -44,17 +46,32 @@ class TrainState:
 
 def start_state(network: PicoPose, recipe: Recipe, *, ema: bool) -> TrainState:
     """Return the state before the first step of a network that is on its device."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = AdamW(
-        trained,
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    matrices = [parameter for name, parameter in trained.items() if recipe.muon_gain and _for_muon(name, parameter)]
+    taken = {id(parameter) for parameter in matrices}
+    adamw = AdamW(
+        [parameter for parameter in trained.values() if id(parameter) not in taken],
         lr=recipe.lr,
         betas=recipe.betas,
         eps=recipe.eps,
         weight_decay=recipe.weight_decay,
-        fused=trained[0].device.type == "cuda",
+        fused=next(network.parameters()).device.type == "cuda",
     )
+    optimizers: list[Optimizer] = [adamw]
+    if matrices:
+        rate = recipe.muon_gain * recipe.lr
+        optimizers.append(Muon(matrices, lr=rate, weight_decay=recipe.weight_decay, momentum=_MUON_MOMENTUM))
     mean = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()} if ema else {}
-    return TrainState(network, optimizer, mean)
+    return TrainState(network, tuple(optimizers), mean)
+
+
+def _for_muon(name: str, parameter: nn.Parameter) -> bool:
+    """Return whether a weight is a matrix or a convolution that reads features, and is no read-out.
+
+    Not in stage 2, whose linear layers follow each other without norms: there Muon's steps of constant size make
+    activations grow until tanh saturates and ReLUs die.
+    """
+    return parameter.ndim in (2, 4) and not name.startswith("affine_") and "predict_layer" not in name
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -63,6 +80,15 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     if step < warmup:
         return recipe.lr * (step + 1) / warmup
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_learning_rate(state: TrainState, recipe: Recipe, steps: int) -> None:
+    """Give every optimizer its rate for the next step of a run of `steps`."""
+    rate = learning_rate(recipe, state.step, steps)
+    for optimizer in state.optimizers:
+        gain = recipe.muon_gain if isinstance(optimizer, Muon) else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = gain * rate
 
 
 @torch.no_grad()
@@ -102,7 +128,7 @@ def write_checkpoint(folder: Path, state: TrainState, facts: Mapping[str, Any]) 
         "step": state.step,
         "batches": state.batches,
         "network": state.network.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "mean": state.mean,
     }
     with atomic_path(path) as temporary:
@@ -126,7 +152,8 @@ def read_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     if content["config"] != json.dumps(state.network.config.to_json_dict()):
         raise PicoPoseError("belongs to a network of other sizes", where=path, fix="pass the --preset it was made with")
     state.network.load_state_dict(content["network"])
-    state.optimizer.load_state_dict(content["optimizer"])
+    for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     device = next(state.network.parameters()).device
     if state.mean and content["mean"]:
         state.mean = {name: tensor.to(device) for name, tensor in content["mean"].items()}

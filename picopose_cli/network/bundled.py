@@ -1,0 +1,23 @@
+"""Where the small network lies that ships with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from picopose_cli.errors import PicoPoseError
+
+_FILE = "weights/mini.safetensors"
+
+
+def bundled_weights() -> Path:
+    """Return the weight file that ships with the package: inside it where it was installed, beside it in a checkout.
+
+    Raises PicoPoseError when it is in neither place.
+    """
+    package = Path(__file__).resolve().parents[1]
+    places = (package / _FILE, package.parent / _FILE)
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        fix = "install picopose again, or pass --weights FILE"
+        raise PicoPoseError(f"the small network that ships with picopose ({_FILE}) is missing", where=package, fix=fix)
+    return found
