@@ -424,12 +424,16 @@ def make_missing(bench: Bench, jobs: Sequence[tuple[Line, str]], console: Consol
 
 def measure_procedural(bench: Bench, console: Console) -> list[dict[str, Any]]:
     """Return a row for each line and kind of mask, after making the result files that are missing."""
-    make_missing(bench, [(ORACLE, "gt"), *((line, masks) for masks in bench.detections for line in LINES)], console)
-    rows = [_procedural_row(bench, ORACLE, "gt", None)]
-    for masks in bench.detections:
-        default = bench.score(DEFAULT, masks)
-        rows += [_procedural_row(bench, line, masks, default) for line in LINES]
-    return rows
+    jobs = [(line, masks) for masks in bench.detections for line in lines_with(masks)]
+    make_missing(bench, [(ORACLE, "gt"), *jobs], console)
+    defaults = {masks: bench.score(DEFAULT, masks) for masks in bench.detections}
+    rows = [_procedural_row(bench, line, masks, defaults[masks]) for line, masks in jobs]
+    return [_procedural_row(bench, ORACLE, "gt", None), *rows]
+
+
+def lines_with(masks: str) -> tuple[Line, ...]:
+    """Return the lines of a kind of mask; what starts from the truth is measured with the true masks only."""
+    return LINES if masks == "gt" else tuple(line for line in LINES if not line.from_truth)
 
 
 def _procedural_row(bench: Bench, line: Line, masks: str, default: LocalisationScores | None) -> dict[str, Any]:
