@@ -111,7 +111,7 @@ def write_folder(folder: Path, images: dict[str, Parts], per_shard: int = 2) -> 
 def options(tmp_path_factory, banks, images) -> ShardOptions:
     folder = tmp_path_factory.mktemp("shards")
     write_folder(folder, images)
-    return ShardOptions(folder, banks, seed=3, shuffle=4)
+    return ShardOptions(folder, banks, seed=3, shuffle=4, colour_share=0)
 
 
 def take(options: ShardOptions, count: int, worker: int = 0, workers: int = 1, start: int = 0) -> list[Sample]:
@@ -151,6 +151,16 @@ def test_streams_repeat_resume_and_are_shuffled(options):
     assert len(set(crops(first))) > 10
 
 
+def test_colours_of_most_observations_change_and_nothing_else(options):
+    plain, changed = take(options, 40), take(replace(options, colour_share=0.8), 40)
+    differ = [a != b for a, b in zip(crops(plain), crops(changed), strict=True)]
+    assert 0.6 < np.mean(differ) < 0.95
+    for before, after in zip(plain, changed, strict=True):
+        np.testing.assert_array_equal(before.observation.T_cam_from_obj, after.observation.T_cam_from_obj)
+        np.testing.assert_array_equal(before.observation.mask, after.observation.mask)
+        np.testing.assert_array_equal(before.template.crop_rgb, after.template.crop_rgb)
+
+
 @pytest.mark.parametrize("workers", [2, 8])
 def test_workers_share_the_images(options, workers):
     """Two workers get two shards each; eight share every shard's images, there being only four shards."""
@@ -168,7 +178,7 @@ def test_rarely_seen_instances_are_left_out(tmp_path, banks, images):
         infos[0]["visib_fract"], infos[1]["px_count_visib"] = 0.29, 1023
         changed[key] = changed[key] | {"gt_info.json": json.dumps(infos).encode()}
     write_folder(tmp_path, changed)
-    assert len(set(crops(take(ShardOptions(tmp_path, banks, shuffle=3), 12)))) == 2
+    assert len(set(crops(take(ShardOptions(tmp_path, banks, shuffle=3, colour_share=0), 12)))) == 2
 
 
 EMPTY_MASKS = json.dumps({key: {"counts": [76800], "size": [240, 320]} for key in "01"}).encode()
@@ -196,7 +206,7 @@ def test_broken_entries_are_counted_and_passed_over(tmp_path, banks, images, fau
     for key in list(changed)[1:4]:
         changed[key] = BREAK[fault](changed[key])
     write_folder(tmp_path, changed)
-    options = ShardOptions(tmp_path, banks, shuffle=3)
+    options = ShardOptions(tmp_path, banks, shuffle=3, colour_share=0)
     source = ShardSource(options)
     samples = list(islice(source.samples(0, 1, 0), 24))
     assert sum(source.problems.values()) >= 3

@@ -13,7 +13,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from picopose_cli.structs import Rle, TemplateBank
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.training.objects import nearest_views
 from picopose_cli.training.samples import Sample, View
+from picopose_cli.training.sensor import photograph
 
 Array = NDArray[Any]
 _LOG = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class ShardOptions:
     seed: int = 0
     shuffle: int = 200
     """Instances in the buffer from which the next one is drawn."""
+    colour_share: float = 0.8
+    """Share of the observations whose colours are changed as another camera and light would, as in the recipe."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,8 @@ class ShardSource:
             return None
         view_id = int(rng.choice(nearest_views(bank.T_tmpl_from_obj, observation.T_cam_from_obj, NEAREST_VIEWS)))
         key = self.object_names.get(instance.obj_id, f"obj_{instance.obj_id:06d}")
+        if rng.random() < self.options.colour_share:
+            observation = replace(observation, crop_rgb=photograph(rng, observation.crop_rgb, strength=1.0))
         return Sample(key, bank.diameter_m, observation, _template(bank, view_id))
 
     def _skip(self, key: str, reason: str) -> None:
