@@ -22,14 +22,22 @@ from picopose_cli.bop.tasks import load_image, make_image_tasks
 from picopose_cli.environment import machine, package_versions, peak_memory_mb
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.estimator import Estimator
-from picopose_cli.estimation.pipeline import ImageResult, StageSeconds, estimate_images
-from picopose_cli.estimation.queries import Skip
+from picopose_cli.estimation.pipeline import estimate_images
 from picopose_cli.files import atomic_write_bytes, require_writable
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import load_network, weights_sha256
 from picopose_cli.network.device import choose_device, choose_precision, device_name, peak_device_memory_mb
 from picopose_cli.options import InferOptions, options_record, resolve_data_dir
-from picopose_cli.structs import Detection, ImageTask, PoseEstimate, Target, TemplateBank
+from picopose_cli.structs import (
+    Detection,
+    ImageResult,
+    ImageTask,
+    PoseEstimate,
+    Skip,
+    StageSeconds,
+    Target,
+    TemplateBank,
+)
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.templates.mesh import mesh_sha256
 
