@@ -16,6 +16,7 @@ RUNNER = CliRunner()
 COMMANDS = {
     cli.render_templates: options.RenderTemplatesOptions,
     cli.infer: options.InferOptions,
+    cli.merge: options.MergeOptions,
     cli.score: options.ScoreOptions,
     cli.check: options.CheckOptions,
     cli.train: options.TrainOptions,
@@ -74,6 +75,15 @@ def test_version():
         (lambda: options.InferOptions(dataset="lmo", batch_size=0), "--batch-size"),
         (lambda: options.InferOptions(dataset="lmo", workers=0), "--workers"),
         (lambda: options.InferOptions(dataset="lmo", limit=0), "--limit"),
+        (lambda: options.InferOptions(dataset="lmo", timing="none"), "--timing"),
+        *[
+            (lambda text=text: options.InferOptions(dataset="lmo", shard=text), "--shard")
+            for text in ("0/3", "4/3", "1", "1/", "-1/3", "a/b", "1/0", "1/2/3")
+        ],
+        (lambda: options.InferOptions(dataset="lmo", shard="1/2", device="cpu,cpu"), "--shard"),
+        (lambda: options.InferOptions(dataset="lmo", shard="1/2", device="all"), "--shard"),
+        (lambda: options.MergeOptions(Path("a.csv"), ()), "shard"),
+        (lambda: options.MergeOptions(Path("a.csv"), (Path("b.csv"), Path("a.csv"))), "a.csv"),
         (lambda: options.TrainOptions(Path("x"), source="web"), "--source"),
         (lambda: options.TrainOptions(Path("x"), source="megapose"), "--shards"),
         (lambda: options.TrainOptions(Path("x"), preset="huge"), "--preset"),

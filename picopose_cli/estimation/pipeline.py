@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,6 +60,15 @@ def share_of_groups(groups: Sequence[Group], index: int, count: int) -> list[Gro
     return [group for group, share in zip(groups, shares, strict=True) if share == index]
 
 
+def groups_after(groups: Sequence[Group], done: int) -> tuple[list[Group], int]:
+    """Return the groups that are not whole among the first `done` images, and how many images of the first one are."""
+    for index, group in enumerate(groups):
+        if len(group) > done:
+            return list(groups[index:]), done
+        done -= len(group)
+    return [], 0
+
+
 def estimate_images(
     tasks: Iterable[ImageTask],
     load_image: LoadImage,
@@ -68,7 +77,7 @@ def estimate_images(
     *,
     batch_size: int | None,
     workers: int,
-) -> Iterator[ImageResult]:
+) -> Generator[ImageResult, None, None]:
     """Yield the result of each task, in order; `batch_size` None is the default."""
     size = batch_size or DEFAULT_BATCH_SIZE
     groups = plan_groups(tasks, size)
@@ -85,7 +94,7 @@ def estimate_groups(
     workers: int,
     sequential: bool = False,
     record: Record | None = None,
-) -> Iterator[ImageResult]:
+) -> Generator[ImageResult, None, None]:
     """Yield the result of each image of the groups, in order.
 
     `workers` threads read, as many solve PnP. An image's share of a network pass's time is its share of the detections.
