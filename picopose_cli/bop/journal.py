@@ -82,7 +82,7 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         """Let go of the journal, which stays unless it is empty."""
-        if self.done == 0:
+        if JournalFollower(self.path).done() == 0:  # `done` may lag by one when an interrupt came while appending
             self.delete()
         os.close(self._file)
 

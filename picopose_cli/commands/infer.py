@@ -242,7 +242,7 @@ def _run_here(plan: _Plan, report: InferReport, console: Console, started: float
     """Estimate what the journal does not have yet, then write the result file and the report from the journal."""
     tasks, is_shard = plan.tasks, plan.options.part is not None
     with Journal(journal_path(plan.output), report.header, tasks, restart=plan.options.restart) as journal:
-        with stoppable(lambda: _kept_text(journal.done, len(tasks), [journal.path])):
+        with stoppable(lambda: _kept_text(len(tasks), [journal.path])):
             report.kept_images = journal.done
             if journal.done < len(tasks):
                 _estimate(plan, journal, report, console)
@@ -259,7 +259,8 @@ def _run_here(plan: _Plan, report: InferReport, console: Console, started: float
         raise no_estimate_error(plan.output, report)
 
 
-def _kept_text(done: int, images: int, journals: Sequence[Path]) -> str:
+def _kept_text(images: int, journals: Sequence[Path]) -> str:
+    done = sum(JournalFollower(journal).done() for journal in journals)
     kept = f"{done} of {images} images are kept in {', '.join(map(str, journals))}" if done else "no image was finished"
     return f"stopped; {kept}; the same command goes on"
 
@@ -353,7 +354,7 @@ def _run_on_devices(plan: _Plan, console: Console, started: float) -> InferRepor
     def done() -> int:
         return sum(follower.done() for follower in followers)
 
-    with stoppable(lambda: _kept_text(done(), len(plan.tasks), journals)), Children() as children:
+    with stoppable(lambda: _kept_text(len(plan.tasks), journals)), Children() as children:
         threads = {"OMP_NUM_THREADS": str(max(1, thread_count() // len(shards)))}
         for device, shard, index in zip(plan.devices, shards, range(1, len(shards) + 1), strict=True):
             children.start(device, ["infer", *command_line(_of_shard(plan, device, shard, index))], threads)
