@@ -197,7 +197,7 @@ def merge(
     output: Annotated[Path, typer.Argument(help="Result file to write.", show_default=False)],
     shards: Annotated[list[Path], typer.Argument(help="Result files of all shards.", show_default=False)],
 ) -> None:
-    """Join the result files that picopose infer --shard wrote, and their reports."""
+    """Join the result files of the shards of one run, and their reports."""
     options = MergeOptions(output=output, shards=tuple(shards))
     from picopose_cli.commands import merge as command
 
