@@ -49,7 +49,7 @@ from picopose_cli.network.device import (
     thread_count,
 )
 from picopose_cli.options import InferOptions, command_line, options_record, resolve_data_dir
-from picopose_cli.progress import progress_bar
+from picopose_cli.progress import add_bar, progress_bar
 from picopose_cli.structs import Detection, ImageResult, ImageTask, Provenance, Target
 from picopose_cli.templates.bank import bank_path, read_bank, read_provenance
 from picopose_cli.templates.mesh import mesh_sha256
@@ -278,7 +278,7 @@ def _estimate(plan: _Plan, journal: Journal, report: InferReport, console: Conso
     )
     with _trace(options.profile) as record, progress_bar(console) as progress:
         known = _onboard(estimator, plan, groups, report, progress)
-        bar = progress.add_task("images", total=images, completed=journal.done, unit="images")
+        bar = add_bar(progress, "images", images, "images", journal.done)
         started = time.perf_counter()
         results = estimate_groups(
             groups,
@@ -315,7 +315,7 @@ def _onboard(
         except PicoPoseError as error:
             report.problems.append(f"object {obj_id}: {error}")
             continue
-        bar = progress.add_task(f"object {obj_id}", total=len(bank.crops_rgb), unit="views")
+        bar = add_bar(progress, f"object {obj_id}", len(bank.crops_rgb), "views")
         estimator.add_object(bank, lambda count, bar=bar: progress.advance(bar, count))  # type: ignore[misc]
         progress.remove_task(bar)
         known.add(obj_id)
@@ -359,7 +359,7 @@ def _run_on_devices(plan: _Plan, console: Console, started: float) -> InferRepor
         for device, shard, index in zip(plan.devices, shards, range(1, len(shards) + 1), strict=True):
             children.start(device, ["infer", *command_line(_of_shard(plan, device, shard, index))], threads)
         with progress_bar(console) as progress:
-            bar = progress.add_task("images", total=len(plan.tasks), completed=done(), unit="images")
+            bar = add_bar(progress, "images", len(plan.tasks), "images", done())
             while children.running():
                 time.sleep(_LOOK_EVERY_S)
                 progress.update(bar, completed=done())
