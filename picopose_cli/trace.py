@@ -7,12 +7,28 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from picopose_cli.errors import PicoPoseError
 
 _LOG = logging.getLogger(__name__)
+
+
+Record = Callable[[str, float, float, str], None]
+"""Takes (stage, start, end, what it worked on) of a piece of work; seconds of `time.perf_counter`."""
+
+
+@contextmanager
+def recording(path: Path | None) -> Iterator[Record | None]:
+    """Yield what records into a trace at `path`; None yields None, and recording costs nothing."""
+    if path is None:
+        yield None
+    else:
+        with closing(Trace(path)) as trace:
+            yield trace.record
 
 
 class Trace:

@@ -412,6 +412,17 @@ def test_what_shards_skipped_is_in_the_merged_report(folder, tmp_path):
     assert report.estimates == 2 * (IMAGES - 2)
 
 
+def test_shards_without_one_estimate_merge_to_a_report_of_the_reasons(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "bop", ignore=shutil.ignore_patterns("whole"))
+    for image in (tmp_path / "bop/toy/test/000001/rgb").iterdir():
+        image.write_bytes(b"")
+    shards = run_shards(tmp_path / "bop", tmp_path / NAME, 2, limit=4)
+    with pytest.raises(PicoPoseError, match="not one estimate"):
+        merge.run(MergeOptions(tmp_path / NAME, tuple(shards)))
+    assert not (tmp_path / NAME).exists()
+    assert len(read_report(tmp_path / NAME).skipped) == 4
+
+
 def test_several_devices_killed_end_at_once_go_on_and_give_the_file_of_one(folder, whole, tmp_path):
     output = tmp_path / NAME
     journals = [journal_path(output.with_name(f"{output.stem}_{index}of2.csv")) for index in (1, 2)]

@@ -167,6 +167,13 @@ class JournalFollower:
         return max(self._lines - 1, 0)
 
 
+def kept_text(images: int, journals: Sequence[Path]) -> str:
+    """Return what a stopped run of so many images has kept in its journals."""
+    done = sum(JournalFollower(journal).done() for journal in journals)
+    kept = f"{done} of {images} images are kept in {', '.join(map(str, journals))}" if done else "no image was finished"
+    return f"stopped; {kept}; the same command goes on"
+
+
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Return what differs between two headers, as `name: theirs there, ours here`, nested names with dots."""
     flat_ours, flat_theirs = dict(_flat(ours)), dict(_flat(theirs))

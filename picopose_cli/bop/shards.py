@@ -25,6 +25,11 @@ def shard_path(output: Path, index: int, count: int) -> Path:
     return output.with_name(f"{output.stem}_{index}of{count}{output.suffix}")
 
 
+def shard_paths(output: Path, count: int) -> list[Path]:
+    """Return where the shards of a result file lie; a single one is the file itself."""
+    return [shard_path(output, index, count) for index in range(1, count + 1)] if count > 1 else [output]
+
+
 def merge_shards(output: Path, shards: Sequence[Path]) -> InferReport:
     """Write the result file and report of a whole run from those of its shards, in any order; return the report.
 
@@ -39,6 +44,7 @@ def merge_shards(output: Path, shards: Sequence[Path]) -> InferReport:
             raise PicoPoseError(f"is not the file that {report_path(path)} is about", where=path, fix="run it again")
     merged = _merged(output, [reports[path] for path in ordered])
     if not merged.estimates:
+        write_report(output, merged)
         raise no_estimate_error(output, merged)
     _join(output, ordered)
     merged.output_sha256 = file_sha256(output)

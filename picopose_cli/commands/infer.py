@@ -6,11 +6,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -18,10 +19,10 @@ from rich.progress import Progress
 from picopose_cli.bop.check import check_results, grouped_lines
 from picopose_cli.bop.datasets import Dataset, mesh_path, open_dataset
 from picopose_cli.bop.detections import find_detections, ground_truth_detections, read_detections
-from picopose_cli.bop.journal import Journal, JournalFollower, journal_path, read_header
+from picopose_cli.bop.journal import Journal, JournalFollower, journal_path, kept_text, read_header
 from picopose_cli.bop.report import SHOWN_LINES, InferReport, no_estimate_error, summary_lines, write_report
 from picopose_cli.bop.results import parse_result_name, result_file_name, write_results
-from picopose_cli.bop.shards import merge_shards, remove_shards, shard_path
+from picopose_cli.bop.shards import merge_shards, remove_shards, shard_path, shard_paths
 from picopose_cli.bop.targets import read_targets
 from picopose_cli.bop.tasks import load_image, make_image_tasks, tasks_sha256
 from picopose_cli.children import Children
@@ -31,7 +32,6 @@ from picopose_cli.estimation.estimator import Estimator
 from picopose_cli.estimation.pipeline import (
     DEFAULT_BATCH_SIZE,
     Group,
-    Record,
     estimate_groups,
     groups_after,
     plan_groups,
@@ -53,7 +53,7 @@ from picopose_cli.progress import add_bar, progress_bar
 from picopose_cli.structs import Detection, ImageResult, ImageTask, Provenance, Target
 from picopose_cli.templates.bank import bank_path, read_bank, read_provenance
 from picopose_cli.templates.mesh import mesh_sha256
-from picopose_cli.trace import Trace
+from picopose_cli.trace import Record, recording
 
 _LOG = logging.getLogger(__name__)
 METHOD = "picopose"
@@ -134,20 +134,14 @@ def _plan(options: InferOptions, console: Console) -> tuple[_Plan, InferReport]:
     )
     templates = options.templates or dataset.root / "templates"
     banks = _usable_banks(dataset, templates, tasks, report)
-    batch_size = _batch_size(options, _shards(output, len(devices)))
-    report.header = {name: value for name, value in report.options.items() if name not in _NOT_IN_HEADER} | {
-        "dataset": dataset.name,
-        "split": dataset.result_split,
-        "device": devices[0].partition(":")[0],
-        "precision": precision,
-        "batch_size": batch_size,
+    batch_size = _batch_size(options, shard_paths(output, len(devices)))
+    found = options.detections if source is None else file_sha256(source)
+    report.header = _header(report, dataset, devices[0], batch_size) | {
         "shard": options.part and list(options.part),
-        "weights_sha256": report.weights_sha256,
-        "detections_sha256": options.detections if source is None else file_sha256(source),
+        "detections_sha256": found,
         "images": len(tasks),
         "tasks_sha256": tasks_sha256(tasks),
         "banks": {str(obj_id): bank and _digest(bank) for obj_id, bank in banks.items()},
-        "versions": {name: report.versions[name] for name in _HEADER_VERSIONS},
     }
     sequential = options.timing == "sequential"
     groups = [(task,) for task in tasks] if sequential else plan_groups(tasks, batch_size)
@@ -157,6 +151,19 @@ def _plan(options: InferOptions, console: Console) -> tuple[_Plan, InferReport]:
     return _Plan(
         options, dataset, targets, output, templates, usable, weights, devices, precision, batch_size, groups
     ), report
+
+
+def _header(report: InferReport, dataset: Dataset, device: str, batch_size: int) -> dict[str, Any]:
+    """Return what the results depend on besides the inputs; an option that is new is in it until it is left out."""
+    return {name: value for name, value in report.options.items() if name not in _NOT_IN_HEADER} | {
+        "dataset": dataset.name,
+        "split": dataset.result_split,
+        "device": device.partition(":")[0],
+        "precision": report.precision,
+        "batch_size": batch_size,
+        "weights_sha256": report.weights_sha256,
+        "versions": {name: report.versions[name] for name in _HEADER_VERSIONS},
+    }
 
 
 def _output(options: InferOptions, dataset: Dataset) -> Path:
@@ -242,7 +249,7 @@ def _run_here(plan: _Plan, report: InferReport, console: Console, started: float
     """Estimate what the journal does not have yet, then write the result file and the report from the journal."""
     tasks, is_shard = plan.tasks, plan.options.part is not None
     with Journal(journal_path(plan.output), report.header, tasks, restart=plan.options.restart) as journal:
-        with stoppable(lambda: _kept_text(len(tasks), [journal.path])):
+        with stoppable(lambda: kept_text(len(tasks), [journal.path])):
             report.kept_images = journal.done
             if journal.done < len(tasks):
                 _estimate(plan, journal, report, console)
@@ -259,12 +266,6 @@ def _run_here(plan: _Plan, report: InferReport, console: Console, started: float
         raise no_estimate_error(plan.output, report)
 
 
-def _kept_text(images: int, journals: Sequence[Path]) -> str:
-    done = sum(JournalFollower(journal).done() for journal in journals)
-    kept = f"{done} of {images} images are kept in {', '.join(map(str, journals))}" if done else "no image was finished"
-    return f"stopped; {kept}; the same command goes on"
-
-
 def _estimate(plan: _Plan, journal: Journal, report: InferReport, console: Console) -> None:
     """Estimate the images after the journal's; a group of which it has a part is computed again whole."""
     options, device, images = plan.options, plan.devices[0], len(plan.tasks)
@@ -276,7 +277,7 @@ def _estimate(plan: _Plan, journal: Journal, report: InferReport, console: Conso
         hypotheses=options.hypotheses,
         paper=options.paper,
     )
-    with _trace(options.profile) as record, progress_bar(console) as progress:
+    with recording(options.profile) as record, progress_bar(console) as progress:
         known = _onboard(estimator, plan, groups, report, progress)
         bar = add_bar(progress, "images", images, "images", journal.done)
         started = time.perf_counter()
@@ -332,29 +333,16 @@ def _keep(result: ImageResult, journal: Journal, record: Record | None) -> None:
         _LOG.info("skipped %s", skip)
 
 
-@contextmanager
-def _trace(path: Path | None) -> Iterator[Record | None]:
-    if path is None:
-        yield None
-    else:
-        with closing(Trace(path)) as trace:
-            yield trace.record
-
-
-def _shards(output: Path, count: int) -> list[Path]:
-    return [shard_path(output, index, count) for index in range(1, count + 1)] if count > 1 else [output]
-
-
 def _run_on_devices(plan: _Plan, console: Console, started: float) -> InferReport:
     """Run a shard on each device in a process of its own, then merge them."""
-    shards = _shards(plan.output, len(plan.devices))
+    shards = shard_paths(plan.output, len(plan.devices))
     journals = [journal_path(shard) for shard in shards]
     followers = [JournalFollower(journal) for journal in journals]
 
     def done() -> int:
         return sum(follower.done() for follower in followers)
 
-    with stoppable(lambda: _kept_text(len(plan.tasks), journals)), Children() as children:
+    with stoppable(lambda: kept_text(len(plan.tasks), journals)), Children() as children:
         threads = {"OMP_NUM_THREADS": str(max(1, thread_count() // len(shards)))}
         for device, shard, index in zip(plan.devices, shards, range(1, len(shards) + 1), strict=True):
             children.start(device, ["infer", *command_line(_of_shard(plan, device, shard, index))], threads)

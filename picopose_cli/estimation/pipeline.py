@@ -20,6 +20,7 @@ from picopose_cli.estimation.estimator import Estimator, Hypothesis
 from picopose_cli.estimation.queries import Query, crop_queries, stack_queries
 from picopose_cli.geometry import Floats
 from picopose_cli.structs import ImageResult, ImageTask, LoadedImage, PoseEstimate, Skip, StageSeconds
+from picopose_cli.trace import Record
 
 DEFAULT_BATCH_SIZE = 16
 """Detections a network pass where nothing better is known."""
@@ -29,8 +30,6 @@ OPEN_GROUPS = 2
 LoadImage = Callable[[ImageTask], LoadedImage]
 Group = tuple[ImageTask, ...]
 """Consecutive whole images that go through the network together."""
-Record = Callable[[str, float, float, str], None]
-"""Takes (stage, start, end, what it worked on) of a piece of work; seconds of `time.perf_counter`."""
 
 
 def plan_groups(tasks: Iterable[ImageTask], batch_size: int) -> list[Group]:
