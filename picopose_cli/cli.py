@@ -23,9 +23,11 @@ from picopose_cli.options import (
     RENDERERS,
     SOURCES,
     TARGET_KINDS,
+    TIMINGS,
     CheckOptions,
     DemoOptions,
     InferOptions,
+    MergeOptions,
     RenderTemplatesOptions,
     ScoreOptions,
     TrainOptions,
@@ -141,13 +143,29 @@ def infer(
     paper: Annotated[
         bool, typer.Option("--paper/--no-paper", help="The released rules, or the refined correspondences and solver.")
     ] = InferOptions.paper,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = InferOptions.device,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda:N, several as in cuda:0,cuda:1, or all GPUs: all.")
+    ] = InferOptions.device,
     precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = InferOptions.precision,
-    batch_size: Annotated[int, typer.Option(help="Detections a batch.")] = InferOptions.batch_size,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Detections a network pass; default: what the device can take.")
+    ] = InferOptions.batch_size,
     workers: Annotated[int, typer.Option(help="Threads that read images, and as many for PnP.")] = InferOptions.workers,
     limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = InferOptions.limit,
+    shard: Annotated[
+        str | None, typer.Option(help="Only the i-th of n shares of the images, as i/n; picopose merge joins them.")
+    ] = InferOptions.shard,
+    timing: Annotated[
+        str, typer.Option(help=f"How an image's time is measured: one of {', '.join(TIMINGS)} (one image at a time).")
+    ] = InferOptions.timing,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard what an earlier run has finished.")
+    ] = InferOptions.restart,
+    profile: Annotated[
+        Path | None, typer.Option(help="Write a Chrome trace of reading, crops, network and PnP here.")
+    ] = InferOptions.profile,
 ) -> None:
-    """Estimate the pose of every detection of a split and write a BOP result file."""
+    """Estimate the pose of every detection of a split and write a BOP result file; again, to continue a killed run."""
     options = InferOptions(
         dataset=dataset,
         data_dir=data_dir,
@@ -164,8 +182,24 @@ def infer(
         batch_size=batch_size,
         workers=workers,
         limit=limit,
+        shard=shard,
+        timing=timing,
+        restart=restart,
+        profile=profile,
     )
     from picopose_cli.commands import infer as command
+
+    _finish(command.run(options))
+
+
+@app.command()
+def merge(
+    output: Annotated[Path, typer.Argument(help="Result file to write.", show_default=False)],
+    shards: Annotated[list[Path], typer.Argument(help="Result files of all shards.", show_default=False)],
+) -> None:
+    """Join the result files of the shards of one run, and their reports."""
+    options = MergeOptions(output=output, shards=tuple(shards))
+    from picopose_cli.commands import merge as command
 
     _finish(command.run(options))
 
@@ -350,13 +384,13 @@ def _finish(report: Any) -> None:
 
 
 def main() -> None:
-    """Run the command line; a PicoPoseError becomes one line on stderr and exit code 2."""
+    """Run the command line; a PicoPoseError becomes one line on stderr and its exit code, 2 but for stopped runs."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own line says what is wrong with a file
     try:
         app()
     except PicoPoseError as error:
         typer.echo(f"picopose: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ class PicoPoseError(Exception):
     part catches it, records it as skipped and lets the run exit with code 1.
     """
 
+    exit_code = 2
+
     def __init__(self, what: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
         self.what = what
         self.where = None if where is None else str(where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ RENDERERS = ("auto", "egl", "osmesa", "software")
 MESH_UNITS = ("mm", "cm", "m")
 PRECISIONS = ("auto", "fp32", "bf16")
 TARGET_KINDS = ("bop19", "bop24")
+TIMINGS = ("batched", "sequential")
 SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
 DATA_DIR_VARIABLE = "BOP_PATH"
@@ -32,6 +33,17 @@ def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 def options_record(options: Any) -> dict[str, Any]:
     """Return a command's options as they are stored beside what it wrote: plain JSON values, paths as text."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+
+
+def command_line(options: Any) -> list[str]:
+    """Return the arguments with which a command gets such options, without those that have their default."""
+    arguments = []
+    for field in fields(options):
+        value, name = getattr(options, field.name), field.name.replace("_", "-")
+        if field.default is MISSING or value != field.default:
+            switch = {True: [f"--{name}"], False: [f"--no-{name}"]}
+            arguments += switch[value] if isinstance(value, bool) else [f"--{name}", str(value)]
+    return arguments
 
 
 def resolve_data_dir(data_dir: Path | None) -> Path:
@@ -98,19 +110,56 @@ class InferOptions:
     paper: bool = True
     """The released rules throughout; False: the refined correspondences and solver."""
     device: str = "auto"
+    """Also several, `cuda:0,cuda:1`: a process and a shard each."""
     precision: str = "auto"
-    batch_size: int = 16
+    batch_size: int | None = None
+    """Detections a network pass at most; None: what the device can take, or what the run began with."""
     workers: int = 2
     """Threads that read images, and as many that solve PnP."""
     limit: int | None = None
     """Only the first N images."""
+    shard: str | None = None
+    """`i/n`: only the i-th of n shares of the images, i from 1."""
+    timing: str = "batched"
+    """How the time of an image is measured: its share of the batches, or alone by the wall clock."""
+    restart: bool = False
+    """Discard what an earlier run has left in the journal."""
+    profile: Path | None = None
+    """Write what each thread did when, as a Chrome trace."""
 
     def __post_init__(self) -> None:
         _require_choice("--precision", self.precision, PRECISIONS)
+        _require_choice("--timing", self.timing, TIMINGS)
         _require(self.hypotheses >= 1, f"--hypotheses {self.hypotheses} is too few", "give 1 or more")
-        _require(self.batch_size >= 1, f"--batch-size {self.batch_size} is too small", "give 1 or more")
+        enough = self.batch_size is None or self.batch_size >= 1
+        _require(enough, f"--batch-size {self.batch_size} is too small", "give 1 or more")
         _require(self.workers >= 1, f"--workers {self.workers} is too few", "give 1 or more")
         _require(self.limit is None or self.limit >= 1, f"--limit {self.limit} is too small", "give 1 or more")
+        index, count = self.part or (1, 1)
+        _require(1 <= index <= count, f"--shard {self.shard} is no share", "write it i/n with i from 1 to n, like 2/8")
+        several = "," in self.device or self.device == "all"
+        _require(self.shard is None or not several, "--shard runs on one device", "name one with --device")
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """The shard as (i, n); (0, 0) when it is not written so."""
+        if self.shard is None:
+            return None
+        index, _, count = self.shard.partition("/")
+        return (int(index), int(count)) if index.isdecimal() and count.isdecimal() else (0, 0)
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Options of `picopose merge`."""
+
+    output: Path
+    shards: tuple[Path, ...]
+
+    def __post_init__(self) -> None:
+        _require(len(self.shards) > 0, "no shard is given", "name the result files of all shards")
+        _require(len(set(self.shards)) == len(self.shards), "a shard is named twice", "name each shard's file once")
+        _require(self.output not in self.shards, f"{self.output} is also a shard", "name another output first")
 
 
 @dataclass(frozen=True)

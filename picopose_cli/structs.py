@@ -239,6 +239,47 @@ class PoseEstimate:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """What could not be used and why; `obj_id` is None when it is the whole image."""
+
+    scene_id: int
+    im_id: int
+    obj_id: int | None
+    reason: str
+
+
+@dataclass
+class StageSeconds:
+    """Seconds spent by stage: read and decode, crop, network (device synchronised), PnP (summed over threads)."""
+
+    read: float = 0.0
+    crop: float = 0.0
+    network: float = 0.0
+    pnp: float = 0.0
+
+    def add(self, other: StageSeconds) -> None:
+        """Add another count to this one."""
+        self.read += other.read
+        self.crop += other.crop
+        self.network += other.network
+        self.pnp += other.pnp
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What came of one image: its estimates (possibly none), what was skipped, and where its time went.
+
+    `time_s` is BOP's time of the image, as its estimates have it.
+    """
+
+    task: ImageTask
+    estimates: tuple[PoseEstimate, ...]
+    skips: tuple[Skip, ...]
+    seconds: StageSeconds
+    time_s: float
+
+
+@dataclass(frozen=True)
 class GroundTruth:
     """One annotated instance: `T_cam_from_obj` (4,4) f64 metres, `visib_fract` in [0, 1] (1 where the set has none)."""
 

@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ RUNNER = CliRunner()
 COMMANDS = {
     cli.render_templates: options.RenderTemplatesOptions,
     cli.infer: options.InferOptions,
+    cli.merge: options.MergeOptions,
     cli.score: options.ScoreOptions,
     cli.check: options.CheckOptions,
     cli.train: options.TrainOptions,
@@ -47,7 +49,7 @@ def test_signature_and_options_agree(command):
             assert parameters[name].default == field.default, name
 
 
-@pytest.mark.parametrize("command", ["render-templates", "infer", "score", "check", "train", "demo"])
+@pytest.mark.parametrize("command", ["render-templates", "infer", "merge", "score", "check", "train", "demo"])
 def test_help_describes_every_option(command):
     result = RUNNER.invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
@@ -74,6 +76,15 @@ def test_version():
         (lambda: options.InferOptions(dataset="lmo", batch_size=0), "--batch-size"),
         (lambda: options.InferOptions(dataset="lmo", workers=0), "--workers"),
         (lambda: options.InferOptions(dataset="lmo", limit=0), "--limit"),
+        (lambda: options.InferOptions(dataset="lmo", timing="none"), "--timing"),
+        *[
+            (lambda text=text: options.InferOptions(dataset="lmo", shard=text), "--shard")
+            for text in ("0/3", "4/3", "1", "1/", "-1/3", "a/b", "1/0", "1/2/3")
+        ],
+        (lambda: options.InferOptions(dataset="lmo", shard="1/2", device="cpu,cpu"), "--shard"),
+        (lambda: options.InferOptions(dataset="lmo", shard="1/2", device="all"), "--shard"),
+        (lambda: options.MergeOptions(Path("a.csv"), ()), "shard"),
+        (lambda: options.MergeOptions(Path("a.csv"), (Path("b.csv"), Path("a.csv"))), "a.csv"),
         (lambda: options.TrainOptions(Path("x"), source="web"), "--source"),
         (lambda: options.TrainOptions(Path("x"), source="megapose"), "--shards"),
         (lambda: options.TrainOptions(Path("x"), preset="huge"), "--preset"),
@@ -120,3 +131,24 @@ def test_bad_object_ids_are_named():
 def test_error_text_is_one_line_with_place_and_remedy():
     error = PicoPoseError("is\nempty", where=Path("a/b.csv"), fix="write something")
     assert str(error) == "a/b.csv: is empty; write something"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        options.InferOptions("lmo"),
+        options.InferOptions(
+            "lmo", data_dir=Path("a b"), detections="gt", weights=Path("w"), split="val", targets=Path("t.json"),
+            output=Path("o_lmo-test.csv"), hypotheses=3, paper=False, device="cpu", precision="bf16", batch_size=7,
+            workers=4, limit=9, shard="2/3", timing="sequential", restart=True, profile=Path("p.json"),
+            templates=Path("x"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_command_line_made_from_options_gives_them(monkeypatch, asked):
+    from picopose_cli.commands import infer
+
+    heard = []
+    monkeypatch.setattr(infer, "run", lambda given: heard.append(given) or SimpleNamespace(exit_code=0))
+    assert RUNNER.invoke(cli.app, ["infer", *options.command_line(asked)]).exit_code == 0
+    assert heard == [asked]

@@ -12,7 +12,10 @@ import pytest
 import picopose_cli
 
 PACKAGE = Path(picopose_cli.__file__).parent
-BASE = {"structs", "options", "geometry", "errors", "files", "crops", "environment", "processes"}
+BASE = {
+    "structs", "options", "geometry", "errors", "files", "crops", "environment", "processes", "children", "interrupts",
+    "trace", "progress",
+}  # fmt: skip
 MIDDLE = {"estimation", "templates", "bop", "scoring", "draw", "plots"}
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),

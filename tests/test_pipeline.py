@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.estimation.pipeline import estimate_images
+from picopose_cli.estimation.pipeline import estimate_groups, estimate_images, plan_groups, share_of_groups
 from picopose_cli.structs import Detection, ImageTask, LoadedImage
 
 K = np.array([[300.0, 0, 32], [0, 300, 24], [0, 0, 1]])
@@ -58,10 +59,116 @@ def test_results_come_in_order_with_every_detection():
             assert estimate.T_cam_from_obj[0, 3] == estimate.obj_id
 
 
-def test_batches_mix_images_and_are_full():
+def ids(groups) -> list[list[int]]:
+    return [[task.im_id for task in group] for group in groups]
+
+
+def test_groups_are_whole_images_that_fit_a_batch():
+    sizes = [2, 2, 1, 9, 0, 3, 1, 0, 0, 4, 1]
+    tasks = [make_task(im_id, [1] * size) for im_id, size in enumerate(sizes)]
+    assert ids(plan_groups(tasks, 4)) == [[0, 1], [2], [3], [4, 5, 6, 7, 8], [9], [10]]
+    assert plan_groups([], 4) == []
+
+
+def test_shares_are_consecutive_together_all_and_balanced():
+    rng = np.random.default_rng(0)
+    tasks = [make_task(im_id, [1] * int(size)) for im_id, size in enumerate(rng.integers(0, 9, 300))]
+    groups = plan_groups(tasks, 8)
+    for count in (1, 2, 3, 7):
+        shares = [share_of_groups(groups, index, count) for index in range(count)]
+        assert [group for share in shares for group in share] == groups
+        loads = [sum(len(task.detections) for group in share for task in group) for share in shares]
+        assert max(loads) - min(loads) <= 2 * 8
+    many = [share_of_groups(groups[:3], index, 8) for index in range(8)]
+    assert [group for share in many for group in share] == groups[:3]
+    assert share_of_groups([], 0, 2) == []
+
+
+def test_batches_are_groups_and_a_large_image_is_split():
     estimator = FakeEstimator()
-    run([make_task(im_id, [1, 2, 3]) for im_id in range(5)], batch_size=4, estimator=estimator)
-    assert [len(batch) for batch in estimator.batches] == [4, 4, 4, 3]
+    sizes = [3, 1, 3, 10, 1, 2]
+    run([make_task(im_id, [im_id + 1] * size) for im_id, size in enumerate(sizes)], batch_size=4, estimator=estimator)
+    assert estimator.batches == [[1, 1, 1, 2], [3] * 3, [4] * 4, [4] * 4, [4] * 2, [5, 6, 6]]
+
+
+def test_a_group_has_the_same_batches_whichever_groups_come_before():
+    tasks = [make_task(im_id, [1, 2, 3][: im_id % 4]) for im_id in range(20)]
+    groups = plan_groups(tasks, 4)
+    whole, rest = FakeEstimator(), FakeEstimator()
+    run(tasks, estimator=whole)
+    list(estimate_groups(groups[3:], load_grey, rest, set(range(100)), batch_size=4, workers=2))
+    assert rest.batches == whole.batches[-len(rest.batches) :]
+    assert len(rest.batches) == len(groups) - 3
+
+
+def test_a_detection_without_templates_does_not_move_others_to_another_batch():
+    estimator = FakeEstimator()
+    run([make_task(im_id, [1, 2]) for im_id in range(4)], batch_size=4, estimator=estimator, known=[1])
+    assert estimator.batches == [[1, 1], [1, 1]]
+
+
+def test_sequential_works_on_one_image_at_a_time_and_measures_the_wall_clock():
+    alive: set[str] = set()
+    spans: list[tuple[str, float, float, str]] = []
+    lock = threading.Lock()
+
+    def record(stage, start, end, what):
+        with lock:
+            spans.append((stage, start, end, what))
+
+    def load(task):
+        assert not alive, "another image is at work"
+        alive.add(str(task.im_id))
+        return load_grey(task)
+
+    tasks = [make_task(im_id, [2, 5, 8, 2]) for im_id in range(4)]
+    groups = [(task,) for task in tasks]
+    results = []
+    for result in estimate_groups(
+        groups, load, FakeEstimator(), {2, 5, 8}, batch_size=3, workers=2, sequential=True, record=record
+    ):
+        results.append(result)
+        alive.clear()
+    assert [result.task.im_id for result in results] == [0, 1, 2, 3]
+    for index, result in enumerate(results):
+        of_image = [(start, end) for stage, start, end, _ in spans[index * 8 : index * 8 + 8] if stage != "read"]
+        wall = max(end for _, end in of_image) - min(start for start, _ in of_image)
+        assert result.time_s >= 0.1 + wall
+        assert result.estimates[0].time_s == result.time_s
+        assert [span[0] for span in spans[index * 8 :][:8]].count("network") == 2
+
+
+def test_each_piece_of_work_is_recorded_as_it_is_counted():
+    spans: list[tuple[str, float, float, str]] = []
+    tasks = [make_task(0, [1, 2]), make_task(1, [4])]
+    results = list(
+        estimate_groups(
+            plan_groups(tasks, 4), load_grey, FakeEstimator(), {1, 2, 4}, batch_size=4, workers=1,
+            record=lambda *span: spans.append(span),
+        )
+    )  # fmt: skip
+    for stage in ("read", "crop", "network", "pnp"):
+        recorded = sum(end - start for name, start, end, _ in spans if name.lower() == stage)
+        assert recorded == pytest.approx(sum(getattr(result.seconds, stage) for result in results))
+    assert {what for name, _, _, what in spans if name == "PnP"} == {
+        "scene 1, image 0, object 1", "scene 1, image 0, object 2", "scene 1, image 1, object 4"
+    }  # fmt: skip
+
+
+def test_leaving_early_drops_the_work_that_has_not_begun():
+    solved: list[int] = []
+
+    class Slow(FakeEstimator):
+        def solve(self, hypotheses, K):
+            solved.append(hypotheses[0])
+            time.sleep(0.2 if len(solved) > 8 else 0)
+            return super().solve(hypotheses, K)
+
+    tasks = [make_task(im_id, [1] * 8) for im_id in range(40)]
+    results = estimate_images(tasks, load_grey, Slow(), {1}, batch_size=8, workers=1)
+    next(results)
+    results.close()
+    assert len(solved) < 3 * 8
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 4), (64, 2)])

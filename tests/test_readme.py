@@ -12,7 +12,7 @@ from picopose_cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ["demo", "render-templates", "infer", "score", "check", "train"]
+COMMANDS = ["demo", "render-templates", "infer", "merge", "score", "check", "train"]
 
 
 def options_of(command: str) -> set[str]:

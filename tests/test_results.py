@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from picopose_cli.bop import results
 from picopose_cli.bop.results import (
     HEADER,
     ResultName,
@@ -53,6 +54,15 @@ def test_numbers_read_back_as_they_were_written(tmp_path):
     again = tmp_path / "again_ycbv-test.csv"
     write_results(again, [PoseEstimate(*values) for values in table_rows(table)])
     np.testing.assert_allclose(read_results(again).T_cam_from_obj, table.T_cam_from_obj, rtol=1e-15)
+
+
+def test_many_rows_are_written_in_parts_and_not_held(tmp_path, monkeypatch):
+    write_results(tmp_path / "whole_ycbv-test.csv", estimates())
+    monkeypatch.setattr(results, "_ROWS_AT_ONCE", 3)
+    write_results(tmp_path / "parts_ycbv-test.csv", iter(estimates()))
+    assert (tmp_path / "parts_ycbv-test.csv").read_bytes() == (tmp_path / "whole_ycbv-test.csv").read_bytes()
+    write_results(tmp_path / "none_ycbv-test.csv", [])
+    assert (tmp_path / "none_ycbv-test.csv").read_text() == HEADER + "\n"
 
 
 def table_rows(table):

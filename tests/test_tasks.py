@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from bop_folder import HEIGHT, MASK_BOX, WIDTH, K, box_mask, edit_json, write_scene
 
 from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.bop.rle import encode_rle
-from picopose_cli.bop.tasks import load_image, make_image_tasks
+from picopose_cli.bop.tasks import load_image, make_image_tasks, tasks_sha256
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Detection, Rle, Target
+from picopose_cli.structs import Detection, ImageTask, Rle, Target
 
 
 @pytest.fixture
@@ -71,3 +74,31 @@ def test_missing_image_is_an_error_when_it_is_read(dataset):
     task.image_path.unlink()
     with pytest.raises(PicoPoseError, match="the image does not exist"):
         load_image(task)
+
+
+def test_the_digest_tells_whatever_is_asked_apart_and_no_folders():
+    rle = Rle((4, 4), b"abc")
+    found = Detection(1, np.float64(0.5), (1.0, 2.0, 3.0, 4.0), rle, 0.2)
+    task = ImageTask(1, 2, Path("a/rgb/000002.png"), np.eye(3), (found, replace(found, mask=None)))
+    others = [
+        replace(task, im_id=3),
+        replace(task, image_path=Path("a/rgb/000002.tif")),
+        replace(task, K=np.eye(3) * 2),
+        replace(task, K=None, problem="no camera"),
+        replace(task, detections=task.detections[::-1]),
+        replace(task, detections=task.detections[:1]),
+        *[
+            replace(task, detections=(replace(found, **change), task.detections[1]))
+            for change in (
+                {"obj_id": 2}, {"score": 0.25}, {"box_xywh": (1.0, 2.0, 3.0, 5.0)}, {"time_s": -1.0},
+                {"mask": Rle((4, 4), b"abd")}, {"mask": Rle((2, 8), b"abc")}, {"mask": Rle((4, 4), (5, 11))},
+                {"mask": Path("m.png")},
+            )
+        ],
+    ]  # fmt: skip
+    digests = [tasks_sha256(tasks) for tasks in ([], [task], [task, task], *([other] for other in others))]
+    assert len(set(digests)) == len(digests)
+    moved = replace(
+        task, image_path=Path("b/c/000002.png"), detections=(replace(found, score=0.5), *task.detections[1:])
+    )
+    assert tasks_sha256([moved]) == digests[1]

@@ -6,8 +6,9 @@ whole image. Source: the result format of the BOP challenge and the toolkit's lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from picopose_cli.bop.datasets import NAME_DROPS
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_write_bytes
+from picopose_cli.files import atomic_path
 from picopose_cli.geometry import make_T
 from picopose_cli.structs import Array, PoseEstimate
 
@@ -24,6 +25,7 @@ LARGEST_TIME_SPREAD_S = 0.001
 """Times of an image's rows that differ by more make the toolkit refuse the file."""
 _MM_PER_M = 1000.0
 _LARGEST_ID = 2**53
+_ROWS_AT_ONCE = 4096
 _ID_FIELDS = 3
 _FIELDS = HEADER.split(",")
 _CHECK = "run `picopose check` on it for all faults"
@@ -90,21 +92,28 @@ class ResultTable:
         return float(times_s.mean())
 
 
-def write_results(path: Path, estimates: Sequence[PoseEstimate]) -> None:
+def write_results(path: Path, estimates: Iterable[PoseEstimate]) -> None:
     """Write estimates as a BOP result file, which appears whole; numbers are written so that they read back exactly.
 
-    Raises PicoPoseError when the file cannot be written, and ValueError for estimates that no result file may hold:
-    numbers that are not finite, or differing times within an image.
+    The rows are written as they come and not held. Raises PicoPoseError when the file cannot be written, and ValueError
+    for estimates that no result file may hold: numbers that are not finite, or differing times within an image.
     """
     import pandas as pd  # half a second that reading and scoring need not wait for
 
+    rows = map(_fields, _with_one_time_an_image(estimates))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="ascii", newline="") as stream:
+        stream.write(HEADER + "\n")
+        while part := list(islice(rows, _ROWS_AT_ONCE)):
+            pd.DataFrame(part).to_csv(stream, index=False, header=False, lineterminator="\n")
+
+
+def _with_one_time_an_image(estimates: Iterable[PoseEstimate]) -> Iterator[PoseEstimate]:
     times_s: dict[tuple[int, int], float] = {}
     for estimate in estimates:
         image = (estimate.scene_id, estimate.im_id)
         if estimate.time_s != times_s.setdefault(image, estimate.time_s):
             raise ValueError(f"scene {image[0]}, image {image[1]}: the rows of an image need the same time")
-    table = pd.DataFrame([_fields(estimate) for estimate in estimates], columns=_FIELDS)
-    atomic_write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode("ascii"))
+        yield estimate
 
 
 def _fields(estimate: PoseEstimate) -> tuple[int | float | str, ...]:

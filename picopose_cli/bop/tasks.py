@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from picopose_cli.bop.datasets import Camera, Dataset, read_scene_cameras
 from picopose_cli.bop.detections import select_detections
@@ -31,6 +35,23 @@ def make_image_tasks(
         path = dataset.image_path(scene_id, im_id)
         tasks.append(ImageTask(scene_id, im_id, path, camera.K, tuple(chosen), camera.problem))
     return tasks
+
+
+def tasks_sha256(tasks: Iterable[ImageTask]) -> str:
+    """Return a digest of all that the tasks ask for, in their order; folders do not count, only names in them."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        K = None if task.K is None else task.K.tolist()
+        detections = [asdict(detection) for detection in task.detections]
+        content = [task.scene_id, task.im_id, task.image_path.name, K, task.problem, detections]
+        digest.update(json.dumps(content, default=_plain).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.name if isinstance(value, Path) else float(value)  # type: ignore[arg-type]  # a NumPy number
 
 
 def load_image(task: ImageTask) -> LoadedImage:

@@ -81,7 +81,13 @@ def run(
     with _timed(seconds, "poses"):
         rough, results = str(root / DETECTIONS["rough"]), output / RESULTS_NAME
         asked = InferOptions(
-            DATASET, output, detections=rough, weights=options.weights, output=results, device=options.device
+            DATASET,
+            output,
+            detections=rough,
+            weights=options.weights,
+            output=results,
+            device=options.device,
+            restart=True,  # the data set was made anew
         )
         reports.append(infer(asked))
     with _timed(seconds, "scores"):

@@ -1,179 +1,241 @@
 """The batching pipeline: images in, poses out, in order.
 
-Threads read and crop images ahead, the calling thread fills batches across images and objects and runs the network, and
-threads solve PnP meanwhile. Images leave in the order in which they came, each when its last pose is there.
+Threads read and crop images ahead, the calling thread runs the network on groups of whole images, and threads solve PnP
+meanwhile. A group's batches depend on its images alone, so its poses are the same bits in whichever run it is computed.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.estimator import Estimator, Hypothesis
-from picopose_cli.estimation.queries import Query, Skip, crop_queries, stack_queries
+from picopose_cli.estimation.queries import Query, crop_queries, stack_queries
 from picopose_cli.geometry import Floats
-from picopose_cli.structs import ImageTask, LoadedImage, PoseEstimate
+from picopose_cli.structs import ImageResult, ImageTask, LoadedImage, PoseEstimate, Skip, StageSeconds
+from picopose_cli.trace import Record
 
-OPEN_BATCHES = 3
-"""Images kept open while their PnP runs, in batches of one detection an image."""
+DEFAULT_BATCH_SIZE = 16
+"""Detections a network pass where nothing better is known."""
+OPEN_GROUPS = 2
+"""Groups whose PnP may run while the network goes on."""
 
 LoadImage = Callable[[ImageTask], LoadedImage]
+Group = tuple[ImageTask, ...]
+"""Consecutive whole images that go through the network together."""
 
 
-@dataclass
-class StageSeconds:
-    """Seconds spent by stage: read and decode, crop, network (device synchronised), PnP (summed over threads)."""
+def plan_groups(tasks: Iterable[ImageTask], batch_size: int) -> list[Group]:
+    """Return the images in groups of at most `batch_size` listed detections; an image with more is a group of its own.
 
-    read: float = 0.0
-    crop: float = 0.0
-    network: float = 0.0
-    pnp: float = 0.0
-
-    def add(self, other: StageSeconds) -> None:
-        """Add another count to this one."""
-        self.read += other.read
-        self.crop += other.crop
-        self.network += other.network
-        self.pnp += other.pnp
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """What came of one image: its estimates (possibly none), what was skipped, and where its time went."""
-
-    task: ImageTask
-    estimates: tuple[PoseEstimate, ...]
-    skips: tuple[Skip, ...]
-    seconds: StageSeconds
+    The groups depend on the tasks and the batch size alone.
+    """
+    groups: list[list[ImageTask]] = []
+    size = 0
+    for task in tasks:
+        size += len(task.detections)
+        if not groups or size > batch_size:
+            groups.append([])
+            size = len(task.detections)
+        groups[-1].append(task)
+    return [tuple(group) for group in groups]
 
 
-@dataclass
-class _OpenImage:
-    """An image on its way: its queries, the solutions still running, its time so far."""
+def share_of_groups(groups: Sequence[Group], index: int, count: int) -> list[Group]:
+    """Return the share `index` (from 0) of `count`: consecutive groups, each in the share that its middle falls into.
 
-    task: ImageTask
-    queries: tuple[Query, ...]
-    skips: tuple[Skip, ...]
-    seconds: StageSeconds
-    solutions: dict[int, Future[tuple[Floats, float]]] = field(default_factory=dict)
+    The shares have about the same number of detections (an image without any counts as one) and together are all.
+    """
+    sizes = np.array([sum(max(len(task.detections), 1) for task in group) for group in groups])
+    middles = np.cumsum(sizes) - sizes / 2
+    shares = np.floor(middles / sizes.sum() * count) if len(groups) else middles
+    return [group for group, share in zip(groups, shares, strict=True) if share == index]
 
-    def is_submitted(self) -> bool:
-        return len(self.solutions) == len(self.queries)
 
-    def is_done(self) -> bool:
-        return self.is_submitted() and all(future.done() for future in self.solutions.values())
-
-    def finish(self) -> ImageResult:
-        """Wait for the image's poses and give each the image's time."""
-        poses = {position: future.result() for position, future in self.solutions.items()}
-        self.seconds.pnp += sum(seconds for _, seconds in poses.values())
-        time_s = self._image_seconds()
-        estimates, skips = [], list(self.skips)
-        for query in self.queries:
-            T = poses[query.position][0]
-            if np.isfinite(T).all():
-                score = query.detection.score
-                estimates.append(
-                    PoseEstimate(self.task.scene_id, self.task.im_id, query.detection.obj_id, score, T, time_s)
-                )
-            else:
-                reason = "no finite pose came out of the network"
-                skips.append(Skip(self.task.scene_id, self.task.im_id, query.detection.obj_id, reason))
-        return ImageResult(self.task, tuple(estimates), tuple(skips), self.seconds)
-
-    def _image_seconds(self) -> float:
-        """BOP's time of an image: from loaded data to its last pose, with the detector's time where it is known."""
-        detector = max((detection.time_s for detection in self.task.detections), default=0.0)
-        return max(detector, 0.0) + self.seconds.crop + self.seconds.network + self.seconds.pnp
+def groups_after(groups: Sequence[Group], done: int) -> tuple[list[Group], int]:
+    """Return the groups that are not whole among the first `done` images, and how many images of the first one are."""
+    for index, group in enumerate(groups):
+        if len(group) > done:
+            return list(groups[index:]), done
+        done -= len(group)
+    return [], 0
 
 
 def estimate_images(
-    tasks: Sequence[ImageTask],
+    tasks: Iterable[ImageTask],
+    load_image: LoadImage,
+    estimator: Estimator,
+    known_objects: Collection[int],
+    *,
+    batch_size: int | None,
+    workers: int,
+) -> Generator[ImageResult, None, None]:
+    """Yield the result of each task, in order; `batch_size` None is the default."""
+    size = batch_size or DEFAULT_BATCH_SIZE
+    groups = plan_groups(tasks, size)
+    return estimate_groups(groups, load_image, estimator, known_objects, batch_size=size, workers=workers)
+
+
+def estimate_groups(
+    groups: Sequence[Group],
     load_image: LoadImage,
     estimator: Estimator,
     known_objects: Collection[int],
     *,
     batch_size: int,
     workers: int,
-) -> Iterator[ImageResult]:
-    """Yield the result of each task, in order.
+    sequential: bool = False,
+    record: Record | None = None,
+) -> Generator[ImageResult, None, None]:
+    """Yield the result of each image of the groups, in order.
 
-    `batch_size` detections of one or several images go through the network at once; an image's share of a batch's time
-    is its share of the batch's detections. `workers` threads read, as many solve PnP.
+    `workers` threads read, as many solve PnP. An image's share of a network pass's time is its share of the detections.
+    With `sequential` each group must be one image: it is read, estimated and solved before the next is touched, and its
+    time is the wall clock's. `record` hears of each piece of work, from any thread.
     """
-    with ThreadPoolExecutor(workers, "read") as readers, ThreadPoolExecutor(workers, "pnp") as solvers:
-        open_images: deque[_OpenImage] = deque()
-        waiting: deque[tuple[_OpenImage, Query]] = deque()
-        for image in _ahead(readers, lambda task: _open(task, load_image, known_objects), tasks, 2 * workers):
-            open_images.append(image)
-            waiting.extend((image, query) for query in image.queries)
-            while len(waiting) >= batch_size:
-                _run_batch([waiting.popleft() for _ in range(batch_size)], estimator, solvers)
-            while open_images and (open_images[0].is_done() or _must_wait(open_images, batch_size)):
-                yield open_images.popleft().finish()
-        if waiting:
-            _run_batch(list(waiting), estimator, solvers)
-        while open_images:
-            yield open_images.popleft().finish()
+    work = _Work(load_image, estimator, known_objects, batch_size, sequential, record or _forget)
+    with _threads(workers, "read") as readers, _threads(workers, "pnp") as solvers:
+        solving: deque[list[_OpenImage]] = deque()
+        for images in _read_ahead(groups, work, readers, 0 if sequential else 2 * workers):
+            _run_network(images, work, solvers)
+            solving.append(images)
+            while solving and (sequential or len(solving) > OPEN_GROUPS or _is_done(solving[0])):
+                yield from _finish(solving.popleft(), work)
+        while solving:
+            yield from _finish(solving.popleft(), work)
 
 
-def _must_wait(open_images: deque[_OpenImage], batch_size: int) -> bool:
-    """Say whether PnP lags so far behind the network that its results must be waited for."""
-    return len(open_images) > OPEN_BATCHES * batch_size and open_images[0].is_submitted()
+def _forget(stage: str, start: float, end: float, what: str) -> None:
+    """Record nothing."""
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[ImageTask], _OpenImage], tasks: Iterable[ImageTask], count: int
-) -> Iterator[_OpenImage]:
-    """Yield the work's results in order, with at most `count` of them begun ahead."""
-    futures: deque[Future[_OpenImage]] = deque()
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for all images."""
+
+    load_image: LoadImage
+    estimator: Estimator
+    known_objects: Collection[int]
+    batch_size: int
+    sequential: bool
+    record: Record
+
+
+@dataclass
+class _OpenImage:
+    """An image on its way: its queries, the solutions still running, its time so far, when it had been read."""
+
+    task: ImageTask
+    queries: tuple[Query, ...]
+    skips: tuple[Skip, ...]
+    seconds: StageSeconds
+    read_at: float
+    solutions: dict[int, Future[tuple[Floats, float]]] = field(default_factory=dict)
+
+    def finish(self, *, sequential: bool) -> ImageResult:
+        """Wait for the image's poses and give each the image's time."""
+        poses = {position: future.result() for position, future in self.solutions.items()}
+        ended = time.perf_counter()
+        self.seconds.pnp += sum(seconds for _, seconds in poses.values())
+        shares = self.seconds.crop + self.seconds.network + self.seconds.pnp
+        detector = max((detection.time_s for detection in self.task.detections), default=0.0)
+        time_s = max(detector, 0.0) + (ended - self.read_at if sequential else shares)
+        estimates, skips = [], list(self.skips)
+        for query in self.queries:
+            T, obj_id = poses[query.position][0], query.detection.obj_id
+            if np.isfinite(T).all():
+                score = query.detection.score
+                estimates.append(PoseEstimate(self.task.scene_id, self.task.im_id, obj_id, score, T, time_s))
+            else:
+                reason = "no finite pose came out of the network"
+                skips.append(Skip(self.task.scene_id, self.task.im_id, obj_id, reason))
+        return ImageResult(self.task, tuple(estimates), tuple(skips), self.seconds, time_s)
+
+
+@contextmanager
+def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool that drops what it has not begun when the caller leaves, by an error or an interrupt too."""
+    pool = ThreadPoolExecutor(count, name)
     try:
-        for task in tasks:
-            futures.append(pool.submit(work, task))
-            if len(futures) >= count:
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
+        yield pool
     finally:
-        for future in futures:
-            future.cancel()
+        pool.shutdown(cancel_futures=True)
 
 
-def _open(task: ImageTask, load_image: LoadImage, known_objects: Collection[int]) -> _OpenImage:
+def _read_ahead(
+    groups: Iterable[Group], work: _Work, readers: ThreadPoolExecutor, ahead: int
+) -> Iterator[list[_OpenImage]]:
+    """Yield the groups' images read and cropped; beyond a group, whole groups of at least `ahead` images are begun."""
+    begun: deque[list[Future[_OpenImage]]] = deque()
+    for group in groups:
+        begun.append([readers.submit(_open, task, work) for task in group])
+        while begun and sum(map(len, begun)) - len(begun[0]) >= ahead:
+            yield [future.result() for future in begun.popleft()]
+    while begun:
+        yield [future.result() for future in begun.popleft()]
+
+
+def _open(task: ImageTask, work: _Work) -> _OpenImage:
     """Read and crop one image; one that cannot be used comes back with the reason and without queries."""
-    seconds = StageSeconds()
+    started = time.perf_counter()
     problem = task.problem
     if problem is None and not task.detections:
         problem = "the image has no detections for its targets"
-    if problem is not None:
-        return _OpenImage(task, (), (Skip(task.scene_id, task.im_id, None, problem),), seconds)
-    started = time.perf_counter()
     try:
-        image = load_image(task)
+        if problem is not None:
+            raise PicoPoseError(problem)
+        image = work.load_image(task)
     except PicoPoseError as error:
-        return _OpenImage(task, (), (Skip(task.scene_id, task.im_id, None, str(error)),), seconds)
-    read = time.perf_counter()
-    queries, skips = crop_queries(task, image, known_objects)
-    seconds.read, seconds.crop = read - started, time.perf_counter() - read
-    return _OpenImage(task, queries, skips, seconds)
+        skip = Skip(task.scene_id, task.im_id, None, str(error))
+        return _OpenImage(task, (), (skip,), StageSeconds(), time.perf_counter())
+    read_at = time.perf_counter()
+    queries, skips = crop_queries(task, image, work.known_objects)
+    cropped_at = time.perf_counter()
+    work.record("read", started, read_at, _name(task))
+    work.record("crop", read_at, cropped_at, _name(task))
+    return _OpenImage(task, queries, skips, StageSeconds(read=read_at - started, crop=cropped_at - read_at), read_at)
 
 
-def _run_batch(members: list[tuple[_OpenImage, Query]], estimator: Estimator, solvers: ThreadPoolExecutor) -> None:
+def _run_network(images: list[_OpenImage], work: _Work, solvers: ThreadPoolExecutor) -> None:
+    """Run the network on a group's queries, at most a batch at once, and let PnP begin on each."""
+    members = [(image, query) for image in images for query in image.queries]
+    for start in range(0, len(members), work.batch_size):
+        _run_batch(members[start : start + work.batch_size], work, solvers)
+
+
+def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work, solvers: ThreadPoolExecutor) -> None:
     started = time.perf_counter()
-    hypotheses = estimator.hypotheses(stack_queries([query for _, query in members]))
-    share = (time.perf_counter() - started) / len(members)
+    hypotheses = work.estimator.hypotheses(stack_queries([query for _, query in members]))
+    ended = time.perf_counter()
+    work.record("network", started, ended, f"{len(members)} detections")
     for (image, query), of_query in zip(members, hypotheses, strict=True):
-        image.seconds.network += share
-        image.solutions[query.position] = solvers.submit(_solve, estimator, of_query, query.K)
+        image.seconds.network += (ended - started) / len(members)
+        image.solutions[query.position] = solvers.submit(_solve, work, of_query, query, _name(image.task))
 
 
-def _solve(estimator: Estimator, hypotheses: Sequence[Hypothesis], K: Floats) -> tuple[Floats, float]:
+def _solve(work: _Work, hypotheses: Sequence[Hypothesis], query: Query, image: str) -> tuple[Floats, float]:
     started = time.perf_counter()
-    T = estimator.solve(hypotheses, K)
-    return T, time.perf_counter() - started
+    T = work.estimator.solve(hypotheses, query.K)
+    ended = time.perf_counter()
+    work.record("PnP", started, ended, f"{image}, object {query.detection.obj_id}")
+    return T, ended - started
+
+
+def _is_done(images: list[_OpenImage]) -> bool:
+    return all(future.done() for image in images for future in image.solutions.values())
+
+
+def _finish(images: list[_OpenImage], work: _Work) -> Iterator[ImageResult]:
+    for image in images:
+        yield image.finish(sequential=work.sequential)
+
+
+def _name(task: ImageTask) -> str:
+    return f"scene {task.scene_id}, image {task.im_id}"

@@ -10,7 +10,7 @@ import numpy as np
 from picopose_cli.crops import crop_affine, crop_colour, crop_mask, normalise_bgr, square_box
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.geometry import Floats
-from picopose_cli.structs import Detection, ImageTask, LoadedImage, QueryBatch
+from picopose_cli.structs import Detection, ImageTask, LoadedImage, QueryBatch, Skip
 
 MIN_BOX_PX = 1.0
 """A detection's box must cover at least this much of the image in both directions when its mask cannot be used."""
@@ -30,16 +30,6 @@ class Query:
     mask: Floats
     A_crop_from_image: Floats
     K: Floats
-
-
-@dataclass(frozen=True)
-class Skip:
-    """What could not be used and why; `obj_id` is None when it is the whole image."""
-
-    scene_id: int
-    im_id: int
-    obj_id: int | None
-    reason: str
 
 
 def crop_queries(

@@ -25,6 +25,18 @@ def choose_device(wanted: str) -> str:
     return f"cuda:{int(number or 0)}"
 
 
+def choose_devices(wanted: str) -> list[str]:
+    """Return the devices of a list such as `cuda:0,cuda:1`; `all` is every GPU that PyTorch sees.
+
+    Raises PicoPoseError for an unknown name, or a device that is not there.
+    """
+    if wanted == "all":
+        if not torch.cuda.device_count():
+            raise PicoPoseError(f"--device all: PyTorch {torch.__version__} sees no GPU", fix="choose auto or cpu")
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [choose_device(one.strip()) for one in wanted.split(",")]
+
+
 def choose_precision(wanted: str) -> str:
     """Return `fp32` or `bf16`; `auto` is fp32 everywhere."""
     return "fp32" if wanted == "auto" else wanted
@@ -35,6 +47,11 @@ def device_name(device: str) -> str:
     if device == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def thread_count() -> int:
+    """Return how many threads the network uses on the CPU."""
+    return torch.get_num_threads()
 
 
 def peak_device_memory_mb(device: str) -> float:

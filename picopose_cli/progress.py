@@ -1,0 +1,46 @@
+"""The progress bar of long commands: done and total, units a second, time so far and time left."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+
+class _SpeedAndTimeLeft(ProgressColumn):
+    """From the mean since the start: work comes in bursts, which rich's own estimate takes for speed."""
+
+    def render(self, task: Task) -> Text:
+        unit, done = task.fields["unit"], task.completed - task.fields["begun"]
+        if done <= 0 or not task.elapsed or task.total is None:
+            return Text(f"- {unit}/s")
+        left = timedelta(seconds=round((task.total - task.completed) * task.elapsed / done))
+        return Text(f"{done / task.elapsed:.3g} {unit}/s, {left} left")
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar for tasks made by `add_bar`."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        _SpeedAndTimeLeft(),
+        console=console,
+    )
+
+
+def add_bar(progress: Progress, what: str, total: int, unit: str, begun: int = 0) -> TaskID:
+    """Add a task of `total` units, of which `begun` were done before."""
+    return progress.add_task(what, total=total, completed=begun, unit=unit, begun=begun)
