@@ -19,7 +19,7 @@ from torch import Tensor
 
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.network import checkpoint
-from picopose_cli.network.checkpoint import load_network, save_network, weights_sha256
+from picopose_cli.network.checkpoint import load_network, read_config, save_network, weights_sha256
 from picopose_cli.network.config import VIT_L
 from picopose_cli.network.picopose import PicoPose
 
@@ -110,6 +110,16 @@ def test_own_files_carry_their_sizes(tmp_path: Path, network: PicoPose, state: S
     assert loaded.config == TINY
     _same(loaded, state)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]
+
+
+def test_sizes_are_read_without_the_tensors(tmp_path: Path, network: PicoPose, state: State) -> None:
+    save_network(tmp_path / "own.safetensors", network)
+    torch.save(state, tmp_path / "bare.pth")
+    save_file(state, tmp_path / "bare.safetensors")
+    assert read_config(tmp_path / "own.safetensors") == TINY
+    assert read_config(tmp_path / "bare.pth") == read_config(tmp_path / "bare.safetensors") == VIT_L
+    with pytest.raises(PicoPoseError, match="cannot be read"):
+        read_config(tmp_path / "nowhere.pth")
 
 
 def test_the_suffix_does_not_matter(tmp_path: Path, network: PicoPose, state: State) -> None:

@@ -11,7 +11,8 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> PicoPose:
     return network.eval()
 
 
+def read_config(path: Path) -> ModelConfig:
+    """Return the sizes of the network in a weight file, the released ones where it does not say; reads no tensor.
+
+    Raises PicoPoseError when the file cannot be read.
+    """
+    if _read_head(path)[8:9] != b"{":
+        return VIT_L
+    return _config_of_safetensors(path) or VIT_L
+
+
 def load_start(path: Path, network: PicoPose) -> None:
     """Fill a network that is to be trained: all of it, or its backbone when the file is DINOv2's own.
 
@@ -102,12 +113,16 @@ def weights_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_file(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
+def _read_head(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            head = stream.read(64)
+            return stream.read(64)
     except OSError as error:
         raise _cannot_open(path, error) from error
+
+
+def _read_file(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
+    head = _read_head(path)
     if head.startswith(b"PK\x03\x04"):
         return VIT_L, _state_dict_in(path, _read_torch(path, mapped=True))
     if head.startswith(b"\x80"):  # PyTorch's old format, a bare pickle: cannot be mapped
@@ -168,20 +183,33 @@ def _state_dict_in(path: Path, content: Any) -> Mapping[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (no Mapping)
-    except (SafetensorError, OSError) as error:
-        what = f"is truncated, damaged, or no safetensors file ({_first_line(error)})"
-        raise PicoPoseError(what, where=path, fix=_FETCH_AGAIN) from error
+    config = _config_of_safetensors(path)
+    with _opened_safetensors(path) as handle:
+        state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (no Mapping)
+    return (VIT_L, _state_dict_in(path, state)) if config is None else (config, state)
+
+
+def _config_of_safetensors(path: Path) -> ModelConfig | None:
+    """Return the sizes that a file of our own carries, None for another one."""
+    with _opened_safetensors(path) as handle:
+        metadata = handle.metadata() or {}
     if _CONFIG_KEY not in metadata:
-        return VIT_L, _state_dict_in(path, state)
+        return None
     version = metadata.get(_VERSION_KEY)
     if version != str(FORMAT_VERSION):
         what = f"has format version {version}, and this picopose reads {FORMAT_VERSION}"
         raise PicoPoseError(what, where=path, fix="use the picopose that wrote it, or write it again")
-    return _parse_config(path, metadata[_CONFIG_KEY]), state
+    return _parse_config(path, metadata[_CONFIG_KEY])
+
+
+@contextmanager
+def _opened_safetensors(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        what = f"is truncated, damaged, or no safetensors file ({_first_line(error)})"
+        raise PicoPoseError(what, where=path, fix=_FETCH_AGAIN) from error
 
 
 def _parse_config(path: Path, text: str) -> ModelConfig:
