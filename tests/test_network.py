@@ -480,11 +480,10 @@ def test_fast_convolution_is_the_plain_one(
     weight = torch.randn(channels, channels + 1, 3, 3, generator=draw) / 30
     bias = torch.randn(channels, generator=draw) if with_bias else None
     wanted = F.conv2d(features.double(), weight.double(), None if bias is None else bias.double(), padding=1)
-    plain = F.conv2d(features, weight, bias, padding=1)
     with torch.inference_mode():
         assert winograd._pays(features, weight)
         fast = winograd.conv3x3(features, weight, bias)
-    assert (fast - wanted).norm() < 3 * (plain - wanted).norm() + 1e-6 * wanted.norm()
+    assert (fast - wanted).norm() < 5e-6 * wanted.norm()
     _close(fast.double(), wanted, 1e-4)
 
 
