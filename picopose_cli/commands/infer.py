@@ -30,6 +30,7 @@ from picopose_cli.files import atomic_write_bytes, require_writable
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import load_network, weights_sha256
 from picopose_cli.network.device import choose_device, choose_precision, device_name, peak_device_memory_mb
+from picopose_cli.network.picopose import store_in_bf16
 from picopose_cli.options import InferOptions, options_record, resolve_data_dir
 from picopose_cli.structs import Detection, ImageTask, PoseEstimate, Target, TemplateBank
 from picopose_cli.templates.bank import bank_path, read_bank
@@ -103,8 +104,9 @@ def run(options: InferOptions) -> InferReport:
         detections=source,
         problems=problems,
     )
+    network = load_network(weights, device)
     estimator = Estimator(
-        load_network(weights, device),
+        store_in_bf16(network) if precision == "bf16" else network,
         device=device,
         precision=precision,
         hypotheses=options.hypotheses,

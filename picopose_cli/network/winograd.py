@@ -84,4 +84,4 @@ def _transform(matrix: _Matrix, values: Tensor) -> Tensor:
     """Apply a matrix (m,n) to the rows and columns that the first axis of (n*n,...) holds; (m*m,...)."""
     one_axis = torch.tensor(matrix, dtype=values.dtype)
     both_axes = torch.kron(one_axis, one_axis)
-    return (both_axes @ values.reshape(len(values), -1)).view(-1, *values.shape[1:])
+    return linear(both_axes, values.reshape(len(values), -1).T).view(-1, *values.shape[1:])
