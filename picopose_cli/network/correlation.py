@@ -11,8 +11,8 @@ from torch import Tensor
 
 _VALUES_ON_CPU = 1 << 22
 """Correlations held at once: 16 MB, since fresh pages and cache misses cost more than the extra calls."""
-_VALUES_ON_DEVICE = 1 << 28
-"""The same on an accelerator, where every piece costs its launches: 1 GB."""
+_VALUES_ON_DEVICE = 1 << 27
+"""The same on an accelerator, where every piece costs its launches: 0.5 GB."""
 _FEATURES = 1 << 20
 """Features read at once where the volume is not built: they stay in cache."""
 _CELLS_WORTH_A_READ = 50
