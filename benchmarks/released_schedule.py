@@ -51,13 +51,17 @@ class ReleasedHypothesis:
     offsets: OffsetEstimate
 
 
+def _never(*_: object) -> bool:
+    return False
+
+
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
     """Leave every product and convolution to PyTorch, and the correlation volume whole."""
     with (
-        patch.object(products, "is_plain_inference", return_value=False),
-        patch.object(winograd, "is_plain_inference", return_value=False),
-        patch.object(correlation, "_is_rather_read", return_value=False),
+        patch.object(products, "is_plain_inference", _never),
+        patch.object(winograd, "is_plain_inference", _never),
+        patch.object(correlation, "_is_rather_read", _never),
     ):
         yield
 
