@@ -385,6 +385,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             numbers |= {"peak_gflops_a_core": peak / 1e9, "bound_cpu_s": bound}
             numbers["share_of_bound"] = bound / numbers["warm"]["cpu_s"]
         result[precision] = numbers
+        print(json.dumps({"released": released, precision: numbers}), file=sys.stderr)  # the rest takes minutes more
     if flops:
         result["gflop_a_detection"] = {name: count / 1e9 for name, count in flops.items()}
     if device == "cpu" and len(precisions) > 1:
@@ -393,6 +394,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         make_start(Path(work), half, precisions[-1])
         result["second_start"] = in_a_child("--child", work, precisions[-1])
+        print(json.dumps(result["second_start"]), file=sys.stderr)
     result["cost_over_images"] = in_a_child("--child")
     return result
 
