@@ -2,17 +2,21 @@
 
 Four detections of one image at a time, in f32. Only the template features that choose the views are kept; for every
 hypothesis the chosen templates go through the backbone and the DPT head again, and the observations through the DPT
-head again. The arithmetic is the network's own, so that results can be compared number by number.
+head again. The network's functions are ours, so that results can be compared number by number, but `plain_arithmetic`
+keeps their products and convolutions PyTorch's own, as in the released code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from picopose_cli.network import correlation, products, winograd
 from picopose_cli.network.affine import AffineEstimate
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetEstimate
@@ -47,7 +51,23 @@ class ReleasedHypothesis:
     offsets: OffsetEstimate
 
 
+def _never(*_: object) -> bool:
+    return False
+
+
+@contextmanager
+def plain_arithmetic() -> Iterator[None]:
+    """Leave every product and convolution to PyTorch, and the correlation volume whole."""
+    with (
+        patch.object(products, "is_plain_inference", _never),
+        patch.object(winograd, "is_plain_inference", _never),
+        patch.object(correlation, "_is_rather_read", _never),
+    ):
+        yield
+
+
 @torch.inference_mode()
+@plain_arithmetic()
 def onboard(network: PicoPose, inputs: Tensor, masks: Tensor, origins: Tensor) -> ReleasedTemplates:
     """Compute what chooses the views of an object, once: inputs (V,3,S,S), masks (V,S,S), origins (V,2) crop px."""
     cells = [unit_cells(network.extract(chunk)[-1]) for chunk in torch.split(inputs, BATCH_SIZE)]
@@ -55,6 +75,7 @@ def onboard(network: PicoPose, inputs: Tensor, masks: Tensor, origins: Tensor) -
 
 
 @torch.inference_mode()
+@plain_arithmetic()
 def released_hypotheses(
     network: PicoPose, query_inputs: Tensor, query_masks: Tensor, templates: Sequence[ReleasedTemplates]
 ) -> list[ReleasedHypothesis]:

@@ -164,6 +164,9 @@ def infer(
     profile: Annotated[
         Path | None, typer.Option(help="Write a Chrome trace of reading, crops, network and PnP here.")
     ] = InferOptions.profile,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep template features beside the banks, for another run.")
+    ] = InferOptions.cache,
 ) -> None:
     """Estimate the pose of every detection of a split and write a BOP result file; again, to continue a killed run."""
     options = InferOptions(
@@ -186,6 +189,7 @@ def infer(
         timing=timing,
         restart=restart,
         profile=profile,
+        cache=cache,
     )
     from picopose_cli.commands import infer as command
 

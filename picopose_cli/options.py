@@ -126,6 +126,8 @@ class InferOptions:
     """Discard what an earlier run has left in the journal."""
     profile: Path | None = None
     """Write what each thread did when, as a Chrome trace."""
+    cache: bool = True
+    """Keep template features beside the banks, for another run."""
 
     def __post_init__(self) -> None:
         _require_choice("--precision", self.precision, PRECISIONS)

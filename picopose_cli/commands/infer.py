@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from picopose_cli.children import Children
 from picopose_cli.environment import machine, package_versions, peak_memory_mb
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.estimator import Estimator
+from picopose_cli.estimation.features import FeatureFile, feature_file
 from picopose_cli.estimation.pipeline import (
-    DEFAULT_BATCH_SIZE,
     Group,
     estimate_groups,
     groups_after,
@@ -40,14 +41,16 @@ from picopose_cli.estimation.pipeline import (
 from picopose_cli.files import file_sha256, require_writable
 from picopose_cli.interrupts import stoppable
 from picopose_cli.network.bundled import bundled_weights
-from picopose_cli.network.checkpoint import load_network, weights_sha256
+from picopose_cli.network.checkpoint import load_network, read_config, weights_sha256
 from picopose_cli.network.device import (
     choose_devices,
     choose_precision,
     device_name,
     peak_device_memory_mb,
+    suggest_batch_size,
     thread_count,
 )
+from picopose_cli.network.picopose import store_in_bf16
 from picopose_cli.options import InferOptions, command_line, options_record, resolve_data_dir
 from picopose_cli.progress import add_bar, progress_bar
 from picopose_cli.structs import Detection, ImageResult, ImageTask, Provenance, Target
@@ -60,6 +63,7 @@ METHOD = "picopose"
 RELEASED_WEIGHTS = "the checkpoint that the PicoPose authors released (see weights/README.md)"
 _NOT_IN_HEADER = {
     "data_dir", "templates", "detections", "weights", "targets", "output", "workers", "limit", "restart", "profile",
+    "cache",
 }  # fmt: skip
 """Options that change no result, or whose content the header has as a digest."""
 _HEADER_VERSIONS = ("picopose", "torch", "numpy", "opencv-python-headless")
@@ -114,7 +118,8 @@ def _plan(options: InferOptions, console: Console) -> tuple[_Plan, InferReport]:
     """Read all that says what is to be done, and begin the report."""
     data_dir = resolve_data_dir(options.data_dir)
     dataset = open_dataset(options.dataset, data_dir, split=options.split)
-    devices, precision = choose_devices(options.device), choose_precision(options.precision)
+    devices = choose_devices(options.device)
+    precision = choose_precision(options.precision, devices[0])
     output = _output(options, dataset)
     targets = read_targets(dataset, options.targets)
     source, detections, problems = _read_detections(options, dataset, data_dir, targets)
@@ -134,7 +139,7 @@ def _plan(options: InferOptions, console: Console) -> tuple[_Plan, InferReport]:
     )
     templates = options.templates or dataset.root / "templates"
     banks = _usable_banks(dataset, templates, tasks, report)
-    batch_size = _batch_size(options, shard_paths(output, len(devices)))
+    batch_size = _batch_size(options, shard_paths(output, len(devices)), weights, devices[0])
     found = options.detections if source is None else file_sha256(source)
     report.header = _header(report, dataset, devices[0], batch_size) | {
         "shard": options.part and list(options.part),
@@ -232,13 +237,13 @@ def _matching_bank(dataset: Dataset, templates: Path, obj_id: int) -> Provenance
     return bank
 
 
-def _batch_size(options: InferOptions, outputs: Sequence[Path]) -> int:
+def _batch_size(options: InferOptions, outputs: Sequence[Path], weights: Path, device: str) -> int:
     """Return the batch size that is asked for, else that of the run that is continued, else what the device takes."""
     if options.batch_size is not None:
         return options.batch_size
     headers = [] if options.restart else [read_header(journal_path(output)) for output in outputs]
     begun = [header["batch_size"] for header in headers if header and isinstance(header.get("batch_size"), int)]
-    return begun[0] if begun else DEFAULT_BATCH_SIZE
+    return begun[0] if begun else suggest_batch_size(device, read_config(weights))
 
 
 def _digest(bank: Provenance) -> str:
@@ -270,8 +275,9 @@ def _estimate(plan: _Plan, journal: Journal, report: InferReport, console: Conso
     """Estimate the images after the journal's; a group of which it has a part is computed again whole."""
     options, device, images = plan.options, plan.devices[0], len(plan.tasks)
     groups, again = groups_after(plan.groups, journal.done)
+    network = load_network(plan.weights, device)
     estimator = Estimator(
-        load_network(plan.weights, device),
+        store_in_bf16(network) if plan.precision == "bf16" else network,
         device=device,
         precision=plan.precision,
         hypotheses=options.hypotheses,
@@ -317,11 +323,18 @@ def _onboard(
             report.problems.append(f"object {obj_id}: {error}")
             continue
         bar = add_bar(progress, f"object {obj_id}", len(bank.crops_rgb), "views")
-        estimator.add_object(bank, lambda count, bar=bar: progress.advance(bar, count))  # type: ignore[misc]
+        estimator.add_object(bank, partial(progress.advance, bar), _feature_file(plan, obj_id, report))
         progress.remove_task(bar)
         known.add(obj_id)
     report.onboarding_s = time.perf_counter() - started
     return known
+
+
+def _feature_file(plan: _Plan, obj_id: int, report: InferReport) -> FeatureFile | None:
+    if not plan.options.cache:
+        return None
+    bank, device = bank_path(plan.templates, obj_id), plan.devices[0]
+    return feature_file(bank, weights_sha256=report.weights_sha256, precision=plan.precision, device=device)
 
 
 def _keep(result: ImageResult, journal: Journal, record: Record | None) -> None:

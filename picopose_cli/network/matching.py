@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from picopose_cli.network.products import linear
+
 _VALUES_AT_A_TIME = 1 << 23
 """Similarities held at once while views are scored (32 MB)."""
 
@@ -39,7 +41,7 @@ def template_scores(query_cells: Tensor, query_masks: Tensor, template_cells: Te
 
 def _scores(masked_cells: Tensor, inside: Tensor, template_cells: Tensor) -> Tensor:
     (batch, cells, width), views = masked_cells.shape, len(template_cells)
-    similarity = masked_cells.view(-1, width) @ template_cells.reshape(-1, width).T
+    similarity = linear(masked_cells.view(-1, width), template_cells.reshape(-1, width)).float()
     similarity = similarity.view(batch, cells, views, cells)  # [b, t, v, s]
     best = similarity.amax(3)  # (B,P,V)
     valid = inside[..., None] & _argmax_is_not_first(similarity, best)

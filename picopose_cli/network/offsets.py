@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from picopose_cli.network.config import LEVELS, DecoderConfig, ModelConfig
 from picopose_cli.network.correlation import lookup_correlation
 from picopose_cli.network.dpt import DptHead
-from picopose_cli.network.winograd import conv3x3
+from picopose_cli.network.winograd import convs3x3
 
 OffsetFeatures = tuple[Tensor, ...]
 """Features of one image for stage 3, (B,D,g,g), (B,D,2g,2g), (B,D,4g,4g); the same function makes both sides."""
@@ -40,8 +41,14 @@ class ConvRelu(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map (N,C,h,w) to (N,outputs,h,w)."""
         if self.conv.kernel_size == (3, 3):
-            return F.relu(conv3x3(features, self.conv.weight, self.conv.bias))
+            return convs_relu([self], features)[0]
         return F.relu(self.conv(features))
+
+
+def convs_relu(layers: Sequence[ConvRelu], features: Tensor) -> list[Tensor]:
+    """Return what 3x3 layers make of the same features."""
+    convolved = convs3x3(features, [(layer.conv.weight, layer.conv.bias) for layer in layers])
+    return [F.relu(values, inplace=not torch.is_grad_enabled()) for values in convolved]
 
 
 class MotionEncoder(nn.Module):
@@ -67,12 +74,12 @@ class Predictor(nn.Module):
     def __init__(self, config: DecoderConfig, outputs: int, kernel: int) -> None:
         super().__init__()
         widths = (2 * config.width + config.motion_width, *config.head_widths)
-        self.layers = nn.Sequential(ConvRelu(widths[0], widths[1], 3), ConvRelu(widths[1], widths[2], 3))
+        self.layers = nn.ModuleList([ConvRelu(widths[0], widths[1], 3), ConvRelu(widths[1], widths[2], 3)])
         self.predict_layer = nn.Conv2d(widths[2], outputs, kernel, padding=kernel // 2)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the change (N,outputs,h,w), f32."""
-        change: Tensor = self.predict_layer(self.layers(features))
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the change (N,outputs,h,w), f32, from what the first layer made of the features."""
+        change: Tensor = self.predict_layer(self.layers[1](hidden))
         return change.float()
 
 
@@ -103,8 +110,10 @@ class FlowDecoder(nn.Module):
             if level:
                 flow, logits = 2 * upsample(flow), upsample(logits)
             features = self._pair_features(level, query[level], template[level], flow)
-            flow = flow + self.flow_pred[level](features)
-            logits = logits + self.mask_pred[level](features)
+            heads: list[Any] = [self.flow_pred[level], self.mask_pred[level]]
+            of_flow, of_mask = convs_relu([head.layers[0] for head in heads], features)
+            flow = flow + heads[0](of_flow)
+            logits = logits + heads[1](of_mask)
             flows.append(flow)
             certainty_logits.append(logits)
         return OffsetEstimate(tuple(flows), tuple(certainty_logits))
@@ -138,6 +147,21 @@ def start_offsets(A_obs_from_tmpl: Tensor, template_masks: Tensor, patch_px: int
     linear, shift = A_obs_from_tmpl[:, :2, :2, None, None], A_obs_from_tmpl[:, :2, 2, None, None]
     moved_px = (linear * centres_px).sum(2) + shift  # no matmul: autocast would round the coordinates
     return moved_px / patch_px * inside - cells, inside
+
+
+def pack_features(features: OffsetFeatures) -> Tensor:
+    """Return the features of B images as one row each (B,L): level by level, and in each cell by cell."""
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in features], dim=1)
+
+
+def unpack_features(packed: Tensor, config: ModelConfig) -> OffsetFeatures:
+    """Return the features that `pack_features` made one row each of; views of the same memory."""
+    width = config.decoder.width
+    levels = torch.split(packed, [grid * grid * width for grid in config.flow_grids], dim=1)
+    return tuple(
+        level.view(-1, grid, grid, width).permute(0, 3, 1, 2)
+        for level, grid in zip(levels, config.flow_grids, strict=True)
+    )
 
 
 def cell_indices(like: Tensor) -> Tensor:

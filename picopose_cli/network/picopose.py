@@ -93,10 +93,28 @@ class PicoPose(nn.Module):
         for start in range(0, len(pairs), step):
             part = slice(start, start + step)
             of_query, of_template = pairs[part].unbind(1)
-            gathered_query = [features[of_query] for features in query]
-            gathered_template = [features[of_template] for features in template]
+            gathered_query = [_gathered(features, of_query) for features in query]
+            gathered_template = [_gathered(features, of_template) for features in template]
             parts.append(decoder(gathered_query, gathered_template, flow[part], logits[part], levels))
         return _joined(parts, self.config.flow_grids[:levels], flow.device)
+
+
+def _gathered(features: Tensor, index: Tensor) -> Tensor:
+    """Return some images' features; for inference channels come last in memory, which suits all that follows."""
+    layout = torch.contiguous_format if torch.is_grad_enabled() else torch.channels_last
+    return features[index].contiguous(memory_format=layout)
+
+
+def store_in_bf16(network: PicoPose) -> PicoPose:
+    """Store the matrices and kernels of stages 1 and 3 in bf16, in place: under autocast they are used as such.
+
+    Norms and stage 2, whose few numbers every pose hangs on, stay f32.
+    """
+    for part in (network.feature_extractor, network.offset_regressor):
+        for module in part.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                module.to(torch.bfloat16)
+    return network
 
 
 def _joined(parts: list[OffsetEstimate], grids: tuple[int, ...], device: torch.device) -> OffsetEstimate:

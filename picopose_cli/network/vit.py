@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812  (the customary name)
 from torch import Tensor, nn
 
 from picopose_cli.network.config import VitConfig
+from picopose_cli.network.products import Linear
 
 FeatureMaps = tuple[Tensor, ...]
 """Four maps (B,C,h,w) on the patch grid, from shallow to deep."""
@@ -67,8 +68,8 @@ class Attention(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.proj = nn.Linear(config.width, config.width)
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.proj = Linear(config.width, config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix tokens (B,T,C)."""
@@ -85,8 +86,8 @@ class Mlp(nn.Module):
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.width, config.mlp_ratio * config.width)
-        self.fc2 = nn.Linear(config.mlp_ratio * config.width, config.width)
+        self.fc1 = Linear(config.width, config.mlp_ratio * config.width)
+        self.fc2 = Linear(config.mlp_ratio * config.width, config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map each token (B,T,C) by itself."""
