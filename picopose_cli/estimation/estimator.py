@@ -5,6 +5,7 @@ A QueryBatch goes in, hypotheses come out; `solve` turns the hypotheses of one d
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from picopose_cli.crops import normalise_bgr
 from picopose_cli.errors import PicoPoseError
+from picopose_cli.estimation.affine_search import search_affine
 from picopose_cli.estimation.correspondences import (
     affine_poses,
     cell_centre_points,
@@ -40,6 +42,8 @@ from picopose_cli.structs import Array, Correspondences, QueryBatch, TemplateBan
 
 TEMPLATE_CHUNK = 16
 """Template views that go through the backbone at once, always the same ones: so their features are always the same."""
+CANDIDATES = 3
+"""Templates whose similarity is searched for each one that stage 3 tries, but for the released rules."""
 PAIR_CHUNK = 40
 """Hypotheses whose flow is held at once; the network itself takes a few of them at a time."""
 KEPT_OFFSETS_BYTES = 1 << 29
@@ -90,6 +94,14 @@ class _Pair:
     view: int
     cells: Tensor
     score: float
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A hypothesis after stage 2: `A_obs_from_tmpl` (3,3) crop px, on the device."""
+
+    pair: _Pair
+    A_obs_from_tmpl: Tensor
 
 
 class Estimator:
@@ -181,11 +193,11 @@ class Estimator:
             maps = self._network.extract(self._tensor(batch.inputs))
             cells, features = self._unit_cells(maps), self._network.offset_features(maps)
             del maps
-            pairs = self._match(batch, cells)
-            for start in range(0, len(pairs), PAIR_CHUNK):
-                chunk = pairs[start : start + PAIR_CHUNK]
-                for pair, hypothesis in zip(chunk, self._regress(batch, chunk, cells, features), strict=True):
-                    results[pair.query].append(hypothesis)
+            starts = self._starts(self._match(batch, cells), cells)
+            for first in range(0, len(starts), PAIR_CHUNK):
+                chunk = starts[first : first + PAIR_CHUNK]
+                for start, hypothesis in zip(chunk, self._refine_offsets(batch, chunk, features), strict=True):
+                    results[start.pair.query].append(hypothesis)
         return [tuple(of_query) for of_query in results]
 
     def solve(self, hypotheses: Sequence[Hypothesis], K: Floats) -> Floats:
@@ -201,31 +213,55 @@ class Estimator:
         for obj_id in np.unique(batch.obj_ids).tolist():
             rows = np.flatnonzero(batch.obj_ids == obj_id).tolist()
             template_cells = self._template_cells(obj_id)
-            best, views = best_views(template_scores(cells[rows], masks[rows], template_cells), self._hypotheses)
+            count = self._hypotheses if self._paper else CANDIDATES * self._hypotheses
+            best, views = best_views(template_scores(cells[rows], masks[rows], template_cells), count)
             for row, of_row, views_of_row in zip(rows, best.tolist(), views, strict=True):
                 chosen = zip(views_of_row.tolist(), template_cells[views_of_row], of_row, strict=True)
                 pairs += [_Pair(row, obj_id, *choice) for choice in chosen]
         return sorted(pairs, key=lambda pair: pair.query)  # stable: the order of the scores stays
 
-    def _regress(
-        self, batch: QueryBatch, pairs: list[_Pair], query_cells: Tensor, query_features: OffsetFeatures
-    ) -> list[Hypothesis]:
-        """Run stages 2 and 3 on some pairs."""
-        queries = [pair.query for pair in pairs]
+    def _starts(self, pairs: list[_Pair], query_cells: Tensor) -> list[_Start]:
+        """Run stage 2 on some pairs; of the templates of each detection those stay on which most matches agree."""
+        starts: list[_Start] = []
+        supports: list[float] = []
+        for first in range(0, len(pairs), PAIR_CHUNK):
+            chunk = pairs[first : first + PAIR_CHUNK]
+            A, support = self._regress_affine(chunk, query_cells)
+            starts += [_Start(*start) for start in zip(chunk, A, strict=True)]
+            supports += support.tolist()
+        if self._paper:
+            return starts
+        ranked = sorted(range(len(starts)), key=lambda i: (starts[i].pair.query, -supports[i]))  # stable
+        of_query = itertools.groupby(ranked, key=lambda i: starts[i].pair.query)
+        return [starts[i] for _, indices in of_query for i in itertools.islice(indices, self._hypotheses)]
+
+    def _regress_affine(self, pairs: list[_Pair], query_cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return A_obs_from_tmpl (N,3,3) and its support (N,): the regressed ones, or what a search makes of them."""
         chosen = [(self._objects[pair.obj_id], pair.view) for pair in pairs]
-        template_cells = torch.stack([pair.cells for pair in pairs])
         masks = torch.stack([of_object.masks[view] for of_object, view in chosen])
         origins = torch.stack([of_object.origins[view] for of_object, view in chosen])
         with torch.autocast(self._device.type, enabled=False):  # a few outputs that every pose hangs on: always fp32
-            cells = query_cells[queries].float(), template_cells.float()
-            affine = self._network.regress_affine(*cells, masks, origins)
+            query = query_cells[[pair.query for pair in pairs]].float()
+            template = torch.stack([pair.cells for pair in pairs]).float()
+            A = self._network.regress_affine(query, template, masks, origins).A_obs_from_tmpl
+            if self._paper:
+                return A, A.new_zeros(len(A))
+            return search_affine(query, template, masks, A, self._network.config.vit.patch_px)
+
+    def _refine_offsets(
+        self, batch: QueryBatch, starts: list[_Start], query_features: OffsetFeatures
+    ) -> list[Hypothesis]:
+        """Run stage 3 on some pairs."""
+        pairs = [start.pair for start in starts]
+        A = torch.stack([start.A_obs_from_tmpl for start in starts])
+        masks = torch.stack([self._objects[pair.obj_id].masks[pair.view] for pair in pairs])
         template_features, places = self._template_features(pairs)
-        index = torch.tensor([queries, places], device=self._device).T
-        offsets = self._network.regress_offsets(query_features, template_features, index, affine.A_obs_from_tmpl, masks)
+        index = torch.tensor([[pair.query for pair in pairs], places], device=self._device).T
+        offsets = self._network.regress_offsets(query_features, template_features, index, A, masks)
         return self._read_hypotheses(
             batch,
             pairs,
-            affine.A_obs_from_tmpl.double().cpu().numpy(),
+            A.double().cpu().numpy(),
             offsets.flows[-1].cpu().numpy(),
             offsets.certainty_logits[-1][:, 0].cpu().numpy(),
         )
