@@ -247,7 +247,7 @@ class Bench:
     @cached_property
     def estimator(self) -> SharedEstimator:
         """The estimator that every line takes its own from, with the template features of all objects."""
-        precision = choose_precision("auto")
+        precision = choose_precision("auto", self.device)
         estimator = SharedEstimator(self.network, device=self.device, precision=precision, hypotheses=1, paper=True)
         for bank in shown(self.banks.values(), len(self.banks), "templates"):
             estimator.add_object(bank)

@@ -146,6 +146,9 @@ def infer(
     batch_size: Annotated[int, typer.Option(help="Detections a batch.")] = InferOptions.batch_size,
     workers: Annotated[int, typer.Option(help="Threads that read images, and as many for PnP.")] = InferOptions.workers,
     limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = InferOptions.limit,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep template features beside the banks, for another run.")
+    ] = InferOptions.cache,
 ) -> None:
     """Estimate the pose of every detection of a split and write a BOP result file."""
     options = InferOptions(
@@ -164,6 +167,7 @@ def infer(
         batch_size=batch_size,
         workers=workers,
         limit=limit,
+        cache=cache,
     )
     from picopose_cli.commands import infer as command
 

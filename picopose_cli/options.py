@@ -104,6 +104,8 @@ class InferOptions:
     """Threads that read images, and as many that solve PnP."""
     limit: int | None = None
     """Only the first N images."""
+    cache: bool = True
+    """Keep template features beside the banks, for another run."""
 
     def __post_init__(self) -> None:
         _require_choice("--precision", self.precision, PRECISIONS)

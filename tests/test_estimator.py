@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny import noise_bank, tiny_network
 
+from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation import estimator as module
 from picopose_cli.estimation.correspondences import affine_poses, released_pairs
 from picopose_cli.estimation.estimator import Estimator
@@ -120,7 +121,8 @@ def test_hypotheses_fall_in_score_and_share_nothing_between_detections(network):
 def test_forgetting_template_features_changes_nothing(network, monkeypatch):
     batch = random_batch([1, 7, 1])
     expected = make_estimator(network).hypotheses(batch)
-    monkeypatch.setattr(module, "KEPT_VIEWS", 2)
+    monkeypatch.setattr(module, "KEPT_OFFSETS_BYTES", 1)
+    monkeypatch.setitem(module.KEPT_CELLS_BYTES, "cpu", 1)
     monkeypatch.setattr(module, "PAIR_CHUNK", 2)
     estimator = make_estimator(network)
     for _ in range(2):
@@ -169,3 +171,32 @@ def test_bf16_runs_and_stays_close_in_the_affine(network):
         depths.append({hypothesis.view: hypothesis.T_stage2[2, 3] for hypothesis in hypotheses})
     assert depths[0] != depths[1]
     assert depths[1] == pytest.approx(depths[0], rel=0.2)
+
+
+class SmallDevice(Estimator):
+    """Has room for so many detections at once, like a GPU that is too small."""
+
+    room = 2
+
+    def _hypotheses_at_once(self, batch):
+        self.asked = [*getattr(self, "asked", []), len(batch.obj_ids)]
+        if len(batch.obj_ids) > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return super()._hypotheses_at_once(batch)
+
+
+def test_a_batch_that_does_not_fit_is_halved(network, caplog):
+    batch = random_batch([1, 7, 1, 7, 7])
+    estimator = SmallDevice(network, device="cpu", precision="fp32", hypotheses=3, paper=True)
+    for obj_id in (1, 7):
+        estimator.add_object(noise_bank(obj_id))
+    halved = estimator.hypotheses(batch)
+    assert estimator.asked == [5, 2, 3, 1, 2]
+    assert "do not fit" in caplog.text
+    for one, other in zip(halved, make_estimator(network).hypotheses(batch), strict=True):
+        assert [h.view for h in one] == [h.view for h in other]
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a.T_stage2, b.T_stage2, atol=1e-5)
+    estimator.room = 0
+    with pytest.raises(PicoPoseError, match="does not fit"):
+        estimator.hypotheses(batch)

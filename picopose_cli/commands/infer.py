@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from picopose_cli.bop.tasks import load_image, make_image_tasks
 from picopose_cli.environment import machine, package_versions, peak_memory_mb
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.estimator import Estimator
+from picopose_cli.estimation.features import FeatureFile, feature_file
 from picopose_cli.estimation.pipeline import estimate_images
 from picopose_cli.files import atomic_write_bytes, require_writable
 from picopose_cli.network.bundled import bundled_weights
@@ -94,7 +96,8 @@ def run(options: InferOptions) -> InferReport:
     targets = read_targets(dataset, options.targets)
     source, detections, problems = _read_detections(options, dataset, data_dir, targets)
     tasks = make_image_tasks(dataset, targets, detections)[: options.limit]
-    device, precision = choose_device(options.device), choose_precision(options.precision)
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
     weights = options.weights or _default_weights(console)
     report = InferReport(
         output=str(output),
@@ -173,7 +176,8 @@ def _onboard(
             report.problems.append(f"object {obj_id}: {error}")
             continue
         bar = progress.add_task(f"object {obj_id}", total=len(bank.crops_rgb), unit="views")
-        estimator.add_object(bank, lambda count, bar=bar: progress.advance(bar, count))  # type: ignore[misc]
+        on_views = partial(progress.advance, bar)
+        estimator.add_object(bank, on_views, _feature_file(templates, obj_id, report))
         progress.remove_task(bar)
         report.banks[obj_id] = bank.provenance.source_sha256
         known.add(obj_id)
@@ -182,6 +186,13 @@ def _onboard(
         why = "; ".join(report.problems[:SHOWN_SKIPS]) or "there are no detections"
         raise PicoPoseError(f"no object can be estimated ({why})", where=templates, fix="run picopose render-templates")
     return known
+
+
+def _feature_file(templates: Path, obj_id: int, report: InferReport) -> FeatureFile | None:
+    if not report.options["cache"]:
+        return None
+    weights, precision, device = report.weights_sha256, report.precision, report.device
+    return feature_file(bank_path(templates, obj_id), weights_sha256=weights, precision=precision, device=device)
 
 
 def _read_matching_bank(dataset: Dataset, templates: Path, obj_id: int) -> TemplateBank:

@@ -5,35 +5,53 @@ A QueryBatch goes in, hypotheses come out; `solve` turns the hypotheses of one d
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from picopose_cli.crops import normalise_bgr
+from picopose_cli.errors import PicoPoseError
+from picopose_cli.estimation.affine_search import search_affine
 from picopose_cli.estimation.correspondences import (
     affine_poses,
     cell_centre_points,
     refined_pairs,
     released_pairs,
 )
+from picopose_cli.estimation.features import (
+    Chunk,
+    FeatureFile,
+    FeaturesInMemory,
+    Kept,
+    TemplateFeatures,
+    template_features,
+)
 from picopose_cli.estimation.pnp import choose_refined, choose_released, solve_refined, solve_released
 from picopose_cli.geometry import Floats, apply_affine, project_points
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
-from picopose_cli.network.offsets import OffsetFeatures
+from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.structs import Correspondences, QueryBatch, TemplateBank
+from picopose_cli.structs import Array, Correspondences, QueryBatch, TemplateBank
 
 TEMPLATE_CHUNK = 16
-"""Template views that go through the backbone at once."""
+"""Template views that go through the backbone at once, always the same ones: so their features are always the same."""
+CANDIDATES = 3
+"""Templates whose similarity is searched for each one that stage 3 tries, but for the released rules."""
 PAIR_CHUNK = 40
 """Hypotheses whose flow is held at once; the network itself takes a few of them at a time."""
-KEPT_VIEWS = 256
-"""Template views whose offset features are kept, 5.5 MB each in fp32 for the released sizes."""
+KEPT_OFFSETS_BYTES = 1 << 29
+"""Offset features kept on the device, 5.5 MB a view in fp32 for the released sizes."""
+KEPT_CELLS_BYTES = {"cpu": 3 << 29, "cuda": 6 << 30}
+"""Cells kept on the device, 170 MB an object in fp32 for the released sizes; the rest is read again when needed."""
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,28 +69,39 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
-class _ObjectFeatures:
-    """An onboarded object on the device; P = 256 cells of the matching grid (16x16).
+class _Object:
+    """An onboarded object: its features, and of its bank what is needed besides.
 
-    `cells` (V,P,C) f32 unit cells, `maps` (V,C,16,16) the last three, all that stage 3 reads, `masks` (V,16,16),
-    `origins` (V,2) crop px of the projected object origin.
+    `masks` (V,16,16) and `origins` (V,2) crop px of the projected object origin lie on the device.
     """
 
-    bank: TemplateBank
-    cells: Tensor
-    maps: tuple[Tensor, ...]
+    features: TemplateFeatures
     masks: Tensor
     origins: Tensor
+    xyz_obj_m: Floats
+    depth_centre_m: Floats
+    K: Floats
+    A_crop_from_image: Floats
+    T_tmpl_from_obj: Floats
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A hypothesis on its way: detection index in the batch, object, view, matching score."""
+    """A hypothesis on its way: detection index in the batch, object, view, its unit cells (P,C), matching score."""
 
     query: int
     obj_id: int
     view: int
+    cells: Tensor
     score: float
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A hypothesis after stage 2: `A_obs_from_tmpl` (3,3) crop px, on the device."""
+
+    pair: _Pair
+    A_obs_from_tmpl: Tensor
 
 
 class Estimator:
@@ -85,45 +114,90 @@ class Estimator:
     def __init__(self, network: PicoPose, *, device: str, precision: str, hypotheses: int, paper: bool) -> None:
         self._network = network
         self._device = torch.device(device)
-        self._bf16 = precision == "bf16"
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._hypotheses = hypotheses
         self._paper = paper
-        self._objects: dict[int, _ObjectFeatures] = {}
-        self._kept: OrderedDict[tuple[int, int], OffsetFeatures] = OrderedDict()
+        self._objects: dict[int, _Object] = {}
+        self._kept_cells = Kept(KEPT_CELLS_BYTES[self._device.type])
+        self._kept_offsets = Kept(KEPT_OFFSETS_BYTES)
+        self._unwritable: set[Path] = set()
 
-    def add_object(self, bank: TemplateBank, on_views: Callable[[int], None] | None = None) -> None:
-        """Compute the template features of a bank once; `on_views` hears how many views were done."""
+    def add_object(
+        self,
+        bank: TemplateBank,
+        on_views: Callable[[int], None] | None = None,
+        file: FeatureFile | None = None,
+    ) -> None:
+        """Take the template features of a bank from `file`, or compute them and write it.
+
+        `on_views` hears how many views were done. Without a file, or where it cannot be written, memory holds them.
+        """
         views = len(bank.crops_rgb)
-        maps: tuple[Tensor, ...] = ()
-        with self._arithmetic():
+        told = on_views or (lambda _: None)
+        done = 0
+
+        def compute() -> Iterator[Chunk]:
+            nonlocal done
             for start in range(0, views, TEMPLATE_CHUNK):
-                part = slice(start, start + TEMPLATE_CHUNK)
-                chunk = self._network.extract(self._tensor(normalise_bgr(bank.crops_rgb[part])))[1:]
-                maps = maps or tuple(level.new_empty(views, *level.shape[1:]) for level in chunk)
-                for level, values in zip(maps, chunk, strict=True):
-                    level[part] = values
-                if on_views is not None:
-                    on_views(len(chunk[0]))
-            cells = unit_cells(maps[-1])
+                chunk = self._compute_features(bank.crops_rgb[start : start + TEMPLATE_CHUNK])
+                done += len(chunk[0])
+                told(len(chunk[0]))
+                yield chunk
+
+        may_write = file is not None and file.path.parent not in self._unwritable
+        features = template_features(file, views, compute, may_write=may_write)
+        if file is not None and isinstance(features, FeaturesInMemory):
+            self._unwritable.add(file.path.parent)
+        if not done:
+            told(views)
         origins = apply_affine(bank.A_crop_from_image, project_points(bank.K, bank.T_tmpl_from_obj[:, None, :3, 3]))
-        self._objects[bank.obj_id] = _ObjectFeatures(
-            bank, cells, maps, self._grid_masks(bank.masks), self._tensor(origins[:, 0].astype(np.float32))
+        self._objects[bank.obj_id] = _Object(
+            features,
+            self._grid_masks(bank.masks),
+            self._tensor(origins[:, 0].astype(np.float32)),
+            bank.xyz_obj_m,
+            bank.depth_centre_m,
+            bank.K,
+            bank.A_crop_from_image,
+            bank.T_tmpl_from_obj,
         )
 
     def hypotheses(self, batch: QueryBatch) -> list[tuple[Hypothesis, ...]]:
         """Return the hypotheses of each detection, best matching template first.
 
-        Every object of the batch must have been added. The device is synchronised on return.
+        Every object of the batch must have been added. The device is synchronised on return. A batch that does not fit
+        into the device's memory is halved until it does. Raises PicoPoseError when one detection does not fit.
         """
+        count = len(batch.obj_ids)
+        try:
+            return self._hypotheses_at_once(batch)
+        except torch.cuda.OutOfMemoryError as error:
+            if count == 1:
+                fix = "free the device of other programs, take --precision bf16, or --device cpu"
+                raise PicoPoseError("one detection does not fit into the device's memory", fix=fix) from error
+        _LOG.warning("%d detections do not fit into the device's memory at once: they are halved", count)
+        torch.cuda.empty_cache()  # here, and not above: the error holds what was computed so far
+        halves = slice(0, count // 2), slice(count // 2, count)
+        return [of_query for half in halves for of_query in self.hypotheses(_part(batch, half))]
+
+    def _compute_features(self, crops_rgb: Array) -> Chunk:
+        """Return the cells and packed offset features of some views, on the host and in the precision of storage."""
+        with self._arithmetic():
+            maps = self._network.extract(self._tensor(normalise_bgr(crops_rgb)))
+            cells, offsets = self._unit_cells(maps), pack_features(self._network.offset_features(maps))
+            return cells.cpu(), offsets.to(self._dtype).cpu()
+
+    def _hypotheses_at_once(self, batch: QueryBatch) -> list[tuple[Hypothesis, ...]]:
         results: list[list[Hypothesis]] = [[] for _ in batch.obj_ids]
         with self._arithmetic():
             maps = self._network.extract(self._tensor(batch.inputs))
-            cells, features = unit_cells(maps[-1]), self._network.offset_features(maps)
-            pairs = self._match(batch, cells)
-            for start in range(0, len(pairs), PAIR_CHUNK):
-                chunk = pairs[start : start + PAIR_CHUNK]
-                for pair, hypothesis in zip(chunk, self._regress(batch, chunk, cells, features), strict=True):
-                    results[pair.query].append(hypothesis)
+            cells, features = self._unit_cells(maps), self._network.offset_features(maps)
+            del maps
+            starts = self._starts(self._match(batch, cells), cells)
+            for first in range(0, len(starts), PAIR_CHUNK):
+                chunk = starts[first : first + PAIR_CHUNK]
+                for start, hypothesis in zip(chunk, self._refine_offsets(batch, chunk, features), strict=True):
+                    results[start.pair.query].append(hypothesis)
         return [tuple(of_query) for of_query in results]
 
     def solve(self, hypotheses: Sequence[Hypothesis], K: Floats) -> Floats:
@@ -138,29 +212,56 @@ class Estimator:
         pairs: list[_Pair] = []
         for obj_id in np.unique(batch.obj_ids).tolist():
             rows = np.flatnonzero(batch.obj_ids == obj_id).tolist()
-            scores = template_scores(cells[rows], masks[rows], self._objects[obj_id].cells)
-            best, views = best_views(scores, self._hypotheses)
-            for row, of_row, views_of_row in zip(rows, best.tolist(), views.tolist(), strict=True):
-                pairs += [_Pair(row, obj_id, *choice) for choice in zip(views_of_row, of_row, strict=True)]
+            template_cells = self._template_cells(obj_id)
+            count = self._hypotheses if self._paper else CANDIDATES * self._hypotheses
+            best, views = best_views(template_scores(cells[rows], masks[rows], template_cells), count)
+            for row, of_row, views_of_row in zip(rows, best.tolist(), views, strict=True):
+                chosen = zip(views_of_row.tolist(), template_cells[views_of_row], of_row, strict=True)
+                pairs += [_Pair(row, obj_id, *choice) for choice in chosen]
         return sorted(pairs, key=lambda pair: pair.query)  # stable: the order of the scores stays
 
-    def _regress(
-        self, batch: QueryBatch, pairs: list[_Pair], query_cells: Tensor, query_features: OffsetFeatures
-    ) -> list[Hypothesis]:
-        """Run stages 2 and 3 on some pairs."""
-        queries = [pair.query for pair in pairs]
+    def _starts(self, pairs: list[_Pair], query_cells: Tensor) -> list[_Start]:
+        """Run stage 2 on some pairs; of the templates of each detection those stay on which most matches agree."""
+        starts: list[_Start] = []
+        supports: list[float] = []
+        for first in range(0, len(pairs), PAIR_CHUNK):
+            chunk = pairs[first : first + PAIR_CHUNK]
+            A, support = self._regress_affine(chunk, query_cells)
+            starts += [_Start(*start) for start in zip(chunk, A, strict=True)]
+            supports += support.tolist()
+        if self._paper:
+            return starts
+        ranked = sorted(range(len(starts)), key=lambda i: (starts[i].pair.query, -supports[i]))  # stable
+        of_query = itertools.groupby(ranked, key=lambda i: starts[i].pair.query)
+        return [starts[i] for _, indices in of_query for i in itertools.islice(indices, self._hypotheses)]
+
+    def _regress_affine(self, pairs: list[_Pair], query_cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return A_obs_from_tmpl (N,3,3) and its support (N,): the regressed ones, or what a search makes of them."""
         chosen = [(self._objects[pair.obj_id], pair.view) for pair in pairs]
-        template_cells = torch.stack([features.cells[view] for features, view in chosen])
-        masks = torch.stack([features.masks[view] for features, view in chosen])
-        origins = torch.stack([features.origins[view] for features, view in chosen])
-        affine = self._network.regress_affine(query_cells[queries], template_cells, masks, origins)
+        masks = torch.stack([of_object.masks[view] for of_object, view in chosen])
+        origins = torch.stack([of_object.origins[view] for of_object, view in chosen])
+        with torch.autocast(self._device.type, enabled=False):  # a few outputs that every pose hangs on: always fp32
+            query = query_cells[[pair.query for pair in pairs]].float()
+            template = torch.stack([pair.cells for pair in pairs]).float()
+            A = self._network.regress_affine(query, template, masks, origins).A_obs_from_tmpl
+            if self._paper:
+                return A, A.new_zeros(len(A))
+            return search_affine(query, template, masks, A, self._network.config.vit.patch_px)
+
+    def _refine_offsets(
+        self, batch: QueryBatch, starts: list[_Start], query_features: OffsetFeatures
+    ) -> list[Hypothesis]:
+        """Run stage 3 on some pairs."""
+        pairs = [start.pair for start in starts]
+        A = torch.stack([start.A_obs_from_tmpl for start in starts])
+        masks = torch.stack([self._objects[pair.obj_id].masks[pair.view] for pair in pairs])
         template_features, places = self._template_features(pairs)
-        index = torch.tensor([queries, places], device=self._device).T
-        offsets = self._network.regress_offsets(query_features, template_features, index, affine.A_obs_from_tmpl, masks)
+        index = torch.tensor([[pair.query for pair in pairs], places], device=self._device).T
+        offsets = self._network.regress_offsets(query_features, template_features, index, A, masks)
         return self._read_hypotheses(
             batch,
             pairs,
-            affine.A_obs_from_tmpl.double().cpu().numpy(),
+            A.double().cpu().numpy(),
             offsets.flows[-1].cpu().numpy(),
             offsets.certainty_logits[-1][:, 0].cpu().numpy(),
         )
@@ -168,27 +269,25 @@ class Estimator:
     def _template_features(self, pairs: list[_Pair]) -> tuple[OffsetFeatures, list[int]]:
         """Return the offset features of the distinct templates of some pairs, and each pair's place among them."""
         keys = [(pair.obj_id, pair.view) for pair in pairs]
-        distinct = list(dict.fromkeys(keys))
-        missing = [key for key in distinct if key not in self._kept]
-        for start in range(0, len(missing), TEMPLATE_CHUNK):
-            part = missing[start : start + TEMPLATE_CHUNK]
-            maps = [
-                torch.stack([self._objects[obj_id].maps[level][view] for obj_id, view in part]) for level in range(3)
-            ]
-            features = self._network.offset_features(tuple(maps))
-            self._kept.update({key: tuple(level[i].clone() for level in features) for i, key in enumerate(part)})
-        for key in distinct:
-            self._kept.move_to_end(key)
-        stacked = tuple(torch.stack([self._kept[key][level] for key in distinct]) for level in range(3))
-        while len(self._kept) > KEPT_VIEWS:
-            self._kept.popitem(last=False)
-        place = {key: i for i, key in enumerate(distinct)}
-        return stacked, [place[key] for key in keys]
+        place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        packed = torch.stack([self._template_offsets(*key) for key in place])
+        return unpack_features(packed, self._network.config), [place[key] for key in keys]
+
+    def _template_cells(self, obj_id: int) -> Tensor:
+        of_object = self._objects[obj_id].features
+        return self._kept_cells.get(obj_id, lambda: of_object.cells().to(self._device))
+
+    def _template_offsets(self, obj_id: int, view: int) -> Tensor:
+        of_object = self._objects[obj_id].features
+        return self._kept_offsets.get((obj_id, view), lambda: of_object.offsets(view).to(self._device))
+
+    def _unit_cells(self, maps: Sequence[Tensor]) -> Tensor:
+        return unit_cells(maps[-1]).to(self._dtype)
 
     def _read_hypotheses(
         self, batch: QueryBatch, pairs: list[_Pair], A: Floats, flow: Floats, logit: Floats
     ) -> list[Hypothesis]:
-        banks = [self._objects[pair.obj_id].bank for pair in pairs]
+        banks = [self._objects[pair.obj_id] for pair in pairs]
         queries = [pair.query for pair in pairs]
         poses = affine_poses(
             A,
@@ -208,7 +307,7 @@ class Estimator:
             for i, (pair, bank) in enumerate(zip(pairs, banks, strict=True))
         ]
 
-    def _pairs(self, bank: TemplateBank, view: int, flow: Floats, logit: Floats, A_crop: Floats) -> Correspondences:
+    def _pairs(self, bank: _Object, view: int, flow: Floats, logit: Floats, A_crop: Floats) -> Correspondences:
         if self._paper:
             return released_pairs(flow, logit, bank.xyz_obj_m[view], A_crop)
         depth = bank.depth_centre_m[view]
@@ -226,7 +325,11 @@ class Estimator:
         """No gradients; bf16 where asked for, and otherwise true fp32: cuDNN would round to TF32 by default."""
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
-            stack.enter_context(torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16))
+            stack.enter_context(torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype != torch.float32))
             if self._device.type == "cuda":
-                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=self._bf16))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=self._dtype != torch.float32))
             yield
+
+
+def _part(batch: QueryBatch, rows: slice) -> QueryBatch:
+    return QueryBatch(**{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})

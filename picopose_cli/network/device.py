@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from picopose_cli.errors import PicoPoseError
+from picopose_cli.network.config import ModelConfig
+
+_AUTO_MAY_BE_BF16 = False
+_LEAST_BATCH, _LARGEST_BATCH = 16, 128
 
 
 def choose_device(wanted: str) -> str:
@@ -25,9 +31,48 @@ def choose_device(wanted: str) -> str:
     return f"cuda:{int(number or 0)}"
 
 
-def choose_precision(wanted: str) -> str:
-    """Return `fp32` or `bf16`; `auto` is fp32 everywhere."""
-    return "fp32" if wanted == "auto" else wanted
+def choose_precision(wanted: str, device: str) -> str:
+    """Return `fp32` or `bf16` for a device of `choose_device`; `auto` is bf16 where that is fast and allowed to be."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if _AUTO_MAY_BE_BF16 and has_fast_bf16(device) else "fp32"
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Say whether a device multiplies bf16 faster than fp32: Ampere GPUs and later, CPUs with AVX-512 BF16 or AMX."""
+    if device != "cpu":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and bool(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def _cpu_flags() -> set[str]:
+    """Return the CPU's features as Linux names them; none where they cannot be read."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def suggest_batch_size(device: str, config: ModelConfig) -> int:
+    """Return how many detections go through the network at once: 16 on a CPU, 16 to 128 by a GPU's free memory."""
+    if device == "cpu":
+        return _LEAST_BATCH
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return batch_size_within(free_bytes, config)
+
+
+def batch_size_within(free_bytes: int, config: ModelConfig) -> int:
+    """Return a batch whose features take at most a tenth of `free_bytes`, in whole multiples of 16 from 16 to 128.
+
+    The rest is for the templates, and for what the stages hold meanwhile, which does not grow with the batch.
+    """
+    cells = config.grid**2
+    backbone = cells * config.vit.width * (len(config.vit.output_blocks) + 3 + 2 * config.vit.mlp_ratio)
+    offsets = sum(grid**2 for grid in config.flow_grids) * (config.decoder.width + 4 * config.dpt.width)
+    per_detection = 4 * (backbone + offsets + 3 * config.crop_px**2)
+    fitting = int(free_bytes / 10 / per_detection) // _LEAST_BATCH * _LEAST_BATCH
+    return min(max(fitting, _LEAST_BATCH), _LARGEST_BATCH)
 
 
 def device_name(device: str) -> str:

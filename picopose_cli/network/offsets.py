@@ -140,6 +140,21 @@ def start_offsets(A_obs_from_tmpl: Tensor, template_masks: Tensor, patch_px: int
     return moved_px / patch_px * inside - cells, inside
 
 
+def pack_features(features: OffsetFeatures) -> Tensor:
+    """Return the features of B images as one row each (B,L): level by level, and in each cell by cell."""
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in features], dim=1)
+
+
+def unpack_features(packed: Tensor, config: ModelConfig) -> OffsetFeatures:
+    """Return the features that `pack_features` made one row each of; views of the same memory."""
+    width = config.decoder.width
+    levels = torch.split(packed, [grid * grid * width for grid in config.flow_grids], dim=1)
+    return tuple(
+        level.view(-1, grid, grid, width).permute(0, 3, 1, 2)
+        for level, grid in zip(levels, config.flow_grids, strict=True)
+    )
+
+
 def cell_indices(like: Tensor) -> Tensor:
     """Return the (x, y) = (column, row) of each cell of a map (N,C,h,w), as (2,h,w) f32."""
     height, width = like.shape[-2:]
