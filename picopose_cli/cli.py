@@ -139,7 +139,7 @@ def infer(
     ] = InferOptions.output,
     hypotheses: Annotated[int, typer.Option(help="Templates tried for each detection.")] = InferOptions.hypotheses,
     paper: Annotated[
-        bool, typer.Option("--paper/--no-paper", help="The released rules, or the refined correspondences and solver.")
+        bool, typer.Option("--paper/--no-paper", help="The released rules, or this project's more accurate ones.")
     ] = InferOptions.paper,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = InferOptions.device,
     precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = InferOptions.precision,

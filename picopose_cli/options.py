@@ -95,8 +95,8 @@ class InferOptions:
     output: Path | None = None
     """The CSV; None: `picopose_DATASET-SPLIT.csv` in the working folder."""
     hypotheses: int = 5
-    paper: bool = True
-    """The released rules throughout; False: the refined correspondences and solver."""
+    paper: bool = False
+    """The released rules throughout, in place of this project's more accurate ones."""
     device: str = "auto"
     precision: str = "auto"
     batch_size: int = 16

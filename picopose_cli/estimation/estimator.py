@@ -24,6 +24,7 @@ from picopose_cli.estimation.correspondences import (
     cell_centre_points,
     refined_pairs,
     released_pairs,
+    turn_to_ray,
 )
 from picopose_cli.estimation.features import (
     Chunk,
@@ -33,7 +34,8 @@ from picopose_cli.estimation.features import (
     TemplateFeatures,
     template_features,
 )
-from picopose_cli.estimation.pnp import choose_refined, choose_released, solve_refined, solve_released
+from picopose_cli.estimation.pnp import choose_released, solve_released
+from picopose_cli.estimation.robust import choose_by_evidence, solve_robust
 from picopose_cli.geometry import Floats, apply_affine, project_points
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
@@ -59,13 +61,15 @@ class Hypothesis:
     """One template tried for one detection.
 
     `view` indexes the bank's views, `score` is the template's matching score, `T_stage2` (4,4) metres the pose that the
-    affine alone implies, `pairs` what goes to PnP.
+    affine alone implies (but for the released rules turned to the object's ray), `pairs` what the pose is solved from,
+    `crop_scale` the crop's px an image px.
     """
 
     view: int
     score: float
     T_stage2: Floats
     pairs: Correspondences
+    crop_scale: float
 
 
 @dataclass(frozen=True)
@@ -202,9 +206,11 @@ class Estimator:
 
     def solve(self, hypotheses: Sequence[Hypothesis], K: Floats) -> Floats:
         """Return T_cam_from_obj (4,4) of a detection from its hypotheses and its image's K (3,3); thread-safe."""
-        solve, choose = (solve_released, choose_released) if self._paper else (solve_refined, choose_refined)
-        solutions = [solve(hypothesis.pairs, K) for hypothesis in hypotheses]
-        return choose(solutions, np.stack([hypothesis.T_stage2 for hypothesis in hypotheses]))
+        T_stage2 = np.stack([hypothesis.T_stage2 for hypothesis in hypotheses])
+        if self._paper:
+            return choose_released([solve_released(hypothesis.pairs, K) for hypothesis in hypotheses], T_stage2)
+        solutions = [solve_robust(h.pairs, K, h.crop_scale, h.T_stage2) for h in hypotheses]
+        return choose_by_evidence(solutions, T_stage2).T_cam_from_obj
 
     def _match(self, batch: QueryBatch, cells: Tensor) -> list[_Pair]:
         """Choose the templates of each detection; the detections of one object share a matrix product."""
@@ -297,12 +303,15 @@ class Estimator:
             np.stack([bank.K for bank in banks]),
             np.stack([bank.T_tmpl_from_obj[pair.view] for bank, pair in zip(banks, pairs, strict=True)]),
         )
+        if not self._paper:
+            poses = turn_to_ray(poses)
         return [
             Hypothesis(
                 pair.view,
                 pair.score,
                 poses[i],
                 self._pairs(bank, pair.view, flow[i], logit[i], batch.A_crop_from_image[pair.query]),
+                float(batch.A_crop_from_image[pair.query, 0, 0]),
             )
             for i, (pair, bank) in enumerate(zip(pairs, banks, strict=True))
         ]

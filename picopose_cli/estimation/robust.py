@@ -1,7 +1,8 @@
 """The pose from uncertain pairs by robust least squares, and the choice between the hypotheses of a detection.
 
-Stage 3 only moves what stage 2 has placed, so stage 2's pose is a start near enough for a local search, and a narrowing
-kernel does what RANSAC does: wrong pairs lose their weight. No draws, so the same pairs always give the same pose.
+A local search under a narrowing kernel does what RANSAC does: wrong pairs lose their weight. It starts from two poses,
+the one that stage 3 started from and the least-squares pose of all pairs, which is right where most pairs are, however
+wrong stage 2 was. There are no draws: the same pairs always give the same pose.
 """
 
 from __future__ import annotations
@@ -58,14 +59,12 @@ def solve_robust(pairs: Correspondences, K: Floats, crop_scale: float, T_start: 
     `K` (3,3) of the image; `crop_scale` crop px an image px: distances count in pixels of what the network saw. None
     where there are too few pairs or nothing finite in front of the camera comes out.
     """
-    if len(pairs.uv_image) < MIN_PAIRS:
+    if len(pairs.uv_image) < MIN_PAIRS or not np.isfinite(T_start).all():
         return None
-    T = np.asarray(T_start, np.float64)
-    for kernel_px in KERNELS_PX:
-        T = _descend(T, pairs, K, crop_scale, kernel_px)
-    if not np.isfinite(T).all() or T[2, 3] <= 0:
-        return None
-    return RobustPose(T, evidence(T, pairs, K, crop_scale))
+    starts = [np.asarray(T_start, np.float64), _least_squares(pairs, K)]
+    found = [_narrow(T, pairs, K, crop_scale) for T in starts if T is not None]
+    solutions = [RobustPose(T, evidence(T, pairs, K, crop_scale)) for T in found if _is_possible(T)]
+    return max(solutions, key=lambda solution: solution.evidence, default=None)
 
 
 def evidence(T_cam_from_obj: Floats, pairs: Correspondences, K: Floats, crop_scale: float) -> float:
@@ -75,9 +74,33 @@ def evidence(T_cam_from_obj: Floats, pairs: Correspondences, K: Floats, crop_sca
 
 
 def choose_by_evidence(solutions: Sequence[RobustPose | None], fallback_poses: Floats) -> RobustPose:
-    """Return the solution with most evidence, the first of equals; without any the first of `fallback_poses` (H,4,4)."""
+    """Return the solution with most evidence, the first of equals; without any the first fallback pose (H,4,4)."""
     found = [solution for solution in solutions if solution is not None]
     return max(found, key=lambda solution: solution.evidence) if found else RobustPose(fallback_poses[0], 0.0)
+
+
+def _least_squares(pairs: Correspondences, K: Floats) -> Floats | None:
+    """Return the pose (4,4) that all pairs together speak for, found without a start; None where they do not say."""
+    try:
+        found, rvec, tvec = cv2.solvePnP(pairs.xyz_obj_m, pairs.uv_image, K, None, flags=cv2.SOLVEPNP_SQPNP)
+    except cv2.error:  # degenerate pairs: OpenCV has no other way to say so
+        return None
+    if not found:
+        return None
+    R, _ = cv2.Rodrigues(rvec)
+    T = make_T(np.asarray(R), np.asarray(tvec).reshape(3))
+    return T if _is_possible(T) else None
+
+
+def _is_possible(T: Floats) -> bool:
+    return bool(np.isfinite(T).all() and T[2, 3] > 0)
+
+
+def _narrow(T: Floats, pairs: Correspondences, K: Floats, crop_scale: float) -> Floats:
+    """Search under one kernel after the other."""
+    for kernel_px in KERNELS_PX:
+        T = _descend(T, pairs, K, crop_scale, kernel_px)
+    return T
 
 
 def _descend(T: Floats, pairs: Correspondences, K: Floats, crop_scale: float, kernel_px: float) -> Floats:
