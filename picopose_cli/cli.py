@@ -17,6 +17,7 @@ import typer
 from picopose_cli import __version__
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.options import (
+    DEFAULT_REFINE,
     MESH_UNITS,
     PRECISIONS,
     PRESETS,
@@ -141,6 +142,10 @@ def infer(
     paper: Annotated[
         bool, typer.Option("--paper/--no-paper", help="The released rules, or this project's more accurate ones.")
     ] = InferOptions.paper,
+    refine: Annotated[
+        int | None,
+        typer.Option(help=f"Rounds of rendering the estimate and matching again. [default: {DEFAULT_REFINE}]"),
+    ] = InferOptions.refine,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = InferOptions.device,
     precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = InferOptions.precision,
     batch_size: Annotated[int, typer.Option(help="Detections a batch.")] = InferOptions.batch_size,
@@ -162,6 +167,7 @@ def infer(
         output=output,
         hypotheses=hypotheses,
         paper=paper,
+        refine=refine,
         device=device,
         precision=precision,
         batch_size=batch_size,

@@ -16,6 +16,8 @@ TARGET_KINDS = ("bop19", "bop24")
 SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
 DATA_DIR_VARIABLE = "BOP_PATH"
+DEFAULT_REFINE = 2
+"""Where the accuracy's gain by a round (benchmarks/README.md) falls below what the round costs."""
 CORES = min(os.cpu_count() or 1, 16)
 """Processes that a command starts when it is not told how many; more would wait for the disk."""
 
@@ -97,6 +99,8 @@ class InferOptions:
     hypotheses: int = 5
     paper: bool = False
     """The released rules throughout, in place of this project's more accurate ones."""
+    refine: int | None = None
+    """Rounds of rendering the estimate and matching again; None: `DEFAULT_REFINE` where the meshes are there."""
     device: str = "auto"
     precision: str = "auto"
     batch_size: int = 16
@@ -113,6 +117,13 @@ class InferOptions:
         _require(self.batch_size >= 1, f"--batch-size {self.batch_size} is too small", "give 1 or more")
         _require(self.workers >= 1, f"--workers {self.workers} is too few", "give 1 or more")
         _require(self.limit is None or self.limit >= 1, f"--limit {self.limit} is too small", "give 1 or more")
+        _require(self.refine is None or self.refine >= 0, f"--refine {self.refine} is negative", "give 0 or more")
+        _require(not (self.paper and self.refine), "the released rules have no --refine", "drop --refine, or --paper")
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of refinement where nothing stands in their way."""
+        return 0 if self.paper else DEFAULT_REFINE if self.refine is None else self.refine
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ from picopose_cli.estimation.correspondences import (
     affine_poses,
     cell_centre_points,
     pose_affines,
-    ray_rotation,
     refined_pairs,
     released_pairs,
     turn_to_ray,
 )
 from picopose_cli.estimation.robust import solve_robust
-from picopose_cli.geometry import invert_T, make_T, project_points, rotation_angle_rad, transform_points
+from picopose_cli.geometry import invert_T, make_T, project_points, ray_rotation, rotation_angle_rad, transform_points
 from picopose_cli.training.batches import collate
 from picopose_cli.training.targets import affine_targets, flow_targets
 

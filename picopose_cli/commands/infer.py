@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.estimator import Estimator
 from picopose_cli.estimation.features import FeatureFile, feature_file
 from picopose_cli.estimation.pipeline import estimate_images
+from picopose_cli.estimation.refine import Refiner
 from picopose_cli.files import atomic_write_bytes, require_writable
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import load_network, weights_sha256
@@ -40,7 +41,8 @@ from picopose_cli.structs import (
     Target,
     TemplateBank,
 )
-from picopose_cli.templates.bank import bank_path, read_bank
+from picopose_cli.templates.bank import bank_path, read_bank, read_provenance
+from picopose_cli.templates.estimates import EstimateRenderer
 from picopose_cli.templates.mesh import mesh_sha256
 
 _LOG = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class InferReport:
     weights: str
     weights_sha256: str
     detections: str
+    refinement: str = ""
+    """Rounds of refinement, and which objects went without."""
     banks: dict[int, str] = field(default_factory=dict)
     """SHA-256 of each object's mesh as its bank records it."""
     images: int = 0
@@ -121,8 +125,15 @@ def run(options: InferOptions) -> InferReport:
     with _progress(console) as progress:
         templates = options.templates or dataset.root / "templates"
         known = _onboard(estimator, dataset, templates, tasks, report, progress)
+        refiner = _make_refiner(options.rounds, options, dataset, templates, known, estimator, report)
         results = estimate_images(
-            tasks, load_image, estimator, known, batch_size=options.batch_size, workers=options.workers
+            tasks,
+            load_image,
+            estimator,
+            known,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            refiner=refiner,
         )
         estimates = _collect(results, report, progress, len(tasks))
     report.total_s = time.perf_counter() - started
@@ -208,6 +219,40 @@ def _read_matching_bank(dataset: Dataset, templates: Path, obj_id: int) -> Templ
             f"the bank was made from another mesh than {mesh}", where=bank_path(templates, obj_id), fix=fix
         )
     return bank
+
+
+def _make_refiner(
+    rounds: int,
+    options: InferOptions,
+    dataset: Dataset,
+    templates: Path,
+    known: Collection[int],
+    estimator: Estimator,
+    report: InferReport,
+) -> Refiner | None:
+    """Return what refines the poses of the objects with a mesh, None without rounds or meshes; the report says which.
+
+    Raises PicoPoseError where refinement was asked for and a mesh is missing.
+    """
+    meshes: dict[int, tuple[Path, str]] = {}
+    for obj_id in known if rounds else ():
+        unit = read_provenance(bank_path(templates, obj_id)).mesh_unit
+        try:
+            if unit == "images":
+                raise PicoPoseError("its bank is made from images, not from a mesh")
+            meshes[obj_id] = mesh_path(dataset, obj_id), unit
+        except PicoPoseError as error:
+            if options.refine is not None:
+                fix = "put the models there, or pass --refine 0"
+                raise PicoPoseError(
+                    f"object {obj_id} cannot be refined: {error.what}", where=error.where, fix=fix
+                ) from error
+    without = sorted(set(known) - set(meshes))
+    missing = (
+        f", but for objects {', '.join(map(str, without))}, whose meshes are missing" if rounds and without else ""
+    )
+    report.refinement = f"{rounds if meshes else 0} rounds{missing}"
+    return Refiner(estimator, EstimateRenderer(meshes), rounds) if meshes else None
 
 
 def _collect(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from picopose_cli.geometry import Floats, apply_affine, make_T, project_points
+from picopose_cli.geometry import Floats, apply_affine, make_T, project_points, ray_rotation
 from picopose_cli.structs import CROP_PX, GRID_CELLS, Correspondences
 
 CELL_PX = CROP_PX / GRID_CELLS
@@ -95,14 +95,6 @@ def turn_to_ray(T_cam_from_obj: Floats) -> Floats:
     ray, which the released rule of `affine_poses` leaves out: with fields of view as usual, up to tens of degrees.
     """
     return make_T(ray_rotation(T_cam_from_obj[:, :3, 3]) @ T_cam_from_obj[:, :3, :3], T_cam_from_obj[:, :3, 3])
-
-
-def ray_rotation(t: Floats) -> Floats:
-    """Return the least rotations (N,3,3) that turn the optical axis into the direction of `t` (N,3), in front."""
-    x, y, z = (t / np.linalg.norm(t, axis=1, keepdims=True)).T
-    k = 1 / (1 + z)  # Rodrigues' formula for the axis (-y, x, 0)
-    R = np.stack([1 - k * x * x, -k * x * y, x, -k * x * y, 1 - k * y * y, y, -x, -y, z], axis=1)
-    return R.reshape(-1, 3, 3)
 
 
 def pose_affines(

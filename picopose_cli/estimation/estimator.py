@@ -35,12 +35,12 @@ from picopose_cli.estimation.features import (
     template_features,
 )
 from picopose_cli.estimation.pnp import choose_released, solve_released
-from picopose_cli.estimation.robust import choose_by_evidence, solve_robust
+from picopose_cli.estimation.robust import RobustPose, solve_robust
 from picopose_cli.geometry import Floats, apply_affine, project_points
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.structs import Array, Correspondences, QueryBatch, TemplateBank
+from picopose_cli.structs import Array, Correspondences, QueryBatch, TemplateBank, TemplateView
 
 TEMPLATE_CHUNK = 16
 """Template views that go through the backbone at once, always the same ones: so their features are always the same."""
@@ -206,11 +206,36 @@ class Estimator:
 
     def solve(self, hypotheses: Sequence[Hypothesis], K: Floats) -> Floats:
         """Return T_cam_from_obj (4,4) of a detection from its hypotheses and its image's K (3,3); thread-safe."""
+        if not self._paper:
+            return self.candidates(hypotheses, K)[0].T_cam_from_obj
         T_stage2 = np.stack([hypothesis.T_stage2 for hypothesis in hypotheses])
-        if self._paper:
-            return choose_released([solve_released(hypothesis.pairs, K) for hypothesis in hypotheses], T_stage2)
-        solutions = [solve_robust(h.pairs, K, h.crop_scale, h.T_stage2) for h in hypotheses]
-        return choose_by_evidence(solutions, T_stage2).T_cam_from_obj
+        return choose_released([solve_released(hypothesis.pairs, K) for hypothesis in hypotheses], T_stage2)
+
+    def candidates(self, hypotheses: Sequence[Hypothesis], K: Floats) -> list[RobustPose]:
+        """Return the pose of each hypothesis by the rules that are not the released ones, most evidence first."""
+        found = [solve_robust(h.pairs, K, h.crop_scale, h.T_stage2) or RobustPose(h.T_stage2, 0.0) for h in hypotheses]
+        return sorted(found, key=lambda pose: -pose.evidence)  # stable: of equals the better template's
+
+    def look(self, batch: QueryBatch) -> OffsetFeatures:
+        """Return the offset features of a batch's detections, on the device."""
+        with self._arithmetic():
+            return self._network.offset_features(self._network.extract(self._tensor(batch.inputs)))
+
+    def match_views(
+        self, features: OffsetFeatures, queries: Sequence[int], views: Sequence[TemplateView], A_obs_from_tmpl: Floats
+    ) -> tuple[Floats, Floats]:
+        """Run stage 3 alone: the finest flow (N,2,64,64) and certainty logits (N,64,64) of N views of any object.
+
+        `features` as `look` gave them, `queries` (N) whose detection each view is compared with, `A_obs_from_tmpl`
+        (N,3,3) crop px.
+        """
+        crops_rgb, masks = np.stack([view.crop_rgb for view in views]), np.stack([view.mask for view in views])
+        with self._arithmetic():
+            of_views = self._network.offset_features(self._network.extract(self._tensor(normalise_bgr(crops_rgb))))
+            index = torch.tensor([list(queries), list(range(len(views)))], device=self._device).T
+            A = self._tensor(A_obs_from_tmpl.astype(np.float32))
+            offsets = self._network.regress_offsets(features, of_views, index, A, self._grid_masks(masks))
+            return offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()
 
     def _match(self, batch: QueryBatch, cells: Tensor) -> list[_Pair]:
         """Choose the templates of each detection; the detections of one object share a matrix product."""
