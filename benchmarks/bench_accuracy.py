@@ -54,7 +54,7 @@ from picopose_cli.estimation.correspondences import (
 )
 from picopose_cli.estimation.estimator import Estimator, Hypothesis
 from picopose_cli.estimation.pipeline import DEFAULT_BATCH_SIZE, Group, plan_groups
-from picopose_cli.estimation.pnp import RANSAC_PX, solve_released
+from picopose_cli.estimation.pnp import RANSAC_PX, PoseSolution, solve_released
 from picopose_cli.estimation.queries import crop_queries, stack_queries
 from picopose_cli.estimation.refine import Refiner
 from picopose_cli.estimation.robust import RobustPose, evidence, solve_robust
@@ -75,6 +75,7 @@ from picopose_cli.training.targets import affine_targets
 from picopose_cli.training.validation import view_angles_deg
 
 Item = TypeVar("Item")
+Solution = PoseSolution | RobustPose | None
 Record = dict[str, list[list[Any]]]
 """Rows of a group of images by slug of the line: scene, image, object, score, pose (4,4) metres, seconds."""
 
@@ -187,36 +188,54 @@ class SharedEstimator(Estimator):
         return [Recorded(*of_one, flow[i], logit[i]) for i, of_one in enumerate(values)]
 
 
-def solve_line(
-    line: Line, found: Sequence[Recorded], bank: TemplateBank, A_crop: Floats, K: Floats
-) -> list[RobustPose]:
-    """Return the poses that a line's rules make of a detection's hypotheses, the chosen one first."""
-    fallbacks = [one.T_stage2 for one in found]
-    if line.robust and line.flows == "regressed":
-        fallbacks = list(turn_to_ray(np.stack(fallbacks)))
-    if not line.hypotheses:
-        return [RobustPose(fallbacks[0], 0.0)]
-    poses = [solve_one(line, *pair, bank, A_crop, K) for pair in zip(found, fallbacks, strict=True)]
-    return sorted(poses[: line.hypotheses], key=lambda pose: -pose.evidence)
+class Solved:
+    """The hypotheses of a detection and what the rules make of them, each rule once, with the seconds that it took."""
 
+    def __init__(self, found: Sequence[Recorded], bank: TemplateBank, A_crop: Floats, K: Floats) -> None:
+        self._found, self._bank, self._A_crop, self._K = found, bank, A_crop, K
+        self._known: dict[tuple[int, bool, bool], tuple[Correspondences, Solution, float]] = {}
 
-def solve_one(line: Line, one: Recorded, fallback: Floats, bank: TemplateBank, A_crop: Floats, K: Floats) -> RobustPose:
-    """Return a hypothesis' pose, with the line's own reason to choose it (evidence, or inlier ratio) as evidence."""
-    crop_scale = float(A_crop[0, 0])
-    if line.sub_cell:
-        depth = bank.depth_centre_m[one.view]
-        xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[one.view], bank.T_tmpl_from_obj[one.view])
-        pairs = refined_pairs(one.flow, one.logit, xyz, depth > 0, A_crop)
-    else:
-        pairs = released_pairs(one.flow, one.logit, bank.xyz_obj_m[one.view], A_crop)
-    solve = partial(solve_robust, crop_scale=crop_scale, T_start=fallback) if line.robust else solve_released
-    solution = solve(pairs, K)
-    if solution is None:
-        return RobustPose(fallback, 0.0)
-    T = solution.T_cam_from_obj
-    if line.evidence:
-        return RobustPose(T, evidence(T, pairs, K, crop_scale))
-    return RobustPose(T, inlier_ratio(T, pairs, K) if isinstance(solution, RobustPose) else solution.inlier_ratio)
+    def poses(self, line: Line) -> tuple[list[RobustPose], float]:
+        """Return the poses that a line's rules make of its hypotheses, the chosen one first, and the seconds of it."""
+        if not line.hypotheses:
+            return [RobustPose(self._fallback(line, 0), 0.0)], 0.0
+        poses, seconds = zip(*(self._pose(line, i) for i in range(min(line.hypotheses, len(self._found)))), strict=True)
+        return sorted(poses, key=lambda pose: -pose.evidence), sum(seconds)
+
+    def _pose(self, line: Line, i: int) -> tuple[RobustPose, float]:
+        """Return a hypothesis' pose; its evidence is the line's own reason to choose it, maybe an inlier ratio."""
+        key = i, line.sub_cell, line.robust
+        if key not in self._known:
+            started = time.perf_counter()
+            pairs, solution = self._solve(line, i)
+            self._known[key] = pairs, solution, time.perf_counter() - started
+        pairs, solution, seconds = self._known[key]
+        if solution is None:
+            return RobustPose(self._fallback(line, i), 0.0), seconds
+        T = solution.T_cam_from_obj
+        if line.evidence:
+            reason = evidence(T, pairs, self._K, self._A_crop[0, 0])
+        else:
+            reason = solution.inlier_ratio if isinstance(solution, PoseSolution) else inlier_ratio(T, pairs, self._K)
+        return RobustPose(T, reason), seconds
+
+    def _solve(self, line: Line, i: int) -> tuple[Correspondences, Solution]:
+        one, bank = self._found[i], self._bank
+        if line.sub_cell:
+            depth = bank.depth_centre_m[one.view]
+            xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[one.view], bank.T_tmpl_from_obj[one.view])
+            pairs = refined_pairs(one.flow, one.logit, xyz, depth > 0, self._A_crop)
+        else:
+            pairs = released_pairs(one.flow, one.logit, bank.xyz_obj_m[one.view], self._A_crop)
+        if not line.robust:
+            return pairs, solve_released(pairs, self._K)
+        return pairs, solve_robust(pairs, self._K, float(self._A_crop[0, 0]), self._fallback(line, i))
+
+    def _fallback(self, line: Line, i: int) -> Floats:
+        """Return the stage-2 pose of a hypothesis; those of the searched similarity are turned already."""
+        T = self._found[i].T_stage2
+        turned: Floats = turn_to_ray(T[None])[0] if line.robust and line.flows == "regressed" else T
+        return turned
 
 
 def inlier_ratio(T_cam_from_obj: Floats, pairs: Correspondences, K: Floats) -> float:
@@ -291,9 +310,9 @@ def poses_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts, d
     for i, (bank, view) in enumerate(zip(starts.banks, starts.views, strict=True)):
         no_pairs = Correspondences(np.empty((0, 2)), np.empty((0, 3)), np.empty(0))
         one = Recorded(view, 0.0, starts.T_stage2[i], no_pairs, 1.0, flows[i], logits[i])
+        solved = Solved([one], bank, batch.A_crop_from_image[i], batch.K[i])
         for line in FROM_TRUTH:
-            found = solve_line(line, [one], bank, batch.A_crop_from_image[i], batch.K[i])
-            poses[line.slug].append(found[0].T_cam_from_obj)
+            poses[line.slug].append(solved.poses(line)[0][0].T_cam_from_obj)
     return {slug: np.stack(found) for slug, found in poses.items()}
 
 
@@ -391,19 +410,21 @@ class Bench:
             started, before_s = time.perf_counter(), estimator.stage3_s
             found = estimator.hypotheses(batch)
             network_s, stage3_s = time.perf_counter() - started, estimator.stage3_s - before_s
+            solved = [
+                Solved(of_query, self.banks[query.detection.obj_id], query.A_crop_from_image, query.K)
+                for of_query, query in zip(found, queries, strict=True)
+            ]
             poses: list[Sequence[RobustPose]] = []
             own_s = 0.0
             for line in lines:
-                started = time.perf_counter()
                 if line.rounds:  # one round more than the line before
+                    started = time.perf_counter()
                     poses = list(self._refine(batch, poses, estimator))
                     own_s += time.perf_counter() - started
                 else:
-                    poses = [
-                        solve_line(line, of_query, self.banks[query.detection.obj_id], query.A_crop_from_image, query.K)
-                        for of_query, query in zip(found, queries, strict=True)
-                    ]
-                    own_s = time.perf_counter() - started
+                    with ThreadPoolExecutor(InferOptions.workers) as threads:
+                        answers = list(threads.map(partial(Solved.poses, line=line), solved))
+                    poses, own_s = [answer[0] for answer in answers], sum(answer[1] for answer in answers)
                 share_s = (network_s - stage3_s * (1 - line.hypotheses / HYPOTHESES) + own_s) / len(part)
                 record[line.slug] += [
                     [task.scene_id, task.im_id, query.detection.obj_id, query.detection.score,

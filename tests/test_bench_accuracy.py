@@ -156,9 +156,8 @@ def test_rules_differ_where_they_say(bench):
     logit = np.where(bank.depth_centre_m[view] > 0, 9.0, -9.0)
     T_true = bank.T_tmpl_from_obj[view]
     one = bench.Recorded(view, 1.0, T_true, None, 1.0, flow, logit)
-    found = {
-        line.slug: bench.solve_line(line, [one], bank, A_crop, bank.K)[0] for line in (*bench.REGRESSED, bench.OURS)
-    }
+    solved = bench.Solved([one], bank, A_crop, bank.K)
+    found = {line.slug: solved.poses(line)[0][0] for line in (*bench.REGRESSED, bench.OURS)}
     off = {
         slug: np.rad2deg(rotation_angle_rad(pose.T_cam_from_obj[:3, :3], T_true[:3, :3]))
         for slug, pose in found.items()
