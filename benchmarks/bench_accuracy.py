@@ -181,9 +181,9 @@ class SharedEstimator(Estimator):
         return found
 
     def _read_hypotheses(
-        self, batch: QueryBatch, pairs: list[Any], A: Floats, flow: Floats, logit: Floats
+        self, batch: QueryBatch, starts: list[Any], A: Floats, flow: Floats, logit: Floats
     ) -> list[Hypothesis]:
-        found = super()._read_hypotheses(batch, pairs, A, flow, logit)
+        found = super()._read_hypotheses(batch, starts, A, flow, logit)
         values = [[getattr(one, field.name) for field in fields(Hypothesis)] for one in found]
         return [Recorded(*of_one, flow[i], logit[i]) for i, of_one in enumerate(values)]
 
@@ -200,7 +200,7 @@ class Solved:
         if not line.hypotheses:
             return [RobustPose(self._fallback(line, 0), 0.0)], 0.0
         poses, seconds = zip(*(self._pose(line, i) for i in range(min(line.hypotheses, len(self._found)))), strict=True)
-        return sorted(poses, key=lambda pose: -pose.evidence), sum(seconds)
+        return sorted(poses, key=lambda pose: -pose.worth), sum(seconds)
 
     def _pose(self, line: Line, i: int) -> tuple[RobustPose, float]:
         """Return a hypothesis' pose; its evidence is the line's own reason to choose it, maybe an inlier ratio."""
@@ -212,12 +212,13 @@ class Solved:
         pairs, solution, seconds = self._known[key]
         if solution is None:
             return RobustPose(self._fallback(line, i), 0.0), seconds
+        support = self._found[i].support if line.evidence else 1.0
         T = solution.T_cam_from_obj
         if line.evidence:
             reason = evidence(T, pairs, self._K, self._A_crop[0, 0])
         else:
             reason = solution.inlier_ratio if isinstance(solution, PoseSolution) else inlier_ratio(T, pairs, self._K)
-        return RobustPose(T, reason), seconds
+        return RobustPose(T, reason, support), seconds
 
     def _solve(self, line: Line, i: int) -> tuple[Correspondences, Solution]:
         one, bank = self._found[i], self._bank
@@ -309,7 +310,7 @@ def poses_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts, d
     poses: dict[str, list[Floats]] = {line.slug: [] for line in FROM_TRUTH}
     for i, (bank, view) in enumerate(zip(starts.banks, starts.views, strict=True)):
         no_pairs = Correspondences(np.empty((0, 2)), np.empty((0, 3)), np.empty(0))
-        one = Recorded(view, 0.0, starts.T_stage2[i], no_pairs, 1.0, flows[i], logits[i])
+        one = Recorded(view, 0.0, starts.T_stage2[i], no_pairs, 1.0, 1.0, flows[i], logits[i])
         solved = Solved([one], bank, batch.A_crop_from_image[i], batch.K[i])
         for line in FROM_TRUTH:
             poses[line.slug].append(solved.poses(line)[0][0].T_cam_from_obj)

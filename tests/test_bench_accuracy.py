@@ -155,7 +155,7 @@ def test_rules_differ_where_they_say(bench):
     flow = np.full((2, GRID_CELLS, GRID_CELLS), 0.5)  # the template itself, in the middle of its cells
     logit = np.where(bank.depth_centre_m[view] > 0, 9.0, -9.0)
     T_true = bank.T_tmpl_from_obj[view]
-    one = bench.Recorded(view, 1.0, T_true, None, 1.0, flow, logit)
+    one = bench.Recorded(view, 1.0, T_true, None, 1.0, 1.0, flow, logit)
     solved = bench.Solved([one], bank, A_crop, bank.K)
     found = {line.slug: solved.poses(line)[0][0] for line in (*bench.REGRESSED, bench.OURS)}
     off = {

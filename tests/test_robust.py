@@ -155,4 +155,6 @@ def test_the_choice_is_by_evidence_and_falls_back_on_stage_2():
     fallback = np.stack([3 * np.eye(4), np.eye(4)])
     assert choose_by_evidence([None, weak, strong], fallback) is strong
     assert choose_by_evidence([weak, RobustPose(np.zeros((4, 4)), 3.0)], fallback) is weak
+    unlikely = RobustPose(np.zeros((4, 4)), 5.0, support=0.5)
+    assert choose_by_evidence([unlikely, weak], fallback) is weak
     np.testing.assert_array_equal(choose_by_evidence([None, None], fallback).T_cam_from_obj, 3 * np.eye(4))

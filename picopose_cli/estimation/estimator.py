@@ -9,7 +9,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ class Hypothesis:
 
     `view` indexes the bank's views, `score` is the template's matching score, `T_stage2` (4,4) metres the pose that the
     affine alone implies (but for the released rules turned to the object's ray), `pairs` what the pose is solved from,
-    `crop_scale` the crop's px an image px.
+    `crop_scale` the crop's px an image px, `support` in [0, 1] of its similarity (1: not searched).
     """
 
     view: int
@@ -70,6 +70,7 @@ class Hypothesis:
     T_stage2: Floats
     pairs: Correspondences
     crop_scale: float
+    support: float
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,11 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Start:
-    """A hypothesis after stage 2: `A_obs_from_tmpl` (3,3) crop px, on the device."""
+    """A hypothesis after stage 2: `A_obs_from_tmpl` (3,3) crop px, on the device, and the support of the search."""
 
     pair: _Pair
     A_obs_from_tmpl: Tensor
+    support: float
 
 
 class Estimator:
@@ -212,9 +214,12 @@ class Estimator:
         return choose_released([solve_released(hypothesis.pairs, K) for hypothesis in hypotheses], T_stage2)
 
     def candidates(self, hypotheses: Sequence[Hypothesis], K: Floats) -> list[RobustPose]:
-        """Return the pose of each hypothesis by the rules that are not the released ones, most evidence first."""
-        found = [solve_robust(h.pairs, K, h.crop_scale, h.T_stage2) or RobustPose(h.T_stage2, 0.0) for h in hypotheses]
-        return sorted(found, key=lambda pose: -pose.evidence)  # stable: of equals the better template's
+        """Return the pose of each hypothesis, not by the released rules; the one of most worth first."""
+        poses = []
+        for one in hypotheses:
+            found = solve_robust(one.pairs, K, one.crop_scale, one.T_stage2) or RobustPose(one.T_stage2, 0.0)
+            poses.append(replace(found, support=one.support))
+        return sorted(poses, key=lambda pose: -pose.worth)  # stable: of equals the better template's
 
     def look(self, batch: QueryBatch) -> OffsetFeatures:
         """Return the offset features of a batch's detections, on the device."""
@@ -254,15 +259,13 @@ class Estimator:
     def _starts(self, pairs: list[_Pair], query_cells: Tensor) -> list[_Start]:
         """Run stage 2 on some pairs; of the templates of each detection those stay on which most matches agree."""
         starts: list[_Start] = []
-        supports: list[float] = []
         for first in range(0, len(pairs), PAIR_CHUNK):
             chunk = pairs[first : first + PAIR_CHUNK]
             A, support = self._regress_affine(chunk, query_cells)
-            starts += [_Start(*start) for start in zip(chunk, A, strict=True)]
-            supports += support.tolist()
+            starts += [_Start(*start) for start in zip(chunk, A, support.tolist(), strict=True)]
         if self._paper:
             return starts
-        ranked = sorted(range(len(starts)), key=lambda i: (starts[i].pair.query, -supports[i]))  # stable
+        ranked = sorted(range(len(starts)), key=lambda i: (starts[i].pair.query, -starts[i].support))  # stable
         of_query = itertools.groupby(ranked, key=lambda i: starts[i].pair.query)
         return [starts[i] for _, indices in of_query for i in itertools.islice(indices, self._hypotheses)]
 
@@ -276,7 +279,7 @@ class Estimator:
             template = torch.stack([pair.cells for pair in pairs]).float()
             A = self._network.regress_affine(query, template, masks, origins).A_obs_from_tmpl
             if self._paper:
-                return A, A.new_zeros(len(A))
+                return A, A.new_ones(len(A))
             return search_affine(query, template, masks, A, self._network.config.vit.patch_px)
 
     def _refine_offsets(
@@ -291,7 +294,7 @@ class Estimator:
         offsets = self._network.regress_offsets(query_features, template_features, index, A, masks)
         return self._read_hypotheses(
             batch,
-            pairs,
+            starts,
             A.double().cpu().numpy(),
             offsets.flows[-1].cpu().numpy(),
             offsets.certainty_logits[-1][:, 0].cpu().numpy(),
@@ -316,8 +319,9 @@ class Estimator:
         return unit_cells(maps[-1]).to(self._dtype)
 
     def _read_hypotheses(
-        self, batch: QueryBatch, pairs: list[_Pair], A: Floats, flow: Floats, logit: Floats
+        self, batch: QueryBatch, starts: list[_Start], A: Floats, flow: Floats, logit: Floats
     ) -> list[Hypothesis]:
+        pairs = [start.pair for start in starts]
         banks = [self._objects[pair.obj_id] for pair in pairs]
         queries = [pair.query for pair in pairs]
         poses = affine_poses(
@@ -337,6 +341,7 @@ class Estimator:
                 poses[i],
                 self._pairs(bank, pair.view, flow[i], logit[i], batch.A_crop_from_image[pair.query]),
                 float(batch.A_crop_from_image[pair.query, 0, 0]),
+                starts[i].support,
             )
             for i, (pair, bank) in enumerate(zip(pairs, banks, strict=True))
         ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Refiner:
     def refine(
         self, batch: QueryBatch, candidates: Sequence[Sequence[RobustPose]], threads: Executor
     ) -> list[tuple[RobustPose, ...]]:
-        """Return the refined candidates of each detection of a batch, most evidence first.
+        """Return the refined candidates of each detection of a batch, the one of most worth first.
 
         `candidates` a detection, best first, are what `Estimator.candidates` found; at least one each. Evidence is that
         of the last round: compared with its own render a pose is judged best. What cannot be rendered stays as it is.
@@ -55,7 +56,7 @@ class Refiner:
                 starts = [(query, poses[query][i]) for query, i in part]
                 for (query, i), pose in zip(part, self._round(batch, features, starts, threads), strict=True):
                     poses[query][i] = pose
-        return [tuple(sorted(of_query, key=lambda pose: -pose.evidence)) for of_query in poses]
+        return [tuple(sorted(of_query, key=lambda pose: -pose.worth)) for of_query in poses]
 
     def _round(
         self, batch: QueryBatch, features: OffsetFeatures, starts: Sequence[tuple[int, RobustPose]], threads: Executor
@@ -75,7 +76,7 @@ class Refiner:
             query, start = starts[rows[i]]
             A_crop, K = batch.A_crop_from_image[query], batch.K[query]
             found = solve_view(flows[i], logits[i], views[i], A_crop, K, start.T_cam_from_obj)
-            return found or RobustPose(start.T_cam_from_obj, 0.0)
+            return replace(found or RobustPose(start.T_cam_from_obj, 0.0), support=start.support)
 
         for i, pose in zip(rows, threads.map(solve, range(len(rows))), strict=True):
             refined[i] = pose

@@ -30,10 +30,19 @@ MIN_PAIRS = 6
 
 @dataclass(frozen=True)
 class RobustPose:
-    """A pose `T_cam_from_obj` (4,4) metres and its evidence: in how many sure pairs' worth of agreement it stands."""
+    """A pose `T_cam_from_obj` (4,4) metres and its evidence: in how many sure pairs' worth of agreement it stands.
+
+    `support` is what stage 1's matches say for the hypothesis that it comes from, which stage 3 has not seen.
+    """
 
     T_cam_from_obj: Floats
     evidence: float
+    support: float = 1.0
+
+    @property
+    def worth(self) -> float:
+        """What a pose is chosen by: two witnesses multiplied."""
+        return self.evidence * self.support
 
 
 @dataclass(frozen=True)
@@ -74,9 +83,9 @@ def evidence(T_cam_from_obj: Floats, pairs: Correspondences, K: Floats, crop_sca
 
 
 def choose_by_evidence(solutions: Sequence[RobustPose | None], fallback_poses: Floats) -> RobustPose:
-    """Return the solution with most evidence, the first of equals; without any the first fallback pose (H,4,4)."""
+    """Return the solution of most worth, the first of equals; without any the first fallback pose (H,4,4)."""
     found = [solution for solution in solutions if solution is not None]
-    return max(found, key=lambda solution: solution.evidence) if found else RobustPose(fallback_poses[0], 0.0)
+    return max(found, key=lambda solution: solution.worth) if found else RobustPose(fallback_poses[0], 0.0)
 
 
 def _least_squares(pairs: Correspondences, K: Floats) -> Floats | None:
