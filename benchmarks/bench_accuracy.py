@@ -2,10 +2,11 @@
 
     python benchmarks/bench_accuracy.py [--weights FILE] [--objects 20] [--images 200] [--work DIR] [--real DIR]
 
-Renders the banks, estimates and scores with the functions of the commands. Every line of the table is a BOP result file
-below --work; a file that is there already, made by the same weights and the same code, is scored as it is, so a stopped
-run goes on where it was. The data set is kept too: empty the folder when its generator has changed. --real adds the
-BOP-format data sets in a folder; --images 0 leaves the procedural one out; --quick tries everything on a few images.
+Renders the banks, estimates and scores with the functions of the commands. Every line of the table is a BOP result
+file below --work. One pass of the network serves all lines that follow from the same flows; what a pass has finished
+is kept in a journal, so a stopped run goes on where it was with the same weights and the same code. The data set is
+kept too: empty the folder when its generator has changed. --real adds the BOP-format data sets in a folder; --images
+0 leaves the procedural one out; --quick tries everything on a few images.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
+import json
 import sys
 import tempfile
 import time
-from collections import OrderedDict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +35,7 @@ from rich.table import Table
 from run_info import ROOT, describe_run, write_result
 
 import picopose_cli
-from picopose_cli.bop.datasets import Dataset, object_ids, open_dataset
+from picopose_cli.bop.datasets import Dataset, mesh_path, object_ids, open_dataset
 from picopose_cli.bop.detections import find_detections, read_detections
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.results import read_results, result_file_name, write_results
@@ -42,29 +45,39 @@ from picopose_cli.commands import render_templates
 from picopose_cli.commands.score import score_file
 from picopose_cli.crops import normalise_bgr
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.estimation.correspondences import affine_poses, cell_centre_points, refined_pairs, released_pairs
-from picopose_cli.estimation.estimator import Estimator
-from picopose_cli.estimation.pipeline import estimate_images
-from picopose_cli.estimation.pnp import choose_refined, choose_released, solve_refined, solve_released
+from picopose_cli.estimation.correspondences import (
+    affine_poses,
+    cell_centre_points,
+    refined_pairs,
+    released_pairs,
+    turn_to_ray,
+)
+from picopose_cli.estimation.estimator import Estimator, Hypothesis
+from picopose_cli.estimation.pipeline import DEFAULT_BATCH_SIZE, Group, plan_groups
+from picopose_cli.estimation.pnp import RANSAC_PX, PoseSolution, solve_released
 from picopose_cli.estimation.queries import crop_queries, stack_queries
-from picopose_cli.geometry import Floats
+from picopose_cli.estimation.refine import Refiner
+from picopose_cli.estimation.robust import RobustPose, evidence, solve_robust
+from picopose_cli.geometry import Floats, project_points, transform_points
 from picopose_cli.network.checkpoint import load_network, weights_sha256
 from picopose_cli.network.device import choose_device, choose_precision, device_name
 from picopose_cli.network.matching import masks_on_grid
-from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.network.vit import FeatureMaps
-from picopose_cli.options import CORES, InferOptions, RenderTemplatesOptions, ScoreOptions
+from picopose_cli.options import CORES, PRECISIONS, InferOptions, RenderTemplatesOptions, ScoreOptions
 from picopose_cli.scoring.localisation import LocalisationScores, Tally
 from picopose_cli.scoring.thresholds import MSSD_THRESHOLDS
-from picopose_cli.structs import ImageTask, PoseEstimate, QueryBatch, TemplateBank
+from picopose_cli.structs import Correspondences, ImageTask, PoseEstimate, QueryBatch, TemplateBank
 from picopose_cli.templates.bank import bank_path, read_bank
+from picopose_cli.templates.estimates import EstimateRenderer
 from picopose_cli.training.batches import ViewBatch
 from picopose_cli.training.synthetic_bop import DETECTIONS, write_procedural_dataset
 from picopose_cli.training.targets import affine_targets
 from picopose_cli.training.validation import view_angles_deg
 
 Item = TypeVar("Item")
+Solution = PoseSolution | RobustPose | None
+Record = dict[str, list[list[Any]]]
+"""Rows of a group of images by slug of the line: scene, image, object, score, pose (4,4) metres, seconds."""
 
 SEED = 20
 """Of the procedural data set."""
@@ -74,77 +87,162 @@ CONFIDENCE_PERCENT = (2.5, 97.5)
 TENTH = int(np.argmin(np.abs(MSSD_THRESHOLDS - 0.1)))
 """Where the recall at an MSSD of a tenth of the diameter stands."""
 UNKNOWN_TIME_S = -1.0
-ESTIMATING_CODE = ("network/*.py", "estimation/*.py", "crops.py", "geometry.py")
+SAID_EVERY = 5
+"""Groups of images between two lines about the progress."""
+ESTIMATING_CODE = ("network/*.py", "estimation/*.py", "templates/*.py", "crops.py", "geometry.py")
 """Parts of the package whose change makes result files out of date."""
 NUMBERS = ("AR", "AR_VSD", "AR_MSSD", "AR_MSPD", "share_mssd_below_tenth", "median_s_an_image")
 WIDE = 160
 """Columns of the tables where no terminal says its own."""
-CAPTION = "95 %: bootstrap over the objects; above default: AR above that of 5 hypotheses, --paper, in the same draws"
+CAPTION = "95 %: bootstrap over the objects; above paper: AR above --paper's, 5 hypotheses, same draws; worst: object"
 REAL_CAPTION = "no AR without depth images; each mean is over the sets that have the number"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A way to estimate: `hypotheses` 0 is the stage-2 pose of the best template; `paper` the released rules.
+    """A way to estimate: which flows, and which rules turn them into a pose.
 
-    `from_truth`: stage 3 starts from the nearest template and the true similarity, in place of stages 1 and 2.
+    `flows`: stage 3 as it starts from stage 2's `regressed` similarity or from the `searched` one, 5 hypotheses a
+    detection, of which the first `hypotheses` are taken (0: the first one's stage-2 pose); or from the `truth`.
+    `sub_cell` pairs, `robust` solver, choice by `evidence`: each in place of the released rule. `rounds` of
+    refinement follow.
     """
 
     slug: str
     title: str
     hypotheses: int
-    paper: bool
-    from_truth: bool = False
-
-    @property
-    def cost(self) -> float:
-        """About how long it takes, in hypotheses of stage 3."""
-        return self.hypotheses + (0 if self.from_truth else 0.5)
+    flows: str
+    sub_cell: bool = False
+    robust: bool = False
+    evidence: bool = False
+    rounds: int = 0
 
 
-ORACLE = Line("oracle", "oracle: nearest template", 0, True, from_truth=True)
-DEFAULT = Line("stage3-5-paper", "stage 3, 5 hypotheses, --paper", 5, True)
-REFINED = Line("stage3-5-refined", "stage 3, 5 hypotheses, --no-paper", 5, False)
+def ours(slug: str, title: str, hypotheses: int, flows: str, rounds: int = 0) -> Line:
+    """Return a line with all of the tool's own rules."""
+    return Line(slug, title, hypotheses, flows, True, True, True, rounds)
+
+
+HYPOTHESES = 5
+ROUNDS = 3
+ORACLE = Line("oracle", "oracle: nearest template", 0, "truth")
+PAPER = Line("paper5", "--paper, 5 hypotheses", 5, "regressed")
+SEARCH_ALONE = Line("searched", "paper, searched similarity alone", 5, "searched")
+OURS = ours("ours5", "--no-paper, 5 hypotheses, --refine 0", 5, "searched")
+REGRESSED = (
+    Line("stage2", "stage 2 alone, best template", 0, "regressed"),
+    Line("paper1", "--paper, 1 hypothesis", 1, "regressed"),
+    Line("paper3", "--paper, 3 hypotheses", 3, "regressed"),
+    PAPER,
+    Line("subcell", "paper, sub-cell pairs alone", 5, "regressed", sub_cell=True),
+    Line("robust", "paper, robust solver alone", 5, "regressed", robust=True),
+    Line("evidence", "paper, choice by evidence alone", 5, "regressed", evidence=True),
+    ours("unsearched", "these three together", 5, "regressed"),
+)
+SEARCHED = (
+    SEARCH_ALONE,
+    ours("ours1", "--no-paper, 1 hypothesis, --refine 0", 1, "searched"),
+    ours("ours3", "--no-paper, 3 hypotheses, --refine 0", 3, "searched"),
+    OURS,
+    *(ours(f"ours5-{n}", f"--no-paper, 5 hypotheses, --refine {n}", 5, "searched", n) for n in range(1, ROUNDS + 1)),
+)
 FROM_TRUTH = (
-    Line("truth-paper", "stage 3 from the truth, --paper", 1, True, from_truth=True),
-    Line("truth-refined", "stage 3 from the truth, --no-paper", 1, False, from_truth=True),
+    Line("truth-paper", "stage 3 from the truth, paper's rules", 1, "truth"),
+    ours("truth-ours", "stage 3 from the truth, own rules", 1, "truth"),
 )
-LINES = (
-    Line("stage2", "stage 2 alone, best template", 0, True),
-    Line("stage3-1-paper", "stage 3, 1 hypothesis, --paper", 1, True),
-    Line("stage3-1-refined", "stage 3, 1 hypothesis, --no-paper", 1, False),
-    DEFAULT,
-    REFINED,
-    *FROM_TRUTH,
-)
-REAL_LINES = (DEFAULT, REFINED)
+LINES = (*REGRESSED, *SEARCHED, *FROM_TRUTH)
+REAL_LINES = (PAPER, *(line for line in SEARCHED if line.hypotheses == HYPOTHESES and line is not SEARCH_ALONE))
 
 
-class StageTwo(PicoPose):
-    """The network up to stage 2: it is certain of no cell, so that the estimator falls back on the stage-2 pose."""
+@dataclass(frozen=True)
+class Recorded(Hypothesis):
+    """A hypothesis with stage 3's own numbers: `flow` (2,64,64), `logit` (64,64)."""
 
-    def offset_features(self, maps: FeatureMaps) -> tuple[torch.Tensor, ...]:
-        """Return the last three maps as they are."""
-        return maps[-3:]
-
-    def regress_offsets(self, *arguments: Any, **_: Any) -> OffsetEstimate:
-        """Return a flow of zeros for the pairs (N,2), the third argument."""
-        pairs, grid = arguments[2], self.config.flow_grids[-1]
-        flow = torch.zeros(len(pairs), 2, grid, grid, device=pairs.device)
-        return OffsetEstimate((flow,), (flow[:, :1] - 1,))
+    flow: Floats
+    logit: Floats
 
 
 class SharedEstimator(Estimator):
-    """The tool's estimator, whose onboarded objects serve every line."""
+    """The tool's estimator, whose onboarded objects serve every pass, and whose hypotheses keep their flows."""
 
-    def for_line(self, line: Line) -> Estimator:
-        """Return an estimator with the line's rules that has the same network and objects, and nothing else yet."""
+    stage3_s = 0.0
+    """Seconds spent in stage 3 so far."""
+
+    def for_pass(self, *, paper: bool) -> SharedEstimator:
+        """Return an estimator with the same network and objects whose stage 3 starts as the rules say."""
         other = copy.copy(self)
-        other._hypotheses, other._paper, other._kept = max(1, line.hypotheses), line.paper, OrderedDict()
-        if not line.hypotheses:
-            other._network = copy.copy(self._network)
-            other._network.__class__ = StageTwo
+        other._paper, other.stage3_s = paper, 0.0
         return other
+
+    def _refine_offsets(self, *arguments: Any) -> list[Hypothesis]:
+        started = time.perf_counter()
+        found = super()._refine_offsets(*arguments)
+        self.stage3_s += time.perf_counter() - started
+        return found
+
+    def _read_hypotheses(
+        self, batch: QueryBatch, starts: list[Any], A: Floats, flow: Floats, logit: Floats
+    ) -> list[Hypothesis]:
+        found = super()._read_hypotheses(batch, starts, A, flow, logit)
+        values = [[getattr(one, field.name) for field in fields(Hypothesis)] for one in found]
+        return [Recorded(*of_one, flow[i], logit[i]) for i, of_one in enumerate(values)]
+
+
+class Solved:
+    """The hypotheses of a detection and what the rules make of them, each rule once, with the seconds that it took."""
+
+    def __init__(self, found: Sequence[Recorded], bank: TemplateBank, A_crop: Floats, K: Floats) -> None:
+        self._found, self._bank, self._A_crop, self._K = found, bank, A_crop, K
+        self._known: dict[tuple[int, bool, bool], tuple[Correspondences, Solution, float]] = {}
+
+    def poses(self, line: Line) -> tuple[list[RobustPose], float]:
+        """Return the poses that a line's rules make of its hypotheses, the chosen one first, and the seconds of it."""
+        if not line.hypotheses:
+            return [RobustPose(self._fallback(line, 0), 0.0)], 0.0
+        poses, seconds = zip(*(self._pose(line, i) for i in range(min(line.hypotheses, len(self._found)))), strict=True)
+        return sorted(poses, key=lambda pose: -pose.worth), sum(seconds)
+
+    def _pose(self, line: Line, i: int) -> tuple[RobustPose, float]:
+        """Return a hypothesis' pose; its evidence is the line's own reason to choose it, maybe an inlier ratio."""
+        key = i, line.sub_cell, line.robust
+        if key not in self._known:
+            started = time.perf_counter()
+            pairs, solution = self._solve(line, i)
+            self._known[key] = pairs, solution, time.perf_counter() - started
+        pairs, solution, seconds = self._known[key]
+        if solution is None:
+            return RobustPose(self._fallback(line, i), 0.0), seconds
+        support = self._found[i].support if line.evidence else 1.0
+        T = solution.T_cam_from_obj
+        if line.evidence:
+            reason = evidence(T, pairs, self._K, self._A_crop[0, 0])
+        else:
+            reason = solution.inlier_ratio if isinstance(solution, PoseSolution) else inlier_ratio(T, pairs, self._K)
+        return RobustPose(T, reason, support), seconds
+
+    def _solve(self, line: Line, i: int) -> tuple[Correspondences, Solution]:
+        one, bank = self._found[i], self._bank
+        if line.sub_cell:
+            depth = bank.depth_centre_m[one.view]
+            xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[one.view], bank.T_tmpl_from_obj[one.view])
+            pairs = refined_pairs(one.flow, one.logit, xyz, depth > 0, self._A_crop)
+        else:
+            pairs = released_pairs(one.flow, one.logit, bank.xyz_obj_m[one.view], self._A_crop)
+        if not line.robust:
+            return pairs, solve_released(pairs, self._K)
+        return pairs, solve_robust(pairs, self._K, float(self._A_crop[0, 0]), self._fallback(line, i))
+
+    def _fallback(self, line: Line, i: int) -> Floats:
+        """Return the stage-2 pose of a hypothesis; those of the searched similarity are turned already."""
+        T = self._found[i].T_stage2
+        turned: Floats = turn_to_ray(T[None])[0] if line.robust and line.flows == "regressed" else T
+        return turned
+
+
+def inlier_ratio(T_cam_from_obj: Floats, pairs: Correspondences, K: Floats) -> float:
+    """Return the share of pairs within the released rule's 2 px of the image."""
+    off_px = project_points(K, transform_points(T_cam_from_obj, pairs.xyz_obj_m)) - pairs.uv_image
+    return float((np.linalg.norm(off_px, axis=1) < RANSAC_PX).mean())
 
 
 @dataclass(frozen=True)
@@ -175,7 +273,7 @@ def true_starts(banks: Sequence[TemplateBank], T_true: Floats, K: Floats, A_crop
     T_tmpl = np.stack([bank.T_tmpl_from_obj[view] for bank, view in chosen])
     targets = affine_targets(_geometry(K, A_crop_from_image, T_true), _geometry(K_tmpl, A_crop_tmpl, T_tmpl))
     A = targets.A_obs_from_tmpl.double().numpy()
-    T_stage2 = affine_poses(A, A_crop_from_image, A_crop_tmpl, K, K_tmpl, T_tmpl)
+    T_stage2 = turn_to_ray(affine_poses(A, A_crop_from_image, A_crop_tmpl, K, K_tmpl, T_tmpl))
     return TrueStarts(tuple(banks), tuple(views), A, T_stage2)
 
 
@@ -206,19 +304,17 @@ def offsets_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts,
     return offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()
 
 
-def poses_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts, device: str) -> dict[bool, Floats]:
-    """Return the poses (N,4,4) of stage 3 from the truth, by the released rules (True) and by the others (False)."""
+def poses_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts, device: str) -> dict[str, Floats]:
+    """Return the poses (N,4,4) of stage 3 from the truth, by the slug of the line."""
     flows, logits = offsets_from_truth(network, batch, starts, device)
-    poses: dict[bool, list[Floats]] = {True: [], False: []}
+    poses: dict[str, list[Floats]] = {line.slug: [] for line in FROM_TRUTH}
     for i, (bank, view) in enumerate(zip(starts.banks, starts.views, strict=True)):
-        A_crop, K, fallback = batch.A_crop_from_image[i], batch.K[i], starts.T_stage2[i : i + 1]
-        depth = bank.depth_centre_m[view]
-        xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[view], bank.T_tmpl_from_obj[view])
-        released = solve_released(released_pairs(flows[i], logits[i], bank.xyz_obj_m[view], A_crop), K)
-        refined = solve_refined(refined_pairs(flows[i], logits[i], xyz, depth > 0, A_crop), K)
-        poses[True].append(choose_released([released], fallback))
-        poses[False].append(choose_refined([refined], fallback))
-    return {paper: np.stack(found) for paper, found in poses.items()}
+        no_pairs = Correspondences(np.empty((0, 2)), np.empty((0, 3)), np.empty(0))
+        one = Recorded(view, 0.0, starts.T_stage2[i], no_pairs, 1.0, 1.0, flows[i], logits[i])
+        solved = Solved([one], bank, batch.A_crop_from_image[i], batch.K[i])
+        for line in FROM_TRUTH:
+            poses[line.slug].append(solved.poses(line)[0][0].T_cam_from_obj)
+    return {slug: np.stack(found) for slug, found in poses.items()}
 
 
 @dataclass(frozen=True)
@@ -231,6 +327,7 @@ class Bench:
     results_dir: Path
     weights: Path
     device: str
+    precision: str
     workers: int
 
     @cached_property
@@ -246,9 +343,11 @@ class Bench:
 
     @cached_property
     def estimator(self) -> SharedEstimator:
-        """The estimator that every line takes its own from, with the template features of all objects."""
-        precision = choose_precision("auto", self.device)
-        estimator = SharedEstimator(self.network, device=self.device, precision=precision, hypotheses=1, paper=True)
+        """The estimator that every pass takes its own from, with the template features of all objects."""
+        precision = choose_precision(self.precision, self.device)
+        estimator = SharedEstimator(
+            self.network, device=self.device, precision=precision, hypotheses=HYPOTHESES, paper=True
+        )
         for bank in shown(self.banks.values(), len(self.banks), "templates"):
             estimator.add_object(bank)
         return estimator
@@ -272,52 +371,97 @@ class Bench:
         name, split = self.dataset.name, self.dataset.result_split
         return self.results_dir / result_file_name(f"{line.slug}-{masks}", name, split)
 
-    def make(self, line: Line, masks: str) -> None:
-        """Write the result file of a line; stage 3 from the truth writes both of its files."""
-        if line is ORACLE:
-            write_results(self.path(line, masks), self._oracle(self._tasks(masks)))
-        elif line.from_truth:
-            for one, estimates in zip(FROM_TRUTH, self._from_truth(self._tasks(masks)), strict=True):
-                write_results(self.path(one, masks), estimates)
-        else:
-            write_results(self.path(line, masks), self._infer(line, self._tasks(masks)))
+    def make(self, flows: str, masks: str, console: Console) -> None:
+        """Write the result files of all lines that follow from the same flows; what has been done is not done again."""
+        lines = [line for line in (ORACLE, *LINES) if line.flows == flows]
+        groups = plan_groups(self._tasks(masks), DEFAULT_BATCH_SIZE)
+        journal = self.path(lines[-1], masks).with_name(f"{flows}-{masks}.jsonl")
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        done = read_journal(journal)
+        started, begun = time.perf_counter(), len(done)
+        estimator = None if flows == "truth" else self.estimator.for_pass(paper=flows == "regressed")
+        for number, group in enumerate(groups[begun:], start=begun + 1):
+            record = self._from_truth(group) if estimator is None else self._estimate(group, lines, estimator)
+            done.append(record)
+            with journal.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            if number % SAID_EVERY == 0 or number == len(groups):
+                spent_s = time.perf_counter() - started
+                left_s = spent_s / (number - begun) * (len(groups) - number)
+                what = f"{self.dataset.name}, {masks} masks, {flows}: {number}/{len(groups)} groups"
+                console.print(f"{what}, {spent_s:.0f} s, about {left_s / 60:.0f} min left")
+        for line in lines:
+            rows = [row for record in done for row in record[line.slug]]
+            write_results(self.path(line, masks), [PoseEstimate(*row[:4], np.array(row[4]), row[5]) for row in rows])
 
     def _tasks(self, masks: str) -> list[ImageTask]:
         found = read_detections(self.detections[masks])
         return make_image_tasks(self.dataset, read_targets(self.dataset), found.by_image)
 
-    def _infer(self, line: Line, tasks: Sequence[ImageTask]) -> list[PoseEstimate]:
-        results = estimate_images(
-            tasks,
-            load_image,
-            self.estimator.for_line(line),
-            set(self.banks),
-            batch_size=InferOptions.batch_size,
-            workers=InferOptions.workers,
-        )
-        return [estimate for result in shown(results, len(tasks), line.title) for estimate in result.estimates]
+    def _estimate(self, group: Group, lines: Sequence[Line], estimator: SharedEstimator) -> Record:
+        """Return the rows of a group of images by line: one pass of the network, then every line's rules."""
+        record: Record = {line.slug: [] for line in lines}
+        members = [
+            (task, query) for task in group for query in crop_queries(task, load_image(task), set(self.banks))[0]
+        ]
+        for first in range(0, len(members), DEFAULT_BATCH_SIZE):
+            part = members[first : first + DEFAULT_BATCH_SIZE]
+            queries = [query for _, query in part]
+            batch = stack_queries(queries)
+            started, before_s = time.perf_counter(), estimator.stage3_s
+            found = estimator.hypotheses(batch)
+            network_s, stage3_s = time.perf_counter() - started, estimator.stage3_s - before_s
+            solved = [
+                Solved(of_query, self.banks[query.detection.obj_id], query.A_crop_from_image, query.K)
+                for of_query, query in zip(found, queries, strict=True)
+            ]
+            poses: list[Sequence[RobustPose]] = []
+            own_s = 0.0
+            for line in lines:
+                if line.rounds:  # one round more than the line before
+                    started = time.perf_counter()
+                    poses = list(self._refine(batch, poses, estimator))
+                    own_s += time.perf_counter() - started
+                else:
+                    with ThreadPoolExecutor(InferOptions.workers) as threads:
+                        answers = list(threads.map(partial(Solved.poses, line=line), solved))
+                    poses, own_s = [answer[0] for answer in answers], sum(answer[1] for answer in answers)
+                share_s = (network_s - stage3_s * (1 - line.hypotheses / HYPOTHESES) + own_s) / len(part)
+                record[line.slug] += [
+                    [task.scene_id, task.im_id, query.detection.obj_id, query.detection.score,
+                     of_query[0].T_cam_from_obj.tolist(), share_s]
+                    for (task, query), of_query in zip(part, poses, strict=True)
+                ]  # fmt: skip
+        return {slug: with_image_times(rows) for slug, rows in record.items()}
 
-    def _oracle(self, tasks: Iterable[ImageTask]) -> list[PoseEstimate]:
-        estimates = []
-        for task in tasks:
-            obj_ids = [detection.obj_id for detection in task.detections]
-            A_crop, K = (np.tile(matrix, (len(obj_ids), 1, 1)) for matrix in (np.eye(3), task.K))
-            starts = true_starts([self.banks[obj_id] for obj_id in obj_ids], self._true(task, obj_ids), K, A_crop)
-            estimates += _estimates(task, obj_ids, starts.T_stage2)
-        return estimates
+    def _refine(
+        self, batch: QueryBatch, candidates: Sequence[Sequence[RobustPose]], estimator: SharedEstimator
+    ) -> list[tuple[RobustPose, ...]]:
+        """Return the candidates after one more round."""
+        with ThreadPoolExecutor(InferOptions.workers) as threads:
+            return Refiner(estimator, self._render, 1).refine(batch, candidates, threads)
 
-    def _from_truth(self, tasks: Sequence[ImageTask]) -> tuple[list[PoseEstimate], list[PoseEstimate]]:
-        """Return the estimates of stage 3 from the truth, by the released rules and by the others."""
-        by_rules: dict[bool, list[PoseEstimate]] = {True: [], False: []}
-        for task in shown(tasks, len(tasks), "stage 3 from the truth"):
+    @cached_property
+    def _render(self) -> EstimateRenderer:
+        return EstimateRenderer({obj_id: (mesh_path(self.dataset, obj_id), "mm") for obj_id in self.banks})
+
+    def _from_truth(self, group: Group) -> Record:
+        """Return the rows of the oracle, and of stage 3 from its templates and similarities."""
+        record: Record = {line.slug: [] for line in (ORACLE, *FROM_TRUTH)}
+        for task in group:
             queries, _ = crop_queries(task, load_image(task), set(self.banks))
             batch = stack_queries(queries)
             obj_ids = batch.obj_ids.tolist()
             banks = [self.banks[obj_id] for obj_id in obj_ids]
             starts = true_starts(banks, self._true(task, obj_ids), batch.K, batch.A_crop_from_image)
-            for paper, poses in poses_from_truth(self.network, batch, starts, self.device).items():
-                by_rules[paper] += _estimates(task, obj_ids, poses)
-        return by_rules[True], by_rules[False]
+            poses = poses_from_truth(self.network, batch, starts, self.device)
+            poses[ORACLE.slug] = starts.T_stage2
+            for slug, of_line in poses.items():
+                record[slug] += [
+                    [task.scene_id, task.im_id, obj_id, 1.0, T.tolist(), UNKNOWN_TIME_S]
+                    for obj_id, T in zip(obj_ids, of_line, strict=True)
+                ]
+        return record
 
     def _true(self, task: ImageTask, obj_ids: Sequence[int]) -> Floats:
         """Return the true poses (N,4,4) of an image's objects, of which each is there once."""
@@ -346,12 +490,23 @@ def shown(items: Iterable[Item], count: int, what: str) -> Iterable[Item]:
     return track(items, what, total=count, transient=True, disable=not sys.stdout.isatty())
 
 
-def _estimates(task: ImageTask, obj_ids: Sequence[int], poses: Floats) -> list[PoseEstimate]:
-    """Return rows of a result file for poses (N,4,4) that took no time worth knowing."""
-    return [
-        PoseEstimate(task.scene_id, task.im_id, obj_id, 1.0, T, UNKNOWN_TIME_S)
-        for obj_id, T in zip(obj_ids, poses, strict=True)
-    ]
+def with_image_times(rows: Sequence[list[Any]]) -> list[list[Any]]:
+    """Return rows whose last entry, a detection's seconds, gives way to the sum over its image."""
+    of_image: dict[tuple[int, int], float] = defaultdict(float)
+    for row in rows:
+        of_image[row[0], row[1]] += row[-1]
+    return [[*row[:-1], of_image[row[0], row[1]]] for row in rows]
+
+
+def read_journal(path: Path) -> list[Record]:
+    """Return what a pass has finished; a last line that was cut off counts as not done, and is taken away."""
+    if not path.is_file():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def bootstrap_interval(values: Floats, weights: Floats) -> tuple[float, float]:
@@ -405,47 +560,41 @@ def mean_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return means
 
 
-def make_missing(bench: Bench, jobs: Sequence[tuple[Line, str]], console: Console) -> None:
-    """Make the result files that are not there yet, and say about how long the rest will take."""
-    missing = [job for job in jobs if not bench.path(*job).is_file()]
-    if any(not line.from_truth for line, _ in missing):
+def make_missing(bench: Bench, lines: Sequence[Line], masks: str, console: Console) -> None:
+    """Make the result files that are not there yet."""
+    missing = dict.fromkeys(line.flows for line in lines if not bench.path(line, masks).is_file())
+    if any(flows != "truth" for flows in missing):
         console.print(f"{bench.dataset.name}: template features: {bench.onboard():.0f} s")
-    spent_s, done = 0.0, 0.0
-    for number, (line, masks) in enumerate(missing, start=1):
-        started = time.perf_counter()
-        if not bench.path(line, masks).is_file():
-            bench.make(line, masks)
-        spent_s, done = spent_s + time.perf_counter() - started, done + line.cost
-        left = sum(later.cost for later, _ in missing[number:])
-        left_text = f", about {left * spent_s / done / 60:.0f} min left" if done and left else ""
-        what = f"{bench.dataset.name}, {masks} masks, {line.title}"
-        console.print(f"{what}: {time.perf_counter() - started:.0f} s{left_text}")
+    for flows in missing:
+        bench.make(flows, masks, console)
 
 
 def measure_procedural(bench: Bench, console: Console) -> list[dict[str, Any]]:
     """Return a row for each line and kind of mask, after making the result files that are missing."""
     jobs = [(line, masks) for masks in bench.detections for line in lines_with(masks)]
-    make_missing(bench, [(ORACLE, "gt"), *jobs], console)
-    defaults = {masks: bench.score(DEFAULT, masks) for masks in bench.detections}
-    rows = [_procedural_row(bench, line, masks, defaults[masks]) for line, masks in jobs]
+    for masks in bench.detections:
+        make_missing(bench, lines_with(masks), masks, console)
+    papers = {masks: bench.score(PAPER, masks) for masks in bench.detections}
+    rows = [_procedural_row(bench, line, masks, papers[masks]) for line, masks in jobs]
     return [_procedural_row(bench, ORACLE, "gt", None), *rows]
 
 
 def lines_with(masks: str) -> tuple[Line, ...]:
     """Return the lines of a kind of mask; what starts from the truth is measured with the true masks only."""
-    return LINES if masks == "gt" else tuple(line for line in LINES if not line.from_truth)
+    return LINES if masks == "gt" else tuple(line for line in LINES if line.flows != "truth")
 
 
-def _procedural_row(bench: Bench, line: Line, masks: str, default: LocalisationScores | None) -> dict[str, Any]:
-    """Return a line's numbers with the intervals of its AR and of what it is above the tool's default's."""
+def _procedural_row(bench: Bench, line: Line, masks: str, paper: LocalisationScores | None) -> dict[str, Any]:
+    """Return a line's numbers with the intervals of its AR and of what it is above that of the paper's rules."""
     scores = bench.score(line, masks)
     recalls, targets = object_recalls(scores.objects)
     row = {"line": line.title, "masks": masks, **describe_scores(scores, bench.path(line, masks))}
     row["AR_95"] = bootstrap_interval(recalls, targets)
-    if default is not None:
-        gains = recalls - object_recalls(default.objects)[0]
-        row["AR_above_default"] = float(np.average(gains, weights=targets))
-        row["AR_above_default_95"] = bootstrap_interval(gains, targets)
+    if paper is not None:
+        gains = recalls - object_recalls(paper.objects)[0]
+        row["AR_above_paper"] = float(np.average(gains, weights=targets))
+        row["AR_above_paper_95"] = bootstrap_interval(gains, targets)
+        row["worst_object_above_paper"] = float(gains.min())
     return row
 
 
@@ -458,7 +607,7 @@ def measure_real(
         try:
             dataset, detections = open_real(name, folder)
             bench = make_bench(dataset, {"detections": detections}, made_by, arguments)
-            make_missing(bench, [(line, "detections") for line in REAL_LINES], console)
+            make_missing(bench, REAL_LINES, "detections", console)
             for line in REAL_LINES:
                 scores, path = bench.score(line, "detections"), bench.path(line, "detections")
                 rows.append({"data": name, "line": line.title, **describe_scores(scores, path)})
@@ -485,12 +634,13 @@ def accuracy_table(title: str, caption: str, rows: Sequence[dict[str, Any]]) -> 
     named = "masks" if "masks" in rows[0] else "data"
     for head in (named, "line"):
         table.add_column(head)
-    for head in ("found", *heads, *(("AR 95 %", "above default, 95 %") if named == "masks" else ())):
+    for head in ("found", *heads, *(("AR 95 %", "above paper, 95 %", "worst") if named == "masks" else ())):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         cells = [_number(row[name]) for name in NUMBERS]
         if named == "masks":
-            cells += [_interval(row["AR_95"]), _above(row)]
+            worst = row.get("worst_object_above_paper")
+            cells += [_interval(row["AR_95"]), _above(row), "-" if worst is None else f"{worst:+.3f}"]
         table.add_row(row[named], row["line"], f"{row['estimates']}/{row['targets']}", *cells)
     return table
 
@@ -504,9 +654,9 @@ def _interval(ends: tuple[float, float], sign: str = "") -> str:
 
 
 def _above(row: dict[str, Any]) -> str:
-    if "AR_above_default" not in row:
+    if "AR_above_paper" not in row:
         return "-"
-    return f"{row['AR_above_default']:+.3f} ({_interval(row['AR_above_default_95'], '+')})"
+    return f"{row['AR_above_paper']:+.3f} ({_interval(row['AR_above_paper_95'], '+')})"
 
 
 def procedural_bench(made_by: str, arguments: argparse.Namespace) -> Bench:
@@ -525,7 +675,9 @@ def make_bench(dataset: Dataset, detections: dict[str, Path], made_by: str, argu
     """Return a data set with its banks rendered; `made_by` says which weights and code its result files are from."""
     made_by = f"{data_sha256(dataset)[:8]}-{made_by}"
     folders = arguments.work / "banks" / dataset.name, arguments.work / "results" / dataset.name / made_by
-    bench = Bench(dataset, detections, *folders, arguments.weights, arguments.device, arguments.workers)
+    bench = Bench(
+        dataset, detections, *folders, arguments.weights, arguments.device, arguments.precision, arguments.workers
+    )
     bench.render()
     return bench
 
@@ -559,6 +711,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--real", type=Path, help="folder of BOP-format data sets of real photographs")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK['objects']} objects, {QUICK['images']} images")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default=InferOptions.precision)
     parser.add_argument("--workers", type=int, default=CORES, help="processes that render and score")
     parser.add_argument("--output", type=Path, help="results/bench_accuracy.json, or with --quick a file below --work")
     arguments = parser.parse_args()
@@ -573,9 +726,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     run, console = describe_run(), Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else WIDE)
     arguments.device = choose_device(arguments.device)
     sha256 = weights_sha256(arguments.weights)
-    made_by = f"{sha256[:8]}-{code_sha256()[:8]}-{arguments.device.replace(':', '')}"
+    made_by = f"{sha256[:8]}-{code_sha256()[:8]}-{arguments.device.replace(':', '')}-{arguments.precision}"
     weights = {"weights": arguments.weights.name, "weights_sha256": sha256}
-    result: dict[str, Any] = {**run, "device": device_name(arguments.device), **weights}
+    result: dict[str, Any] = {
+        **run,
+        "device": device_name(arguments.device),
+        "precision": arguments.precision,
+        **weights,
+    }
     if arguments.images:
         bench = procedural_bench(made_by, arguments)
         rows = measure_procedural(bench, console)

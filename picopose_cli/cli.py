@@ -17,6 +17,7 @@ import typer
 from picopose_cli import __version__
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.options import (
+    DEFAULT_REFINE,
     MESH_UNITS,
     PRECISIONS,
     PRESETS,
@@ -141,8 +142,12 @@ def infer(
     ] = InferOptions.output,
     hypotheses: Annotated[int, typer.Option(help="Templates tried for each detection.")] = InferOptions.hypotheses,
     paper: Annotated[
-        bool, typer.Option("--paper/--no-paper", help="The released rules, or the refined correspondences and solver.")
+        bool, typer.Option("--paper/--no-paper", help="The released rules, or this project's more accurate ones.")
     ] = InferOptions.paper,
+    refine: Annotated[
+        int | None,
+        typer.Option(help=f"Rounds of rendering the estimate and matching again. [default: {DEFAULT_REFINE}]"),
+    ] = InferOptions.refine,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda:N, several as in cuda:0,cuda:1, or all GPUs: all.")
     ] = InferOptions.device,
@@ -180,6 +185,7 @@ def infer(
         output=output,
         hypotheses=hypotheses,
         paper=paper,
+        refine=refine,
         device=device,
         precision=precision,
         batch_size=batch_size,

@@ -57,3 +57,11 @@ def rotation_angle_rad(R_a: Floats, R_b: Floats) -> Floats:
     chord = np.linalg.norm(R_a - R_b, axis=(-2, -1)) / (2 * np.sqrt(2))
     angle: Floats = 2 * np.arcsin(np.clip(chord, 0, 1))
     return angle
+
+
+def ray_rotation(t: Floats) -> Floats:
+    """Return the least rotations (N,3,3) that turn the optical axis into the direction of `t` (N,3), in front."""
+    x, y, z = (t / np.linalg.norm(t, axis=1, keepdims=True)).T
+    k = 1 / (1 + z)  # Rodrigues' formula for the axis (-y, x, 0)
+    R = np.stack([1 - k * x * x, -k * x * y, x, -k * x * y, 1 - k * y * y, y, -x, -y, z], axis=1)
+    return R.reshape(-1, 3, 3)

@@ -17,6 +17,8 @@ TIMINGS = ("batched", "sequential")
 SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
 DATA_DIR_VARIABLE = "BOP_PATH"
+DEFAULT_REFINE = 2
+"""Where the accuracy's gain by a round (benchmarks/README.md) falls below what the round costs."""
 CORES = min(os.cpu_count() or 1, 16)
 """Processes that a command starts when it is not told how many; more would wait for the disk."""
 
@@ -107,8 +109,10 @@ class InferOptions:
     output: Path | None = None
     """The CSV; None: `picopose_DATASET-SPLIT.csv` in the working folder."""
     hypotheses: int = 5
-    paper: bool = True
-    """The released rules throughout; False: the refined correspondences and solver."""
+    paper: bool = False
+    """The released rules throughout, in place of this project's more accurate ones."""
+    refine: int | None = None
+    """Rounds of rendering the estimate and matching again; None: `DEFAULT_REFINE` where the meshes are there."""
     device: str = "auto"
     """Also several, `cuda:0,cuda:1`: a process and a shard each."""
     precision: str = "auto"
@@ -137,10 +141,17 @@ class InferOptions:
         _require(enough, f"--batch-size {self.batch_size} is too small", "give 1 or more")
         _require(self.workers >= 1, f"--workers {self.workers} is too few", "give 1 or more")
         _require(self.limit is None or self.limit >= 1, f"--limit {self.limit} is too small", "give 1 or more")
+        _require(self.refine is None or self.refine >= 0, f"--refine {self.refine} is negative", "give 0 or more")
+        _require(not (self.paper and self.refine), "the released rules have no --refine", "drop --refine, or --paper")
         index, count = self.part or (1, 1)
         _require(1 <= index <= count, f"--shard {self.shard} is no share", "write it i/n with i from 1 to n, like 2/8")
         several = "," in self.device or self.device == "all"
         _require(self.shard is None or not several, "--shard runs on one device", "name one with --device")
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of refinement where nothing stands in their way."""
+        return 0 if self.paper else DEFAULT_REFINE if self.refine is None else self.refine
 
     @property
     def part(self) -> tuple[int, int] | None:

@@ -42,7 +42,8 @@ def toy(bench, toy_dir, tmp_path):
     """The benchmark of the generated data set, with its own banks and network."""
     detections = {"gt": toy_dir / "toy/detections.json"}
     folders = toy_dir / "toy/templates", tmp_path / "results"
-    return bench.Bench(open_dataset("toy", toy_dir), detections, *folders, toy_dir / "tiny.safetensors", "cpu", 1)
+    weights = toy_dir / "tiny.safetensors"
+    return bench.Bench(open_dataset("toy", toy_dir), detections, *folders, weights, "cpu", "fp32", 1)
 
 
 def turned(T_tmpl: np.ndarray, angle_deg: float, t_m: tuple[float, float, float]) -> np.ndarray:
@@ -86,13 +87,16 @@ def test_stage_3_from_the_truth_is_right_when_it_leaves_the_truth_alone(bench):
     batch = QueryBatch(pixels, np.ones((count, CROP_PX, CROP_PX), bool), crops, K, np.ones(count, int))
     starts = bench.true_starts([bank] * count, T_true, K, crops)
     poses = bench.poses_from_truth(network, batch, starts, "cpu")
-    for paper, tolerance_deg in ((True, 5), (False, 0.5)):
-        assert np.rad2deg(rotation_angle_rad(poses[paper][:, :3, :3], T_true[:, :3, :3])).max() < tolerance_deg
+    for slug, tolerance_deg in (("truth-paper", 5), ("truth-ours", 0.5)):
+        assert np.rad2deg(rotation_angle_rad(poses[slug][:, :3, :3], T_true[:, :3, :3])).max() < tolerance_deg
 
 
-def test_a_line_is_what_infer_writes(bench, toy, toy_dir, tmp_path):
-    for line in (bench.DEFAULT, bench.REFINED):
-        toy.make(line, "gt")
+def test_lines_are_what_infer_writes(bench, toy, toy_dir, tmp_path):
+    console = Console()
+    for flows in ("regressed", "searched"):
+        toy.make(flows, "gt", console)
+    refined = next(line for line in bench.SEARCHED if line.rounds == 2)
+    for line in (bench.PAPER, bench.OURS, refined):
         options = InferOptions(
             "toy",
             toy_dir,
@@ -100,24 +104,71 @@ def test_a_line_is_what_infer_writes(bench, toy, toy_dir, tmp_path):
             weights=toy.weights,
             output=tmp_path / "picopose_toy-test.csv",
             hypotheses=line.hypotheses,
-            paper=line.paper,
+            paper=not line.sub_cell,
+            refine=line.rounds,
         )
         infer.run(options)
         table, expected = read_results(toy.path(line, "gt")), read_results(options.output)
         np.testing.assert_array_equal(table.obj_id, expected.obj_id)
-        np.testing.assert_array_equal(table.T_cam_from_obj, expected.T_cam_from_obj)
-        assert bench.median_time_s(toy.path(line, "gt")) > 0.25  # the detector's own time
+        if line.rounds < 2:
+            np.testing.assert_array_equal(table.T_cam_from_obj, expected.T_cam_from_obj)
+        else:  # one round twice, sorted in between: other neighbours in a pass of the network
+            np.testing.assert_allclose(table.T_cam_from_obj, expected.T_cam_from_obj, atol=1e-3)
+        assert bench.median_time_s(toy.path(line, "gt")) > 0
 
 
 def test_stage_2_is_the_best_templates_own_pose(bench, toy):
+    toy.make("regressed", "gt", Console())
     line = next(line for line in bench.LINES if line.slug == "stage2")
-    toy.make(line, "gt")
     written = iter(read_results(toy.path(line, "gt")).T_cam_from_obj)
-    estimator = toy.estimator.for_line(bench.DEFAULT)
+    estimator = toy.estimator.for_pass(paper=True)
     for task in toy._tasks("gt"):
         queries, _ = crop_queries(task, load_image(task), {1, 2})
         for hypotheses in estimator.hypotheses(stack_queries(queries)):
             np.testing.assert_allclose(next(written), hypotheses[0].T_stage2, atol=1e-4)
+
+
+def test_a_stopped_pass_goes_on(bench, toy, monkeypatch):
+    monkeypatch.setattr(bench, "DEFAULT_BATCH_SIZE", 1)
+    toy.make("truth", "gt", Console())
+    written = {line.slug: toy.path(line, "gt").read_bytes() for line in bench.FROM_TRUTH}
+    journal = next(toy.results_dir.rglob("truth-gt.jsonl"))
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text(lines[0] + lines[1][:40])  # killed while it wrote
+    made = []
+    original = bench.Bench._from_truth
+    monkeypatch.setattr(bench.Bench, "_from_truth", lambda self, group: made.append(group) or original(self, group))
+    toy.make("truth", "gt", Console())
+    assert len(made) == len(lines) - 1
+    assert {line.slug: toy.path(line, "gt").read_bytes() for line in bench.FROM_TRUTH} == written
+
+
+def test_times_of_detections_add_up_to_an_images(bench):
+    rows = [[1, 2, 5, 0.9, [], 0.25], [1, 2, 6, 0.8, [], 0.5], [1, 3, 5, 0.7, [], 2.0]]
+    assert [row[-1] for row in bench.with_image_times(rows)] == [0.75, 0.75, 2.0]
+
+
+def test_rules_differ_where_they_say(bench):
+    """Exact flow, but floored targets and top-left points for the released pairs: only the sub-cell rule is exact."""
+    bank = toy_bank("box", every=40)
+    view, A_crop = 1, bank.A_crop_from_image[1].astype(float)
+    flow = np.full((2, GRID_CELLS, GRID_CELLS), 0.5)  # the template itself, in the middle of its cells
+    logit = np.where(bank.depth_centre_m[view] > 0, 9.0, -9.0)
+    T_true = bank.T_tmpl_from_obj[view]
+    one = bench.Recorded(view, 1.0, T_true, None, 1.0, 1.0, flow, logit)
+    solved = bench.Solved([one], bank, A_crop, bank.K)
+    found = {line.slug: solved.poses(line)[0][0] for line in (*bench.REGRESSED, bench.OURS)}
+    off = {
+        slug: np.rad2deg(rotation_angle_rad(pose.T_cam_from_obj[:3, :3], T_true[:3, :3]))
+        for slug, pose in found.items()
+    }
+    assert off["unsearched"] < 0.1
+    assert off["ours5"] < 0.1
+    assert off["subcell"] < 0.1
+    assert found["paper5"].evidence <= 1 < found["evidence"].evidence
+    assert found["robust"].evidence <= 1 < found["unsearched"].evidence
+    shift = {slug: np.abs(pose.T_cam_from_obj[:3, 3] - T_true[:3, 3]).max() for slug, pose in found.items()}
+    assert shift["unsearched"] < 0.2 * shift["paper5"]
 
 
 def test_every_line_is_made_once_and_scored(bench, toy, capsys):
@@ -130,8 +181,8 @@ def test_every_line_is_made_once_and_scored(bench, toy, capsys):
         assert row["targets"] == 6
         assert row["AR"] == pytest.approx((row["AR_VSD"] + row["AR_MSSD"] + row["AR_MSPD"]) / 3)
         assert row["AR_95"][0] <= row["AR"] <= row["AR_95"][1]
-    default = next(row for row in rows if row["line"] == bench.DEFAULT.title)
-    assert default["AR_above_default"] == 0
+    paper = next(row for row in rows if row["line"] == bench.PAPER.title)
+    assert paper["AR_above_paper"] == paper["worst_object_above_paper"] == 0
     assert "min left" in capsys.readouterr().out
     assert bench.measure_procedural(toy, Console()) == rows
     assert not capsys.readouterr().out
@@ -148,7 +199,7 @@ def test_real_sets_that_lack_something_are_left_out_with_the_reason(bench, toy_d
         path = folder / name / lost
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(folder / "whole/test/000001/depth")
-    arguments = Namespace(work=work, weights=toy_dir / "tiny.safetensors", device="cpu", workers=1)
+    arguments = Namespace(work=work, weights=toy_dir / "tiny.safetensors", device="cpu", precision="fp32", workers=1)
     rows, skipped = bench.measure_real(folder, "key", arguments, Console())
     assert [(row["data"], row["line"]) for row in rows] == [("whole", line.title) for line in bench.REAL_LINES]
     assert all(row["AR"] is None and row["AR_MSPD"] is not None for row in rows)
@@ -156,7 +207,7 @@ def test_real_sets_that_lack_something_are_left_out_with_the_reason(bench, toy_d
     assert "ground truth" in skipped["untrue"]
     assert "no meshes" in skipped["bare"]
     means = bench.mean_rows([*rows, *({**row, "AR": 0.5, "AR_MSPD": 1.0} for row in rows)])
-    assert [row["AR"] for row in means] == [0.5, 0.5]
+    assert [row["AR"] for row in means] == [0.5] * len(bench.REAL_LINES)
     assert means[0]["AR_MSPD"] == pytest.approx((1 + rows[0]["AR_MSPD"]) / 2)
 
 

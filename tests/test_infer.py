@@ -11,7 +11,8 @@ import pytest
 from picopose_cli.bop.results import read_results
 from picopose_cli.commands import infer
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.options import InferOptions
+from picopose_cli.options import DEFAULT_REFINE, InferOptions
+from picopose_cli.plan import RELEASED_WEIGHTS
 
 
 @pytest.fixture
@@ -79,11 +80,42 @@ def test_ground_truth_masks_and_limit(toy_dir, tmp_path, capsys):
     assert "warning" not in capsys.readouterr().out  # images left out on purpose are no fault
 
 
-def test_gzipped_detections_and_no_paper(data_dir):
+def test_gzipped_detections_and_the_released_rules(data_dir):
     source = data_dir / "toy/detections.json"
     packed = data_dir / "packed.json.gz"
     packed.write_bytes(gzip.compress(source.read_bytes()))
-    assert run(data_dir, detections=str(packed), paper=False).exit_code == 0
+    report = run(data_dir, detections=str(packed), paper=True)
+    assert report.exit_code == 0
+    assert report.refinement == "0 rounds"
+
+
+def test_refinement_changes_poses_and_needs_the_meshes(data_dir):
+    poses = {}
+    for rounds in (0, 1):
+        output = data_dir / f"refined{rounds}_toy-test.csv"
+        assert run(data_dir, refine=rounds, output=output).refinement == f"{rounds} rounds"
+        poses[rounds] = read_results(output).T_cam_from_obj
+    assert np.isfinite(poses[1]).all()
+    assert (np.abs(poses[0] - poses[1]).max(axis=(1, 2)) > 1e-4).any()
+    next((data_dir / "toy/models").glob("obj_000002.*")).unlink()
+    report = run(data_dir)
+    assert report.exit_code == 0
+    assert report.estimates == 6
+    assert report.refinement.startswith(f"{DEFAULT_REFINE} rounds, but for objects 2,")
+    with pytest.raises(PicoPoseError, match="object 2 cannot be refined"):
+        run(data_dir, refine=1)
+    shutil.rmtree(data_dir / "toy/models")
+    report = run(data_dir)
+    assert report.estimates == 6
+    assert report.refinement.startswith("0 rounds")
+
+
+def test_the_released_rules_have_no_refinement():
+    assert InferOptions("toy", paper=True).rounds == 0
+    with pytest.raises(PicoPoseError, match="no --refine"):
+        InferOptions("toy", paper=True, refine=2)
+    with pytest.raises(PicoPoseError, match="negative"):
+        InferOptions("toy", refine=-1)
 
 
 def test_truncated_and_missing_images_are_skipped(data_dir):
@@ -180,7 +212,7 @@ def test_without_weights_the_bundled_network_is_used_and_the_released_one_is_nam
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights: ")]
     assert len(lines) == 1
     assert "small network for trying picopose out" in lines[0]
-    assert f"--weights FILE: {infer.RELEASED_WEIGHTS}" in lines[0]
+    assert f"--weights FILE: {RELEASED_WEIGHTS}" in lines[0]
     run(toy_dir, limit=1, output=tmp_path / "a_toy-test.csv")
     assert "weights: " not in capsys.readouterr().out
 

@@ -23,7 +23,8 @@ ALLOWED = {
     **{name: BASE | {"network", name} for name in MIDDLE},
     "training": BASE
     | {"network", "training", "templates", "bop", "estimation"},  # makes its data as users' data is made
-    "commands": BASE | MIDDLE | {"network", "training"},
+    "plan": BASE | MIDDLE | {"network"},
+    "commands": BASE | MIDDLE | {"network", "training", "plan"},
     "cli": BASE | {"commands"},
 }
 ONLY_IN = {"h5py": {"templates/bank.py"}, "pandas": {"bop/results.py"}}

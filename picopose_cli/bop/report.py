@@ -29,6 +29,8 @@ class InferReport:
     weights: str
     weights_sha256: str
     detections: str
+    refinement: str = ""
+    """Rounds of refinement, and which objects went without."""
     header: dict[str, Any] = field(default_factory=dict)
     """All that the results depend on, as the journal has it; shards of one run differ in `shard` alone."""
     banks: dict[str, str] = field(default_factory=dict)

@@ -112,6 +112,7 @@ def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
         weights=first.weights,
         weights_sha256=first.weights_sha256,
         detections=first.detections,
+        refinement=first.refinement,
         header=_of_the_whole(first.header),
         banks={obj_id: sha256 for report in reports for obj_id, sha256 in report.banks.items()},
         problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),

@@ -2,13 +2,20 @@
 
 Two readings of the finest flow: `released_pairs`, exactly the published rule, and `refined_pairs`, which keeps the
 sub-cell target and pairs it with the point at the cell's centre.
+
+Where things are. Positions in an image or a crop count from the outer corner of the first pixel, so pixel i reaches
+from i to i + 1 and its centre is at i + .5; `A_crop_from_image` maps corners to corners, and the cameras K of the
+project's renderer and data sets are meant so too. A crop has 224 px and 64 cells a side: cell c reaches from 3.5 c to
+3.5 (c + 1) crop px, its centre is at 3.5 (c + .5). Training takes the template's point at a cell's centre and says
+where it lies in the observation's crop, in crop px divided by 3.5. So a target of stage 3, (cell + flow), is the crop
+position 3.5 (cell + flow), without a half, of the point at the template's 3.5 (cell + .5).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from picopose_cli.geometry import Floats, apply_affine, make_T, project_points
+from picopose_cli.geometry import Floats, apply_affine, make_T, project_points, ray_rotation
 from picopose_cli.structs import CROP_PX, GRID_CELLS, Correspondences
 
 CELL_PX = CROP_PX / GRID_CELLS
@@ -79,6 +86,44 @@ def affine_poses(
     z = origin[:, 0, 2] / scale * K_obs[:, 0, 0] / K_tmpl[:, 0, 0]
     rays = np.linalg.solve(K_obs, np.concatenate([centre, np.ones_like(centre[:, :1])], axis=1)[..., None])[..., 0]
     return make_T(_inplane_rotation(A_obs_from_tmpl) @ T_tmpl_from_obj[:, :3, :3], z[:, None] * rays)
+
+
+def turn_to_ray(T_cam_from_obj: Floats) -> Floats:
+    """Return poses (N,4,4) with their rotations turned as the ray to the object is turned from the optical axis.
+
+    A template looks straight at the object. What is seen alike elsewhere in an image is an object turned along with its
+    ray, which the released rule of `affine_poses` leaves out: with fields of view as usual, up to tens of degrees.
+    """
+    return make_T(ray_rotation(T_cam_from_obj[:, :3, 3]) @ T_cam_from_obj[:, :3, :3], T_cam_from_obj[:, :3, 3])
+
+
+def pose_affines(
+    T_cam_from_obj: Floats,
+    A_crop_from_obs_image: Floats,
+    A_crop_from_tmpl_image: Floats,
+    K_obs: Floats,
+    K_tmpl: Floats,
+    T_tmpl_from_obj: Floats,
+) -> Floats:
+    """Return the similarities A_obs_from_tmpl (N,3,3) crop px that poses (N,4,4) imply: `affine_poses` the other way.
+
+    Here the rotation is the object's as seen along its ray (`turn_to_ray`). Arguments as in `affine_poses`.
+    """
+    t = T_cam_from_obj[:, :3, 3]
+    turn = (
+        np.swapaxes(ray_rotation(t), 1, 2) @ T_cam_from_obj[:, :3, :3] @ np.swapaxes(T_tmpl_from_obj[:, :3, :3], 1, 2)
+    )
+    angle_rad = np.arctan2(turn[:, 1, 0] - turn[:, 0, 1], turn[:, 0, 0] + turn[:, 1, 1])
+    zoom = T_tmpl_from_obj[:, 2, 3] / t[:, 2] * K_obs[:, 0, 0] / K_tmpl[:, 0, 0]
+    scale = zoom * A_crop_from_obs_image[:, 0, 0] / A_crop_from_tmpl_image[:, 0, 0]
+    A = np.tile(np.eye(3), (len(t), 1, 1))
+    A[:, 0, 0] = A[:, 1, 1] = scale * np.cos(angle_rad)
+    A[:, 1, 0] = scale * np.sin(angle_rad)
+    A[:, 0, 1] = -A[:, 1, 0]
+    origin_obs = apply_affine(A_crop_from_obs_image, project_points(K_obs, t[:, None]))
+    origin_tmpl = apply_affine(A_crop_from_tmpl_image, project_points(K_tmpl, T_tmpl_from_obj[:, None, :3, 3]))
+    A[:, :2, 2] = (origin_obs - origin_tmpl @ np.swapaxes(A[:, :2, :2], 1, 2))[:, 0]
+    return A
 
 
 def _inplane_rotation(A: Floats) -> Floats:

@@ -5,10 +5,11 @@ A QueryBatch goes in, hypotheses come out; `solve` turns the hypotheses of one d
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from picopose_cli.crops import normalise_bgr
 from picopose_cli.errors import PicoPoseError
+from picopose_cli.estimation.affine_search import search_affine
 from picopose_cli.estimation.correspondences import (
     affine_poses,
     cell_centre_points,
     refined_pairs,
     released_pairs,
+    turn_to_ray,
 )
 from picopose_cli.estimation.features import (
     Chunk,
@@ -31,15 +34,18 @@ from picopose_cli.estimation.features import (
     TemplateFeatures,
     template_features,
 )
-from picopose_cli.estimation.pnp import choose_refined, choose_released, solve_refined, solve_released
+from picopose_cli.estimation.pnp import choose_released, solve_released
+from picopose_cli.estimation.robust import RobustPose, solve_robust
 from picopose_cli.geometry import Floats, apply_affine, project_points
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.structs import Array, Correspondences, QueryBatch, TemplateBank
+from picopose_cli.structs import Array, Correspondences, QueryBatch, TemplateBank, TemplateView
 
 TEMPLATE_CHUNK = 16
 """Template views that go through the backbone at once, always the same ones: so their features are always the same."""
+CANDIDATES = 3
+"""Templates whose similarity is searched for each one that stage 3 tries, but for the released rules."""
 PAIR_CHUNK = 40
 """Hypotheses whose flow is held at once; the network itself takes a few of them at a time."""
 KEPT_OFFSETS_BYTES = 1 << 29
@@ -55,13 +61,16 @@ class Hypothesis:
     """One template tried for one detection.
 
     `view` indexes the bank's views, `score` is the template's matching score, `T_stage2` (4,4) metres the pose that the
-    affine alone implies, `pairs` what goes to PnP.
+    affine alone implies (but for the released rules turned to the object's ray), `pairs` what the pose is solved from,
+    `crop_scale` the crop's px an image px, `support` in [0, 1] of its similarity (1: not searched).
     """
 
     view: int
     score: float
     T_stage2: Floats
     pairs: Correspondences
+    crop_scale: float
+    support: float
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,15 @@ class _Pair:
     view: int
     cells: Tensor
     score: float
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A hypothesis after stage 2: `A_obs_from_tmpl` (3,3) crop px, on the device, and the support of the search."""
+
+    pair: _Pair
+    A_obs_from_tmpl: Tensor
+    support: float
 
 
 class Estimator:
@@ -181,18 +199,48 @@ class Estimator:
             maps = self._network.extract(self._tensor(batch.inputs))
             cells, features = self._unit_cells(maps), self._network.offset_features(maps)
             del maps
-            pairs = self._match(batch, cells)
-            for start in range(0, len(pairs), PAIR_CHUNK):
-                chunk = pairs[start : start + PAIR_CHUNK]
-                for pair, hypothesis in zip(chunk, self._regress(batch, chunk, cells, features), strict=True):
-                    results[pair.query].append(hypothesis)
+            starts = self._starts(self._match(batch, cells), cells)
+            for first in range(0, len(starts), PAIR_CHUNK):
+                chunk = starts[first : first + PAIR_CHUNK]
+                for start, hypothesis in zip(chunk, self._refine_offsets(batch, chunk, features), strict=True):
+                    results[start.pair.query].append(hypothesis)
         return [tuple(of_query) for of_query in results]
 
     def solve(self, hypotheses: Sequence[Hypothesis], K: Floats) -> Floats:
         """Return T_cam_from_obj (4,4) of a detection from its hypotheses and its image's K (3,3); thread-safe."""
-        solve, choose = (solve_released, choose_released) if self._paper else (solve_refined, choose_refined)
-        solutions = [solve(hypothesis.pairs, K) for hypothesis in hypotheses]
-        return choose(solutions, np.stack([hypothesis.T_stage2 for hypothesis in hypotheses]))
+        if not self._paper:
+            return self.candidates(hypotheses, K)[0].T_cam_from_obj
+        T_stage2 = np.stack([hypothesis.T_stage2 for hypothesis in hypotheses])
+        return choose_released([solve_released(hypothesis.pairs, K) for hypothesis in hypotheses], T_stage2)
+
+    def candidates(self, hypotheses: Sequence[Hypothesis], K: Floats) -> list[RobustPose]:
+        """Return the pose of each hypothesis, not by the released rules; the one of most worth first."""
+        poses = []
+        for one in hypotheses:
+            found = solve_robust(one.pairs, K, one.crop_scale, one.T_stage2) or RobustPose(one.T_stage2, 0.0)
+            poses.append(replace(found, support=one.support))
+        return sorted(poses, key=lambda pose: -pose.worth)  # stable: of equals the better template's
+
+    def look(self, batch: QueryBatch) -> OffsetFeatures:
+        """Return the offset features of a batch's detections, on the device."""
+        with self._arithmetic():
+            return self._network.offset_features(self._network.extract(self._tensor(batch.inputs)))
+
+    def match_views(
+        self, features: OffsetFeatures, queries: Sequence[int], views: Sequence[TemplateView], A_obs_from_tmpl: Floats
+    ) -> tuple[Floats, Floats]:
+        """Run stage 3 alone: the finest flow (N,2,64,64) and certainty logits (N,64,64) of N views of any object.
+
+        `features` as `look` gave them, `queries` (N) whose detection each view is compared with, `A_obs_from_tmpl`
+        (N,3,3) crop px.
+        """
+        crops_rgb, masks = np.stack([view.crop_rgb for view in views]), np.stack([view.mask for view in views])
+        with self._arithmetic():
+            of_views = self._network.offset_features(self._network.extract(self._tensor(normalise_bgr(crops_rgb))))
+            index = torch.tensor([list(queries), list(range(len(views)))], device=self._device).T
+            A = self._tensor(A_obs_from_tmpl.astype(np.float32))
+            offsets = self._network.regress_offsets(features, of_views, index, A, self._grid_masks(masks))
+            return offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()
 
     def _match(self, batch: QueryBatch, cells: Tensor) -> list[_Pair]:
         """Choose the templates of each detection; the detections of one object share a matrix product."""
@@ -201,31 +249,53 @@ class Estimator:
         for obj_id in np.unique(batch.obj_ids).tolist():
             rows = np.flatnonzero(batch.obj_ids == obj_id).tolist()
             template_cells = self._template_cells(obj_id)
-            best, views = best_views(template_scores(cells[rows], masks[rows], template_cells), self._hypotheses)
+            count = self._hypotheses if self._paper else CANDIDATES * self._hypotheses
+            best, views = best_views(template_scores(cells[rows], masks[rows], template_cells), count)
             for row, of_row, views_of_row in zip(rows, best.tolist(), views, strict=True):
                 chosen = zip(views_of_row.tolist(), template_cells[views_of_row], of_row, strict=True)
                 pairs += [_Pair(row, obj_id, *choice) for choice in chosen]
         return sorted(pairs, key=lambda pair: pair.query)  # stable: the order of the scores stays
 
-    def _regress(
-        self, batch: QueryBatch, pairs: list[_Pair], query_cells: Tensor, query_features: OffsetFeatures
-    ) -> list[Hypothesis]:
-        """Run stages 2 and 3 on some pairs."""
-        queries = [pair.query for pair in pairs]
+    def _starts(self, pairs: list[_Pair], query_cells: Tensor) -> list[_Start]:
+        """Run stage 2 on some pairs; of the templates of each detection those stay on which most matches agree."""
+        starts: list[_Start] = []
+        for first in range(0, len(pairs), PAIR_CHUNK):
+            chunk = pairs[first : first + PAIR_CHUNK]
+            A, support = self._regress_affine(chunk, query_cells)
+            starts += [_Start(*start) for start in zip(chunk, A, support.tolist(), strict=True)]
+        if self._paper:
+            return starts
+        ranked = sorted(range(len(starts)), key=lambda i: (starts[i].pair.query, -starts[i].support))  # stable
+        of_query = itertools.groupby(ranked, key=lambda i: starts[i].pair.query)
+        return [starts[i] for _, indices in of_query for i in itertools.islice(indices, self._hypotheses)]
+
+    def _regress_affine(self, pairs: list[_Pair], query_cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return A_obs_from_tmpl (N,3,3) and its support (N,): the regressed ones, or what a search makes of them."""
         chosen = [(self._objects[pair.obj_id], pair.view) for pair in pairs]
-        template_cells = torch.stack([pair.cells for pair in pairs])
         masks = torch.stack([of_object.masks[view] for of_object, view in chosen])
         origins = torch.stack([of_object.origins[view] for of_object, view in chosen])
         with torch.autocast(self._device.type, enabled=False):  # a few outputs that every pose hangs on: always fp32
-            cells = query_cells[queries].float(), template_cells.float()
-            affine = self._network.regress_affine(*cells, masks, origins)
+            query = query_cells[[pair.query for pair in pairs]].float()
+            template = torch.stack([pair.cells for pair in pairs]).float()
+            A = self._network.regress_affine(query, template, masks, origins).A_obs_from_tmpl
+            if self._paper:
+                return A, A.new_ones(len(A))
+            return search_affine(query, template, masks, A, self._network.config.vit.patch_px)
+
+    def _refine_offsets(
+        self, batch: QueryBatch, starts: list[_Start], query_features: OffsetFeatures
+    ) -> list[Hypothesis]:
+        """Run stage 3 on some pairs."""
+        pairs = [start.pair for start in starts]
+        A = torch.stack([start.A_obs_from_tmpl for start in starts])
+        masks = torch.stack([self._objects[pair.obj_id].masks[pair.view] for pair in pairs])
         template_features, places = self._template_features(pairs)
-        index = torch.tensor([queries, places], device=self._device).T
-        offsets = self._network.regress_offsets(query_features, template_features, index, affine.A_obs_from_tmpl, masks)
+        index = torch.tensor([[pair.query for pair in pairs], places], device=self._device).T
+        offsets = self._network.regress_offsets(query_features, template_features, index, A, masks)
         return self._read_hypotheses(
             batch,
-            pairs,
-            affine.A_obs_from_tmpl.double().cpu().numpy(),
+            starts,
+            A.double().cpu().numpy(),
             offsets.flows[-1].cpu().numpy(),
             offsets.certainty_logits[-1][:, 0].cpu().numpy(),
         )
@@ -249,8 +319,9 @@ class Estimator:
         return unit_cells(maps[-1]).to(self._dtype)
 
     def _read_hypotheses(
-        self, batch: QueryBatch, pairs: list[_Pair], A: Floats, flow: Floats, logit: Floats
+        self, batch: QueryBatch, starts: list[_Start], A: Floats, flow: Floats, logit: Floats
     ) -> list[Hypothesis]:
+        pairs = [start.pair for start in starts]
         banks = [self._objects[pair.obj_id] for pair in pairs]
         queries = [pair.query for pair in pairs]
         poses = affine_poses(
@@ -261,12 +332,16 @@ class Estimator:
             np.stack([bank.K for bank in banks]),
             np.stack([bank.T_tmpl_from_obj[pair.view] for bank, pair in zip(banks, pairs, strict=True)]),
         )
+        if not self._paper:
+            poses = turn_to_ray(poses)
         return [
             Hypothesis(
                 pair.view,
                 pair.score,
                 poses[i],
                 self._pairs(bank, pair.view, flow[i], logit[i], batch.A_crop_from_image[pair.query]),
+                float(batch.A_crop_from_image[pair.query, 0, 0]),
+                starts[i].support,
             )
             for i, (pair, bank) in enumerate(zip(pairs, banks, strict=True))
         ]

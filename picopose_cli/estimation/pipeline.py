@@ -18,8 +18,9 @@ import numpy as np
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.estimator import Estimator, Hypothesis
 from picopose_cli.estimation.queries import Query, crop_queries, stack_queries
+from picopose_cli.estimation.refine import Refiner
 from picopose_cli.geometry import Floats
-from picopose_cli.structs import ImageResult, ImageTask, LoadedImage, PoseEstimate, Skip, StageSeconds
+from picopose_cli.structs import ImageResult, ImageTask, LoadedImage, PoseEstimate, QueryBatch, Skip, StageSeconds
 from picopose_cli.trace import Record
 
 DEFAULT_BATCH_SIZE = 16
@@ -76,11 +77,14 @@ def estimate_images(
     *,
     batch_size: int | None,
     workers: int,
+    refiner: Refiner | None = None,
 ) -> Generator[ImageResult, None, None]:
     """Yield the result of each task, in order; `batch_size` None is the default."""
     size = batch_size or DEFAULT_BATCH_SIZE
     groups = plan_groups(tasks, size)
-    return estimate_groups(groups, load_image, estimator, known_objects, batch_size=size, workers=workers)
+    return estimate_groups(
+        groups, load_image, estimator, known_objects, batch_size=size, workers=workers, refiner=refiner
+    )
 
 
 def estimate_groups(
@@ -91,16 +95,18 @@ def estimate_groups(
     *,
     batch_size: int,
     workers: int,
+    refiner: Refiner | None = None,
     sequential: bool = False,
     record: Record | None = None,
 ) -> Generator[ImageResult, None, None]:
     """Yield the result of each image of the groups, in order.
 
-    `workers` threads read, as many solve PnP. An image's share of a network pass's time is its share of the detections.
-    With `sequential` each group must be one image: it is read, estimated and solved before the next is touched, and its
-    time is the wall clock's. `record` hears of each piece of work, from any thread.
+    `workers` threads read, as many solve PnP. An image's share of a network pass's time is its share of the
+    detections. With `sequential` each group must be one image: it is read, estimated and solved before the next is
+    touched, and its time is the wall clock's. `refiner`, if any, goes over the poses. `record` hears of each piece of
+    work, from any thread.
     """
-    work = _Work(load_image, estimator, known_objects, batch_size, sequential, record or _forget)
+    work = _Work(load_image, estimator, known_objects, batch_size, refiner, sequential, record or _forget)
     with _threads(workers, "read") as readers, _threads(workers, "pnp") as solvers:
         solving: deque[list[_OpenImage]] = deque()
         for images in _read_ahead(groups, work, readers, 0 if sequential else 2 * workers):
@@ -124,6 +130,7 @@ class _Work:
     estimator: Estimator
     known_objects: Collection[int]
     batch_size: int
+    refiner: Refiner | None
     sequential: bool
     record: Record
 
@@ -212,12 +219,38 @@ def _run_network(images: list[_OpenImage], work: _Work, solvers: ThreadPoolExecu
 
 def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work, solvers: ThreadPoolExecutor) -> None:
     started = time.perf_counter()
-    hypotheses = work.estimator.hypotheses(stack_queries([query for _, query in members]))
+    batch = stack_queries([query for _, query in members])
+    hypotheses = work.estimator.hypotheses(batch)
     ended = time.perf_counter()
     work.record("network", started, ended, f"{len(members)} detections")
-    for (image, query), of_query in zip(members, hypotheses, strict=True):
+    for image, _ in members:
         image.seconds.network += (ended - started) / len(members)
+    if work.refiner is not None:
+        _refine_batch(members, batch, hypotheses, work, work.refiner, solvers)
+        return
+    for (image, query), of_query in zip(members, hypotheses, strict=True):
         image.solutions[query.position] = solvers.submit(_solve, work, of_query, query, _name(image.task))
+
+
+def _refine_batch(
+    members: list[tuple[_OpenImage, Query]],
+    batch: QueryBatch,
+    hypotheses: Sequence[Sequence[Hypothesis]],
+    work: _Work,
+    refiner: Refiner,
+    solvers: ThreadPoolExecutor,
+) -> None:
+    """Refine a batch's poses, for which the network must wait for PnP; the time of both counts as the network's."""
+    started = time.perf_counter()
+    candidates = list(solvers.map(work.estimator.candidates, hypotheses, batch.K))
+    refined = refiner.refine(batch, candidates, solvers)
+    ended = time.perf_counter()
+    work.record("refine", started, ended, f"{len(members)} detections")
+    for (image, query), poses in zip(members, refined, strict=True):
+        image.seconds.network += (ended - started) / len(members)
+        done: Future[tuple[Floats, float]] = Future()
+        done.set_result((poses[0].T_cam_from_obj, 0.0))
+        image.solutions[query.position] = done
 
 
 def _solve(work: _Work, hypotheses: Sequence[Hypothesis], query: Query, image: str) -> tuple[Floats, float]:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picopose_cli.estimation.correspondences import affine_poses, cell_centre_points, refined_pairs
-from picopose_cli.estimation.pnp import PoseSolution, choose_refined, solve_refined
+from picopose_cli.estimation.correspondences import affine_poses, cell_centre_points, refined_pairs, turn_to_ray
+from picopose_cli.estimation.robust import RobustPose, choose_by_evidence, solve_robust
 from picopose_cli.geometry import Floats, rotation_angle_rad, transform_points
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures
@@ -70,17 +70,17 @@ class _Queries:
 
 @dataclass(frozen=True)
 class _Tried:
-    """One template a query: `views` (B,), similarity (B,3,3), offsets, and both poses (B,4,4) with PnP's solutions."""
+    """One template a query: `views` (B,), similarity (B,3,3), offsets, and stage 2's poses (B,4,4), stage 3's."""
 
     views: Tensor
     A_obs_from_tmpl: Tensor
     offsets: OffsetEstimate
     T_stage2: Floats
-    solutions: list[PoseSolution | None]
+    solutions: list[RobustPose | None]
 
     @property
     def T_stage3(self) -> Floats:
-        """The poses from PnP, stage 2's where that fails."""
+        """Stage 3's poses, stage 2's where there is none."""
         pairs = zip(self.solutions, self.T_stage2, strict=True)
         return np.stack([fallback if solution is None else solution.T_cam_from_obj for solution, fallback in pairs])
 
@@ -179,7 +179,8 @@ class Validator:
             features = network.offset_features(tuple(level[distinct] for level in onboarded.maps))
             index = torch.stack([torch.arange(len(views), device=self._device), place], 1)
             offsets = network.regress_offsets(queries.features, features, index, A, masks)
-        return _Tried(views, A, offsets, _stage2_poses(A, pairs), _solve(offsets, queries, onboarded.bank, views))
+        starts = _stage2_poses(A, pairs)
+        return _Tried(views, A, offsets, starts, _solve(offsets, queries, onboarded.bank, views, starts))
 
     def _grid(self, network: PicoPose, masks: Tensor) -> Tensor:
         return masks_on_grid(masks, network.config.grid)
@@ -284,25 +285,28 @@ def _stage2_poses(A_obs_from_tmpl: Tensor, pairs: PairBatch) -> Floats:
         A_obs_from_tmpl, observation.A_crop_from_image, template.A_crop_from_image, observation.K, template.K,
         template.T_cam_from_obj,
     )  # fmt: skip
-    return affine_poses(*(argument.double().cpu().numpy() for argument in arguments))
+    return turn_to_ray(affine_poses(*(argument.double().cpu().numpy() for argument in arguments)))
 
 
-def _solve(offsets: OffsetEstimate, queries: _Queries, bank: TemplateBank, views: Tensor) -> list[PoseSolution | None]:
+def _solve(
+    offsets: OffsetEstimate, queries: _Queries, bank: TemplateBank, views: Tensor, starts: Floats
+) -> list[RobustPose | None]:
     flow, logits = offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()
     solutions = []
     for i, (sample, view) in enumerate(zip(queries.samples, views.tolist(), strict=True)):
         depth = bank.depth_centre_m[view]
         xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[view], bank.T_tmpl_from_obj[view])
-        pairs = refined_pairs(flow[i], logits[i], xyz, depth > 0, sample.observation.A_crop_from_image)
-        solutions.append(solve_refined(pairs, sample.observation.K))
+        A_crop = sample.observation.A_crop_from_image
+        pairs = refined_pairs(flow[i], logits[i], xyz, depth > 0, A_crop)
+        crop_scale = float(np.linalg.norm(A_crop[:2, 0]))  # augmentation turns crops
+        solutions.append(solve_robust(pairs, sample.observation.K, crop_scale, starts[i]))
     return solutions
 
 
 def _best_of(attempts: Sequence[_Tried]) -> Floats:
-    """Return the pose (B,4,4) of the attempt with most inliers, a query each."""
-    return np.stack(
-        [
-            choose_refined([attempt.solutions[i] for attempt in attempts], np.stack([a.T_stage2[i] for a in attempts]))
-            for i in range(len(attempts[0].solutions))
-        ]
-    )
+    """Return the pose (B,4,4) of the attempt with most evidence, a query each."""
+    chosen = [
+        choose_by_evidence([attempt.solutions[i] for attempt in attempts], np.stack([a.T_stage2[i] for a in attempts]))
+        for i in range(len(attempts[0].solutions))
+    ]
+    return np.stack([pose.T_cam_from_obj for pose in chosen])
