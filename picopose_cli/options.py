@@ -17,7 +17,7 @@ TIMINGS = ("batched", "sequential")
 SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
 DATA_DIR_VARIABLE = "BOP_PATH"
-DEFAULT_REFINE = 2
+DEFAULT_REFINE = 1
 """Where the accuracy's gain by a round (benchmarks/README.md) falls below what the round costs."""
 CORES = min(os.cpu_count() or 1, 16)
 """Processes that a command starts when it is not told how many; more would wait for the disk."""

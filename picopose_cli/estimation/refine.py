@@ -21,7 +21,7 @@ from picopose_cli.geometry import Floats
 from picopose_cli.network.offsets import OffsetFeatures
 from picopose_cli.structs import QueryBatch, TemplateView
 
-CANDIDATES = 3
+CANDIDATES = 2
 """Poses of a detection that are refined; with one alone the choice of the hypothesis stays what it was."""
 VIEWS_AT_ONCE = 16
 """Renders that go through the network together."""
