@@ -1,7 +1,8 @@
 """The command line: signatures, help, and errors turned into exit codes.
 
 Exit codes: 0 all done, 1 done but part of the input could not be used (listed in the report), 2 nothing done.
-Heavy modules are imported inside the commands, so that `--help` answers at once.
+Heavy modules are imported inside the commands, so that `--help` answers at once. Where a command's parameters are the
+fields of its options, `locals()` at its beginning is all of them.
 """
 
 from __future__ import annotations
@@ -174,29 +175,7 @@ def infer(
     ] = InferOptions.cache,
 ) -> None:
     """Estimate the pose of every detection of a split and write a BOP result file; again, to continue a killed run."""
-    options = InferOptions(
-        dataset=dataset,
-        data_dir=data_dir,
-        templates=templates,
-        detections=detections,
-        weights=weights,
-        split=split,
-        targets=targets,
-        output=output,
-        hypotheses=hypotheses,
-        paper=paper,
-        refine=refine,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        shard=shard,
-        timing=timing,
-        restart=restart,
-        profile=profile,
-        cache=cache,
-    )
+    options = InferOptions(**locals())
     from picopose_cli.commands import infer as command
 
     _finish(command.run(options))
@@ -268,7 +247,7 @@ def check(
     ] = CheckOptions.targets,
 ) -> None:
     """Find what would make an upload fail or score less than it should (exit 0 clean, 1 warnings, 2 rejected)."""
-    options = CheckOptions(results=results, data_dir=data_dir, dataset=dataset, split=split, targets=targets)
+    options = CheckOptions(**locals())
     from picopose_cli.commands import check as command
 
     _finish(command.run(options))
@@ -329,33 +308,7 @@ def train(
     ] = TrainOptions.compile,
 ) -> None:
     """Train a network, from nothing or from given weights; the same command continues a stopped run."""
-    options = TrainOptions(
-        output=output,
-        source=source,
-        objects=objects,
-        shards=shards,
-        templates=templates,
-        preset=preset,
-        init=init,
-        steps=steps,
-        minutes=minutes,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        workers=workers,
-        replay=replay,
-        lr=lr,
-        turn_deg=turn_deg,
-        easy_steps=easy_steps,
-        ema=ema,
-        seed=seed,
-        device=device,
-        precision=precision,
-        validate_every=validate_every,
-        validation_objects=validation_objects,
-        checkpoint_every=checkpoint_every,
-        freeze_backbone=freeze_backbone,
-        compile=compile,
-    )
+    options = TrainOptions(**locals())
     from picopose_cli.commands import train as command
 
     _finish(command.run(options))
@@ -375,7 +328,7 @@ def demo(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = DemoOptions.device,
 ) -> None:
     """Make up a small data set, estimate its poses, score them and draw them: no data, download or GPU needed."""
-    options = DemoOptions(output=output, objects=objects, images=images, weights=weights, device=device)
+    options = DemoOptions(**locals())
     from picopose_cli.commands import demo as command
     from picopose_cli.commands import infer, render_templates, score
 

@@ -220,11 +220,9 @@ def _meshes(
 
 def _refinement_text(rounds: int, banks: Mapping[int, Provenance | None], meshes: Collection[int]) -> str:
     """Return how poses are refined, which the results depend on."""
-    without = [obj_id for obj_id, bank in banks.items() if bank is not None and obj_id not in meshes]
-    if not meshes:
-        return "none"
-    but = f", but for objects {', '.join(map(str, without))}, whose meshes are missing" if without else ""
-    return f"rounds: {rounds}{but}"
+    without = [str(obj_id) for obj_id, bank in banks.items() if bank is not None and obj_id not in meshes]
+    but = f", but for objects {', '.join(without)}, whose meshes are missing" if rounds and without else ""
+    return f"{rounds if meshes else 0} rounds{but}"
 
 
 def _batch_size(options: InferOptions, outputs: Sequence[Path], weights: Path, device: str) -> int:
