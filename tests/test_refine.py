@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from synthetic import box_mesh, write_ply
-from tiny import tiny_network
+from tiny import noise_bank, tiny_network
 from toy_pairs import K_OBS, MESHES, toy_bank
 
 from picopose_cli.errors import PicoPoseError
@@ -104,6 +105,48 @@ def test_each_round_starts_where_the_last_one_ended(render):
     once, twice = (errors_deg(refine(Exact(T_true, 0.5), render, n, starts), T_true) for n in (1, 2))
     assert np.median(once) < 0.75 * 8
     assert np.median(twice) < 0.75 * np.median(once)
+
+
+def test_a_pose_that_stands_still_is_not_rendered_again(render):
+    T_true = true_poses(3)
+    exact = Exact(T_true)
+    found = refine(exact, render, 5, [[RobustPose(T, 1.0)] for T in shaken(T_true, 8)])
+    assert exact.calls <= 3  # there after the first round, still in the second or third
+    assert errors_deg(found, T_true).max() < 0.1
+
+
+def test_a_batch_is_looked_at_once(monkeypatch):
+    estimator = Estimator(tiny_network(), device="cpu", precision="fp32", hypotheses=1, paper=False)
+    estimator.add_object(noise_bank())
+    batch = replace(batch_of(2), inputs=np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32))
+    fresh = estimator.look(batch)
+    estimator.hypotheses(batch)
+    monkeypatch.setattr(estimator, "_network", None)
+    for seen, again in zip(estimator.look(batch), fresh, strict=True):
+        torch.testing.assert_close(seen, again, rtol=0, atol=0)
+
+
+def test_renders_that_do_not_fit_are_halved(render):
+    T = true_poses(5)
+    views = [render(1, pose) for pose in T]
+    estimator = Estimator(tiny_network(), device="cpu", precision="fp32", hypotheses=1, paper=False)
+    batch = batch_of(5)
+    A = view_affines(T, batch, range(5), views)
+    features = estimator.look(batch)
+    whole = estimator.match_views(features, range(5), views, A)
+    extract, network = estimator._network.extract, estimator._network
+
+    def small(inputs):
+        if len(inputs) > 2:
+            raise torch.cuda.OutOfMemoryError("full")
+        return extract(inputs)
+
+    network.extract = small
+    for part, expected in zip(estimator.match_views(features, range(5), views, A), whole, strict=True):
+        np.testing.assert_allclose(part, expected, atol=1e-4)
+    network.extract = lambda _: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full"))
+    with pytest.raises(PicoPoseError, match="does not fit"):
+        estimator.match_views(features, range(5), views, A)
 
 
 def test_the_start_is_where_the_pose_puts_the_template(render):

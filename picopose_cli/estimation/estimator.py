@@ -6,7 +6,6 @@ A QueryBatch goes in, hypotheses come out; `solve` turns the hypotheses of one d
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor
 
 from picopose_cli.crops import normalise_bgr
-from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.affine_search import search_affine
 from picopose_cli.estimation.correspondences import (
     affine_poses,
@@ -37,6 +35,7 @@ from picopose_cli.estimation.features import (
 from picopose_cli.estimation.pnp import choose_released, solve_released
 from picopose_cli.estimation.robust import RobustPose, solve_robust
 from picopose_cli.geometry import Floats, apply_affine, project_points
+from picopose_cli.network.device import parts_that_fit
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
 from picopose_cli.network.picopose import PicoPose
@@ -52,8 +51,6 @@ KEPT_OFFSETS_BYTES = 1 << 29
 """Offset features kept on the device, 5.5 MB a view in fp32 for the released sizes."""
 KEPT_CELLS_BYTES = {"cpu": 3 << 29, "cuda": 6 << 30}
 """Cells kept on the device, 170 MB an object in fp32 for the released sizes; the rest is read again when needed."""
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,6 +124,7 @@ class Estimator:
         self._kept_cells = Kept(KEPT_CELLS_BYTES[self._device.type])
         self._kept_offsets = Kept(KEPT_OFFSETS_BYTES)
         self._unwritable: set[Path] = set()
+        self._seen: tuple[QueryBatch, OffsetFeatures] | None = None
 
     def add_object(
         self,
@@ -174,17 +172,8 @@ class Estimator:
         Every object of the batch must have been added. The device is synchronised on return. A batch that does not fit
         into the device's memory is halved until it does. Raises PicoPoseError when one detection does not fit.
         """
-        count = len(batch.obj_ids)
-        try:
-            return self._hypotheses_at_once(batch)
-        except torch.cuda.OutOfMemoryError as error:
-            if count == 1:
-                fix = "free the device of other programs, take --precision bf16, or --device cpu"
-                raise PicoPoseError("one detection does not fit into the device's memory", fix=fix) from error
-        _LOG.warning("%d detections do not fit into the device's memory at once: they are halved", count)
-        torch.cuda.empty_cache()  # here, and not above: the error holds what was computed so far
-        halves = slice(0, count // 2), slice(count // 2, count)
-        return [of_query for half in halves for of_query in self.hypotheses(_part(batch, half))]
+        parts = parts_that_fit(lambda rows: self._hypotheses_at_once(_part(batch, rows)), len(batch.obj_ids))
+        return [of_query for part in parts for of_query in part]
 
     def _compute_features(self, crops_rgb: Array) -> Chunk:
         """Return the cells and packed offset features of some views, on the host and in the precision of storage."""
@@ -199,6 +188,7 @@ class Estimator:
             maps = self._network.extract(self._tensor(batch.inputs))
             cells, features = self._unit_cells(maps), self._network.offset_features(maps)
             del maps
+            self._seen = batch, features
             starts = self._starts(self._match(batch, cells), cells)
             for first in range(0, len(starts), PAIR_CHUNK):
                 chunk = starts[first : first + PAIR_CHUNK]
@@ -222,7 +212,9 @@ class Estimator:
         return sorted(poses, key=lambda pose: -pose.worth)  # stable: of equals the better template's
 
     def look(self, batch: QueryBatch) -> OffsetFeatures:
-        """Return the offset features of a batch's detections, on the device."""
+        """Return the offset features of a batch's detections, on the device; those of the last batch are at hand."""
+        if self._seen is not None and self._seen[0] is batch:
+            return self._seen[1]
         with self._arithmetic():
             return self._network.offset_features(self._network.extract(self._tensor(batch.inputs)))
 
@@ -232,8 +224,18 @@ class Estimator:
         """Run stage 3 alone: the finest flow (N,2,64,64) and certainty logits (N,64,64) of N views of any object.
 
         `features` as `look` gave them, `queries` (N) whose detection each view is compared with, `A_obs_from_tmpl`
-        (N,3,3) crop px.
+        (N,3,3) crop px. Memory that does not suffice is met as by `hypotheses`.
         """
+
+        def match(rows: slice) -> tuple[Floats, Floats]:
+            return self._match_at_once(features, queries[rows], views[rows], A_obs_from_tmpl[rows])
+
+        flows, logits = zip(*parts_that_fit(match, len(views)), strict=True)
+        return np.concatenate(flows), np.concatenate(logits)
+
+    def _match_at_once(
+        self, features: OffsetFeatures, queries: Sequence[int], views: Sequence[TemplateView], A_obs_from_tmpl: Floats
+    ) -> tuple[Floats, Floats]:
         crops_rgb, masks = np.stack([view.crop_rgb for view in views]), np.stack([view.mask for view in views])
         with self._arithmetic():
             of_views = self._network.offset_features(self._network.extract(self._tensor(normalise_bgr(crops_rgb))))
@@ -371,4 +373,7 @@ class Estimator:
 
 
 def _part(batch: QueryBatch, rows: slice) -> QueryBatch:
+    """Return some detections of a batch; the batch itself where it is all of them."""
+    if rows == slice(0, len(batch.obj_ids)):
+        return batch
     return QueryBatch(**{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})

@@ -17,12 +17,14 @@ from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.correspondences import cell_centre_points, pose_affines, refined_pairs
 from picopose_cli.estimation.estimator import Estimator
 from picopose_cli.estimation.robust import RobustPose, solve_robust
-from picopose_cli.geometry import Floats
+from picopose_cli.geometry import Floats, rotation_angle_rad
 from picopose_cli.network.offsets import OffsetFeatures
 from picopose_cli.structs import QueryBatch, TemplateView
 
 CANDIDATES = 2
 """Poses of a detection that are refined; with one alone the choice of the hypothesis stays what it was."""
+STILL_DEG, STILL_SHARE = 0.1, 5e-4
+"""A pose that turns by less, and moves by less than this share of its distance, is not refined again."""
 VIEWS_AT_ONCE = 16
 """Renders that go through the network together."""
 
@@ -51,11 +53,13 @@ class Refiner:
         poses = [list(of_query[:CANDIDATES]) for of_query in candidates]
         places = [(query, i) for query, of_query in enumerate(poses) for i in range(len(of_query))]
         for _ in range(self._rounds):
+            before = {place: poses[place[0]][place[1]] for place in places}
             for first in range(0, len(places), VIEWS_AT_ONCE):
                 part = places[first : first + VIEWS_AT_ONCE]
                 starts = [(query, poses[query][i]) for query, i in part]
                 for (query, i), pose in zip(part, self._round(batch, features, starts, threads), strict=True):
                     poses[query][i] = pose
+            places = [(query, i) for query, i in places if not is_still(before[query, i], poses[query][i])]
         return [tuple(sorted(of_query, key=lambda pose: -pose.worth)) for of_query in poses]
 
     def _round(
@@ -89,6 +93,14 @@ class Refiner:
             return self._render(obj_id, pose.T_cam_from_obj)
         except PicoPoseError:  # too little of the object is seen to be cropped
             return None
+
+
+def is_still(before: RobustPose, after: RobustPose) -> bool:
+    """Say whether a round has left a pose where it was."""
+    T, T_after = before.T_cam_from_obj, after.T_cam_from_obj
+    moved = np.linalg.norm(T_after[:3, 3] - T[:3, 3])
+    turned_deg = np.rad2deg(rotation_angle_rad(T[:3, :3], T_after[:3, :3]))
+    return not (moved > STILL_SHARE * np.linalg.norm(T[:3, 3]) or turned_deg > STILL_DEG)
 
 
 def view_affines(T: Floats, batch: QueryBatch, queries: Sequence[int], views: Sequence[TemplateView]) -> Floats:

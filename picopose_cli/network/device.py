@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.network.config import ModelConfig
+
+_LOG = logging.getLogger(__name__)
+Part = TypeVar("Part")
 
 _AUTO_MAY_BE_BF16 = False
 _LEAST_BATCH, _LARGEST_BATCH = 16, 128
@@ -85,6 +91,28 @@ def batch_size_within(free_bytes: int, config: ModelConfig) -> int:
     per_detection = 4 * (backbone + offsets + 3 * config.crop_px**2)
     fitting = int(free_bytes / 10 / per_detection) // _LEAST_BATCH * _LEAST_BATCH
     return min(max(fitting, _LEAST_BATCH), _LARGEST_BATCH)
+
+
+def parts_that_fit(work: Callable[[slice], Part], count: int) -> list[Part]:
+    """Return what `work` makes of `count` things: all at once, or of halves, quarters... where memory does not suffice.
+
+    Raises PicoPoseError when one alone does not fit into the device's memory.
+    """
+    return _parts(work, 0, count)
+
+
+def _parts(work: Callable[[slice], Part], first: int, last: int) -> list[Part]:
+    count = last - first
+    try:
+        return [work(slice(first, last))]
+    except torch.cuda.OutOfMemoryError as error:
+        if count == 1:
+            fix = "free the device of other programs, take --precision bf16, or --device cpu"
+            raise PicoPoseError("one detection does not fit into the device's memory", fix=fix) from error
+    _LOG.warning("%d detections do not fit into the device's memory at once: they are halved", count)
+    torch.cuda.empty_cache()  # here, and not above: the error holds what was computed so far
+    middle = first + count // 2
+    return _parts(work, first, middle) + _parts(work, middle, last)
 
 
 def device_name(device: str) -> str:
