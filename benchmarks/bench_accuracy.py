@@ -58,8 +58,9 @@ from picopose_cli.estimation.pnp import RANSAC_PX, PoseSolution, solve_released
 from picopose_cli.estimation.queries import crop_queries, stack_queries
 from picopose_cli.estimation.refine import Refiner
 from picopose_cli.estimation.robust import RobustPose, evidence, solve_robust
+from picopose_cli.files import file_sha256
 from picopose_cli.geometry import Floats, project_points, transform_points
-from picopose_cli.network.checkpoint import load_network, weights_sha256
+from picopose_cli.network.checkpoint import load_network
 from picopose_cli.network.device import choose_device, choose_precision, device_name
 from picopose_cli.network.matching import masks_on_grid
 from picopose_cli.network.picopose import PicoPose
@@ -725,7 +726,7 @@ def read_arguments() -> argparse.Namespace:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     run, console = describe_run(), Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else WIDE)
     arguments.device = choose_device(arguments.device)
-    sha256 = weights_sha256(arguments.weights)
+    sha256 = file_sha256(arguments.weights)
     made_by = f"{sha256[:8]}-{code_sha256()[:8]}-{arguments.device.replace(':', '')}-{arguments.precision}"
     weights = {"weights": arguments.weights.name, "weights_sha256": sha256}
     result: dict[str, Any] = {

@@ -44,9 +44,10 @@ from picopose_cli.estimation.features import Chunk, feature_file
 from picopose_cli.estimation.pipeline import estimate_images
 from picopose_cli.estimation.pnp import choose_released, solve_released
 from picopose_cli.estimation.queries import crop_queries, stack_queries
+from picopose_cli.files import file_sha256
 from picopose_cli.geometry import apply_affine, project_points
 from picopose_cli.network.bundled import bundled_weights
-from picopose_cli.network.checkpoint import load_network, save_network, weights_sha256
+from picopose_cli.network.checkpoint import load_network, save_network
 from picopose_cli.network.config import VIT_L
 from picopose_cli.network.device import choose_device, device_name, has_fast_bf16
 from picopose_cli.network.picopose import PicoPose, store_in_bf16
@@ -274,7 +275,7 @@ def compare_flows(network: PicoPose, half: PicoPose) -> dict[str, float]:
 def make_start(work: Path, network: PicoPose, precision: str) -> None:
     """Write weights, and banks and features of 21 objects: the same 16 views again and again."""
     save_network(work / "weights.safetensors", network, half=True)
-    sha256 = weights_sha256(work / "weights.safetensors")
+    sha256 = file_sha256(work / "weights.safetensors")
     bank = make_bank(1, 162)
     estimator = Estimator(network, device="cpu", precision=precision, hypotheses=HYPOTHESES, paper=True)
     cells, offsets = estimator._compute_features(bank.crops_rgb[:16])
@@ -294,7 +295,7 @@ def second_start(work: Path, precision: str) -> dict[str, float]:
     """Return what a start from `make_start`'s files costs up to the first estimate, in this process."""
     clock = Clock()
     weights = work / "weights.safetensors"
-    sha256, network = weights_sha256(weights), load_network(weights)
+    sha256, network = file_sha256(weights), load_network(weights)
     if precision == "bf16":
         store_in_bf16(network)
     estimator = Estimator(network, device="cpu", precision=precision, hypotheses=HYPOTHESES, paper=True)

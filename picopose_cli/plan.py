@@ -24,7 +24,7 @@ from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.pipeline import Group, plan_groups, share_of_groups
 from picopose_cli.files import file_sha256, require_writable
 from picopose_cli.network.bundled import bundled_weights
-from picopose_cli.network.checkpoint import read_config, weights_sha256
+from picopose_cli.network.checkpoint import read_config
 from picopose_cli.network.device import choose_devices, choose_precision, device_name, suggest_batch_size
 from picopose_cli.options import InferOptions, options_record, resolve_data_dir
 from picopose_cli.structs import Detection, ImageTask, Provenance, Target
@@ -89,7 +89,7 @@ def make_plan(options: InferOptions, console: Console) -> tuple[Plan, InferRepor
         device=device_name(devices[0]),
         precision=precision,
         weights=str(weights),
-        weights_sha256=weights_sha256(weights),
+        weights_sha256=file_sha256(weights),
         detections="ground-truth masks" if source is None else str(source),
         problems=problems,
     )

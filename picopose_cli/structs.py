@@ -274,12 +274,16 @@ class Skip:
 
 @dataclass
 class StageSeconds:
-    """Seconds spent by stage: read and decode, crop, network (device synchronised), PnP (summed over threads)."""
+    """Seconds spent by stage: read and decode, crop, network (device synchronised), PnP (summed over threads), refine.
+
+    The last is everything that refinement does: renders, network and PnP.
+    """
 
     read: float = 0.0
     crop: float = 0.0
     network: float = 0.0
     pnp: float = 0.0
+    refine: float = 0.0
 
     def add(self, other: StageSeconds) -> None:
         """Add another count to this one."""
@@ -287,6 +291,7 @@ class StageSeconds:
         self.crop += other.crop
         self.network += other.network
         self.pnp += other.pnp
+        self.refine += other.refine
 
 
 @dataclass(frozen=True)

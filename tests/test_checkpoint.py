@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import errno
-import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.network import checkpoint
-from picopose_cli.network.checkpoint import load_network, read_config, save_network, weights_sha256
+from picopose_cli.network.checkpoint import load_network, read_config, save_network
 from picopose_cli.network.config import VIT_L
 from picopose_cli.network.picopose import PicoPose
 
@@ -180,13 +179,6 @@ def test_released_layout_loads_strictly(tmp_path: Path) -> None:
     assert len(loaded) == 603
     assert round(sum(tensor.numel() for tensor in loaded.values()) / 1e6, 1) == 380.9
     assert all(tensor.is_contiguous() for tensor in loaded.values())
-
-
-def test_sha256(tmp_path: Path) -> None:
-    (tmp_path / "weights").write_bytes(b"abc" * 2_000_000)
-    assert weights_sha256(tmp_path / "weights") == hashlib.sha256(b"abc" * 2_000_000).hexdigest()
-    with pytest.raises(PicoPoseError, match="cannot be read"):
-        weights_sha256(tmp_path / "absent")
 
 
 # ---- files that are not

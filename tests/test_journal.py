@@ -27,7 +27,7 @@ def make_results(seed: int = 0) -> list[ImageResult]:
         estimates = tuple(PoseEstimate(7, im_id, 3 + i, float(rng.uniform()), T, time_s) for i, T in enumerate(poses))
         skips = (Skip(7, im_id, None, 'a "reason"\nwith ümlaut'), Skip(7, im_id, 5, "")) if im_id % 3 == 0 else ()
         task = ImageTask(7, im_id, Path(f"{im_id}.png"), np.eye(3), ())
-        results.append(ImageResult(task, estimates, skips, StageSeconds(*rng.uniform(size=4).tolist()), time_s))
+        results.append(ImageResult(task, estimates, skips, StageSeconds(*rng.uniform(size=5).tolist()), time_s))
     return results
 
 

@@ -218,7 +218,7 @@ def edited_detections(folder: Path, tmp_path: Path) -> str:
     [
         ({"hypotheses": 3}, ["hypotheses: 2 there, 3 here"]),
         ({"batch_size": 4}, ["batch_size: 5 there, 4 here"]),
-        ({"paper": False}, ["paper"]),
+        ({"paper": True}, ["paper", "refinement"]),
         ({"precision": "bf16"}, ["precision: fp32 there, bf16 here"]),
         ({"timing": "sequential"}, ["timing"]),
         ({"limit": 5}, ["images: 12 there, 5 here", "tasks_sha256"]),
@@ -492,5 +492,6 @@ def test_a_profile_names_the_threads_and_stages(folder, tmp_path):
             assert event["ts"] >= 0
             stages.setdefault(event["name"], set()).add(names[event["tid"]].split("_")[0])
     assert stages == {
-        "read": {"read"}, "crop": {"read"}, "PnP": {"pnp"}, "network": {"MainThread"}, "journal": {"MainThread"}
+        "read": {"read"}, "crop": {"read"}, "PnP": {"pnp"}, "network": {"MainThread"}, "refine": {"MainThread"},
+        "journal": {"MainThread"},
     }  # fmt: skip

@@ -125,7 +125,8 @@ def summary_lines(report: InferReport, findings: list[str]) -> list[str]:
         f"{report.estimates} estimates of {report.images} images{kept} -> {report.output}",
         *([", ".join(speeds)] if speeds else []),
         f"{report.total_s:.1f} s: templates {report.onboarding_s:.1f}, read {stages.read:.1f}, crop {stages.crop:.1f}, "
-        f"network {stages.network:.1f} ({report.device}, {report.precision}), PnP {stages.pnp:.1f}; "
+        f"network {stages.network:.1f} ({report.device}, {report.precision}), PnP {stages.pnp:.1f}, "
+        f"refine {stages.refine:.1f}; "
         f"peak memory {report.peak_memory_mb:.0f} MB",
         *_some("not readable", report.problems),
         *_some("skipped", [skip_text(skip) for skip in report.skipped]),

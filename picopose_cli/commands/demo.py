@@ -19,9 +19,8 @@ from picopose_cli.bop.images import read_image_rgb
 from picopose_cli.bop.results import ResultTable, read_results
 from picopose_cli.draw import OUTLINE_FINENESS, encode_png, pose_overlay
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_write_bytes, require_writable
+from picopose_cli.files import atomic_write_bytes, file_sha256, require_writable
 from picopose_cli.network.bundled import bundled_weights
-from picopose_cli.network.checkpoint import weights_sha256
 from picopose_cli.network.device import choose_device
 from picopose_cli.options import DemoOptions, InferOptions, RenderTemplatesOptions, ScoreOptions
 from picopose_cli.scoring.errors import mssd
@@ -71,7 +70,7 @@ def run(
     """
     console = Console(markup=False, highlight=False, soft_wrap=True)
     output, seconds = options.output, dict[str, float]()
-    weights_sha256(options.weights or bundled_weights())  # said before the work, not after
+    file_sha256(options.weights or bundled_weights())  # said before the work, not after
     choose_device(options.device)
     _claim(options)
     with _timed(seconds, "data"):

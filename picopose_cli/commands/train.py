@@ -14,8 +14,8 @@ from rich.console import Console
 
 from picopose_cli.environment import machine, package_versions
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_write_bytes, require_writable
-from picopose_cli.network.checkpoint import save_network, weights_sha256
+from picopose_cli.files import atomic_write_bytes, file_sha256, require_writable
+from picopose_cli.network.checkpoint import save_network
 from picopose_cli.network.device import choose_device, device_name
 from picopose_cli.options import TrainOptions, options_record
 from picopose_cli.training.loop import Group, TrainSummary, join_group, leave_group, ramp_samples, train
@@ -127,7 +127,7 @@ def _write_summary(options: TrainOptions, group: Group, summary: TrainSummary, n
         **asdict(summary),
     }
     content = {
-        "network": {"file": network.name, "bytes": network.stat().st_size, "sha256": weights_sha256(network)},
+        "network": {"file": network.name, "bytes": network.stat().st_size, "sha256": file_sha256(network)},
         "runs": [*_runs_before(path, summary.first_step), this],
     }
     atomic_write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -6,7 +6,6 @@ its numbers depend on: one that does not match is made again, never used. Views 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import zlib
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_path
+from picopose_cli.files import atomic_path, file_sha256
 
 FORMAT_VERSION = 1
 """Raised whenever the same bank and weights would give other features: another chunk, layout or arithmetic."""
@@ -150,10 +149,10 @@ class FeatureFile:
 
 
 def feature_file(bank: Path, *, weights_sha256: str, precision: str, device: str) -> FeatureFile:
-    """Return where the features of a bank belong, and their fingerprint; raises OSError when the bank is gone."""
+    """Return where the features of a bank belong, and their fingerprint; raises PicoPoseError when the bank is gone."""
     depends_on = {
         "format_version": FORMAT_VERSION,
-        "bank_sha256": hashlib.sha256(bank.read_bytes()).hexdigest(),
+        "bank_sha256": file_sha256(bank),
         "weights_sha256": weights_sha256,
         "precision": precision,
         "device": "cuda" if device.startswith("cuda") else "cpu",

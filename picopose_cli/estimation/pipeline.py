@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ DEFAULT_BATCH_SIZE = 16
 OPEN_GROUPS = 2
 """Groups whose PnP may run while the network goes on."""
 
+Solution = TypeVar("Solution")
 LoadImage = Callable[[ImageTask], LoadedImage]
 Group = tuple[ImageTask, ...]
 """Consecutive whole images that go through the network together."""
@@ -151,7 +153,7 @@ class _OpenImage:
         poses = {position: future.result() for position, future in self.solutions.items()}
         ended = time.perf_counter()
         self.seconds.pnp += sum(seconds for _, seconds in poses.values())
-        shares = self.seconds.crop + self.seconds.network + self.seconds.pnp
+        shares = self.seconds.crop + self.seconds.network + self.seconds.pnp + self.seconds.refine
         detector = max((detection.time_s for detection in self.task.detections), default=0.0)
         time_s = max(detector, 0.0) + (ended - self.read_at if sequential else shares)
         estimates, skips = [], list(self.skips)
@@ -229,7 +231,8 @@ def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work, solvers: Th
         _refine_batch(members, batch, hypotheses, work, work.refiner, solvers)
         return
     for (image, query), of_query in zip(members, hypotheses, strict=True):
-        image.solutions[query.position] = solvers.submit(_solve, work, of_query, query, _name(image.task))
+        name = _name(image.task)
+        image.solutions[query.position] = solvers.submit(_solve, work, work.estimator.solve, of_query, query, name)
 
 
 def _refine_batch(
@@ -240,25 +243,36 @@ def _refine_batch(
     refiner: Refiner,
     solvers: ThreadPoolExecutor,
 ) -> None:
-    """Refine a batch's poses, for which the network must wait for PnP; the time of both counts as the network's."""
+    """Refine a batch's poses, for which the network must wait for PnP."""
+    futures = [
+        solvers.submit(_solve, work, work.estimator.candidates, of_query, query, _name(image.task))
+        for (image, query), of_query in zip(members, hypotheses, strict=True)
+    ]
+    solved = [future.result() for future in futures]
     started = time.perf_counter()
-    candidates = list(solvers.map(work.estimator.candidates, hypotheses, batch.K))
-    refined = refiner.refine(batch, candidates, solvers)
+    refined = refiner.refine(batch, [candidates for candidates, _ in solved], solvers)
     ended = time.perf_counter()
     work.record("refine", started, ended, f"{len(members)} detections")
-    for (image, query), poses in zip(members, refined, strict=True):
-        image.seconds.network += (ended - started) / len(members)
+    for (image, query), (_, pnp_s), poses in zip(members, solved, refined, strict=True):
+        image.seconds.refine += (ended - started) / len(members)
         done: Future[tuple[Floats, float]] = Future()
-        done.set_result((poses[0].T_cam_from_obj, 0.0))
+        done.set_result((poses[0].T_cam_from_obj, pnp_s))
         image.solutions[query.position] = done
 
 
-def _solve(work: _Work, hypotheses: Sequence[Hypothesis], query: Query, image: str) -> tuple[Floats, float]:
+def _solve(
+    work: _Work,
+    solve: Callable[[Sequence[Hypothesis], Floats], Solution],
+    hypotheses: Sequence[Hypothesis],
+    query: Query,
+    image: str,
+) -> tuple[Solution, float]:
+    """Return what `solve` makes of a detection's hypotheses, and the seconds that it took."""
     started = time.perf_counter()
-    T = work.estimator.solve(hypotheses, query.K)
+    solution = solve(hypotheses, query.K)
     ended = time.perf_counter()
     work.record("PnP", started, ended, f"{image}, object {query.detection.obj_id}")
-    return T, ended - started
+    return solution, ended - started
 
 
 def _is_done(images: list[_OpenImage]) -> bool:

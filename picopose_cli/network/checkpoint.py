@@ -5,7 +5,6 @@ Only tensors are ever read from a pickle (`weights_only=True`); a file that need
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -99,18 +98,6 @@ def save_network(path: Path, network: PicoPose, *, half: bool = False) -> None:
             save_file(tensors, temporary, metadata)
         except SafetensorError as error:  # its only failure here is the disk's
             raise OSError(str(error)) from error
-
-
-def weights_sha256(path: Path) -> str:
-    """Return the SHA-256 of a weight file in hexadecimal, for the provenance of results."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    except OSError as error:
-        raise _cannot_open(path, error) from error
-    return digest.hexdigest()
 
 
 def _read_head(path: Path) -> bytes:
