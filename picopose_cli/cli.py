@@ -50,6 +50,12 @@ DataDir = Annotated[
 Templates = Annotated[
     Path | None, typer.Option(help="Folder of the template banks; default: templates/ inside the data set.")
 ]
+Targets = Annotated[
+    Path | None,
+    typer.Option(
+        help="Targets JSON of BOP19 (localisation) or BOP24 (detection); default: the data set's own, BOP19 first."
+    ),
+]
 Split = Annotated[
     str | None, typer.Option(help="Split folder, for example test or val; default: the data set's test split.")
 ]
@@ -135,9 +141,7 @@ def infer(
         typer.Option(help="Network weights: .ckpt, .pth or .safetensors; default: the small network of the package."),
     ] = InferOptions.weights,
     split: Split = InferOptions.split,
-    targets: Annotated[
-        Path | None, typer.Option(help="Targets JSON; default: test_targets_bop19.json of the data set.")
-    ] = InferOptions.targets,
+    targets: Targets = InferOptions.targets,
     output: Annotated[
         Path | None, typer.Option(help="Result file; default: picopose_DATASET-SPLIT.csv here.")
     ] = InferOptions.output,
@@ -242,9 +246,7 @@ def check(
         str | None, typer.Option(help="BOP data set; default: taken from the file's name.")
     ] = CheckOptions.dataset,
     split: Split = CheckOptions.split,
-    targets: Annotated[
-        Path | None, typer.Option(help="Targets JSON; default: test_targets_bop19.json of the data set.")
-    ] = CheckOptions.targets,
+    targets: Targets = CheckOptions.targets,
 ) -> None:
     """Find what would make an upload fail or score less than it should (exit 0 clean, 1 warnings, 2 rejected)."""
     options = CheckOptions(**locals())

@@ -106,6 +106,7 @@ class InferOptions:
     weights: Path | None = None
     split: str | None = None
     targets: Path | None = None
+    """A BOP19 or BOP24 target file, which also says the task; None: the data set's own, BOP19's before BOP24's."""
     output: Path | None = None
     """The CSV; None: `picopose_DATASET-SPLIT.csv` in the working folder."""
     hypotheses: int = 5

@@ -17,8 +17,8 @@ from picopose_cli.bop.journal import journal_path, read_header
 from picopose_cli.bop.report import SHOWN_LINES, InferReport
 from picopose_cli.bop.results import parse_result_name, result_file_name
 from picopose_cli.bop.shards import shard_path, shard_paths
-from picopose_cli.bop.targets import read_targets
-from picopose_cli.bop.tasks import make_image_tasks, tasks_sha256
+from picopose_cli.bop.targets import choose_targets, targets_kind
+from picopose_cli.bop.tasks import keep_what_counts, make_image_tasks, tasks_sha256
 from picopose_cli.environment import machine, package_versions
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.pipeline import Group, plan_groups, share_of_groups
@@ -27,7 +27,7 @@ from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import read_config
 from picopose_cli.network.device import choose_devices, choose_precision, device_name, suggest_batch_size
 from picopose_cli.options import InferOptions, options_record, resolve_data_dir
-from picopose_cli.structs import Detection, ImageTask, Provenance, Target
+from picopose_cli.structs import AnyTarget, Detection, ImageTask, Provenance
 from picopose_cli.templates.bank import bank_path, read_provenance
 from picopose_cli.templates.mesh import mesh_sha256
 
@@ -47,7 +47,7 @@ class Plan:
 
     options: InferOptions
     dataset: Dataset
-    targets: Sequence[Target]
+    targets: Sequence[AnyTarget]
     output: Path
     templates: Path
     objects: set[int]
@@ -77,7 +77,8 @@ def make_plan(options: InferOptions, console: Console) -> tuple[Plan, InferRepor
     devices = choose_devices(options.device)
     precision = choose_precision(options.precision, devices[0])
     output = _output(options, dataset)
-    targets = read_targets(dataset, options.targets)
+    targets, targets_source = choose_targets(dataset, options.targets)
+    console.print(f"targets: {targets_source}")
     source, detections, problems = _read_detections(options, dataset, data_dir, targets)
     tasks = make_image_tasks(dataset, targets, detections)[: options.limit]
     weights = options.weights or _default_weights(console)
@@ -90,11 +91,14 @@ def make_plan(options: InferOptions, console: Console) -> tuple[Plan, InferRepor
         precision=precision,
         weights=str(weights),
         weights_sha256=file_sha256(weights),
+        targets=targets_source,
         detections="ground-truth masks" if source is None else str(source),
         problems=problems,
     )
     templates = options.templates or dataset.root / "templates"
     banks = _usable_banks(dataset, templates, tasks, report)
+    usable = {obj_id for obj_id, bank in banks.items() if bank is not None}
+    tasks = keep_what_counts(tasks, targets, usable)
     meshes = _meshes(options, dataset, banks)
     report.refinement = _refinement_text(options.rounds, banks, meshes)
     batch_size = _batch_size(options, shard_paths(output, len(devices)), weights, devices[0])
@@ -102,6 +106,7 @@ def make_plan(options: InferOptions, console: Console) -> tuple[Plan, InferRepor
     report.header = _header(report, dataset, devices[0], batch_size) | {
         "shard": options.part and list(options.part),
         "refinement": report.refinement,
+        "targets": targets_kind(targets),
         "detections_sha256": found,
         "images": len(tasks),
         "tasks_sha256": tasks_sha256(tasks),
@@ -111,7 +116,6 @@ def make_plan(options: InferOptions, console: Console) -> tuple[Plan, InferRepor
     groups = [(task,) for task in tasks] if sequential else plan_groups(tasks, batch_size)
     if options.part is not None:
         groups = share_of_groups(groups, options.part[0] - 1, options.part[1])
-    usable = {obj_id for obj_id, bank in banks.items() if bank is not None}
     return Plan(
         options, dataset, targets, output, templates, usable, meshes, weights, devices, precision, batch_size, groups
     ), report
@@ -140,7 +144,7 @@ def _output(options: InferOptions, dataset: Dataset) -> Path:
 
 
 def _read_detections(
-    options: InferOptions, dataset: Dataset, data_dir: Path, targets: Sequence[Target]
+    options: InferOptions, dataset: Dataset, data_dir: Path, targets: Sequence[AnyTarget]
 ) -> tuple[Path | None, dict[tuple[int, int], list[Detection]], list[str]]:
     """Return the detections' file (None: the masks), the detections by image, and the entries that are unreadable."""
     if options.detections == "gt":

@@ -175,12 +175,25 @@ class Detection:
 
 @dataclass(frozen=True)
 class Target:
-    """What the benchmark asks for: `inst_count` instances of an object in an image."""
+    """What the localisation task (BOP19) asks for: `inst_count` instances of an object in an image."""
 
     scene_id: int
     im_id: int
     obj_id: int
     inst_count: int
+
+
+@dataclass(frozen=True)
+class ImageTarget:
+    """What the detection task (BOP24) asks for: all that an image shows; the `most` best estimates of it count."""
+
+    scene_id: int
+    im_id: int
+    most: int
+
+
+AnyTarget = Target | ImageTarget
+"""The targets of a run or a result file are all of one kind."""
 
 
 @dataclass(frozen=True)

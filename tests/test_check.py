@@ -93,7 +93,7 @@ def test_report_groups_exits_and_names_rows(tmp_path, capsys):
     report = command.run(CheckOptions(path, targets=write_json(tmp_path / "targets.json", targets)))
     assert report.exit_code == 2
     lines = capsys.readouterr().out.splitlines()
-    assert "the targets of" in lines[0]
+    assert "targets.json (BOP19, localisation)" in lines[0]
     assert lines[-1].endswith("the toolkit would reject it")
     severities = [line.split(":")[0] for line in lines[1:-1]]
     assert severities == sorted(severities)  # errors come first
@@ -195,6 +195,46 @@ def test_target_file_is_enough_without_images(tmp_path, data):
     write_rows(path, *rows[3:], header=header)
     report = command.run(CheckOptions(path, data_dir=tmp_path / "bare"))
     assert {finding.kind for finding in report.findings} == {"missing target"}
+
+
+@pytest.fixture
+def detected(tmp_path):
+    """A BOP24 file of three images, and a clean result file with 1, 3 and 100 estimates of them."""
+    images = [{"scene_id": 1, "im_id": im_id} for im_id in range(3)]
+    targets = write_json(tmp_path / "test_targets_bop24.json", images)
+    counts = enumerate((1, 3, 100))
+    rows = [row(im_id, 1 + place % 4, t=f"{place} 20 500") for im_id, count in counts for place in range(count)]
+    return write_rows(tmp_path / "d_mine-test.csv", *rows), targets
+
+
+def test_detection_task_wants_a_row_an_image_and_no_more_than_count(detected, capsys):
+    path, targets = detected
+    assert command.run(CheckOptions(path, targets=targets)).findings == ()
+    assert "test_targets_bop24.json (BOP24, detection)" in capsys.readouterr().out
+    header, _, *rows = path.read_text().splitlines()
+    write_rows(path, *rows, row(2, 9), row(2, 1, t="5 5 500"), row(3, 1), header=header)
+    report = command.run(CheckOptions(path, targets=targets))
+    assert kinds(report.findings) == {
+        ("missing target", None, "warning"), ("too many rows", 105, "warning"), ("unknown image", 107, "warning")
+    }  # fmt: skip
+    texts = {finding.text for finding in report.findings}
+    assert "target without a row: scene 1, image 0" in texts
+    assert "scene 1, image 2 has more rows than the 100 that count" in texts
+    path = path.rename(path.with_name("d_xyzibd-test.csv"))  # where 200 count
+    report = command.run(CheckOptions(path, targets=targets))
+    assert {finding.kind for finding in report.findings} == {"missing target", "unknown image"}
+
+
+def test_detection_task_of_the_data_set(detected, data):
+    path, targets = detected
+    root, of_objects = data
+    own = targets.rename(root / "mine/test_targets_bop24.json")
+    report = command.run(CheckOptions(path, data_dir=root))
+    assert report.compared_with == f"the targets {own} (BOP24, detection)"
+    assert report.findings == ()
+    write_json(root / "mine/test_targets_bop19.json", [asdict(target) for target in TARGETS])
+    assert command.run(CheckOptions(of_objects, data_dir=root)).findings == ()  # BOP19 comes first
+    assert command.run(CheckOptions(path, data_dir=root, targets=own)).findings == ()
 
 
 def test_data_set_of_the_options_against_that_of_the_name(data, tmp_path):

@@ -21,7 +21,7 @@ from picopose_cli.bop.images import read_mask
 from picopose_cli.bop.rle import encode_rle
 from picopose_cli.bop.targets import read_targets
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Detection, Target
+from picopose_cli.structs import Detection, ImageTarget, Target
 
 NAN = float("nan")
 
@@ -221,6 +221,13 @@ def test_ground_truth_masks_of_the_targets_most_visible_first(tmp_path):
     detections = found.by_image[1, 0]
     assert [detection.mask for detection in detections] == [dataset.mask_visib_path(1, 0, gt_id) for gt_id in (2, 0)]
     assert {(item.obj_id, item.score, item.time_s, item.box_xywh) for item in detections} == {(1, 1.0, 0.0, MASK_BOX)}
+
+
+def test_ground_truth_masks_of_whole_images_are_those_visible_by_a_tenth(tmp_path):
+    write_scene(tmp_path / "mine/test/000001", {0: [(1, 0.1), (2, 1.0), (3, 0.09), (1, 0.9)], 1: [1]}, masks=True)
+    found = ground_truth_detections(open_dataset("mine", tmp_path), [ImageTarget(1, 0, 100)])
+    assert list(found.by_image) == [(1, 0)]
+    assert [detection.obj_id for detection in found.by_image[1, 0]] == [2, 1, 1]
 
 
 def test_ground_truth_box_comes_from_the_mask_where_the_info_is_missing(tmp_path):

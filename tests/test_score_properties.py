@@ -18,7 +18,7 @@ from picopose_cli.scoring.localisation import LocalisationScores, localisation_t
 from picopose_cli.scoring.pairs import ScoredObject
 from picopose_cli.scoring.selection import Estimates, select_detection, select_localisation
 from picopose_cli.scoring.symmetries import symmetry_transforms
-from picopose_cli.structs import GroundTruth, Mesh, ObjectInfo, Target
+from picopose_cli.structs import GroundTruth, ImageTarget, Mesh, ObjectInfo, Target
 from picopose_cli.templates.software import render_depth
 
 K = np.array([[200.0, 0, 79.5], [0, 200, 60.2], [0, 0, 1]])
@@ -72,7 +72,8 @@ class World:
         return LocalisationScores(localisation_tallies(self._errors(selection)), None)
 
     def detect(self, estimates):
-        selection = select_detection(estimates, sorted(self.instances), self.instances, 100)
+        targets = [ImageTarget(*image, most=100) for image in sorted(self.instances)]
+        selection = select_detection(estimates, targets, self.instances)
         return DetectionScores(detection_precisions(self._errors(selection)), None)
 
     def _errors(self, selection):

@@ -6,9 +6,15 @@ import pytest
 from bop_folder import write_json, write_scene
 
 from picopose_cli.bop.datasets import open_dataset
-from picopose_cli.bop.targets import find_targets, read_image_targets, read_target_file, read_targets
+from picopose_cli.bop.targets import (
+    choose_targets,
+    find_targets,
+    read_image_targets,
+    read_target_file,
+    read_targets,
+)
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Target
+from picopose_cli.structs import ImageTarget, Target
 
 
 def target(scene_id, im_id, obj_id, inst_count=1):
@@ -33,12 +39,23 @@ def test_file_of_the_split_comes_first_and_is_sorted(dataset):
     assert read_targets(dataset) == [Target(1, 0, 0, 1), Target(1, 0, 2, 2), Target(2, 3, 1, 1)]
 
 
-def test_given_file_overrides(dataset, tmp_path):
+def test_given_file_of_either_kind_overrides(dataset, tmp_path):
     write_json(dataset.root / "test_targets_bop19.json", [target(1, 0, 1)])
     mine = write_json(tmp_path / "mine.json", [target(1, 4, 0)])
-    assert read_targets(dataset, mine) == [Target(1, 4, 0, 1)]
+    assert choose_targets(dataset, mine) == ([Target(1, 4, 0, 1)], f"{mine} (BOP19, localisation)")
+    images = write_json(tmp_path / "images.json", [{"scene_id": 1, "im_id": 4}])
+    assert choose_targets(dataset, images) == ([ImageTarget(1, 4, 100)], f"{images} (BOP24, detection)")
     with pytest.raises(PicoPoseError, match="does not exist"):
-        read_targets(dataset, tmp_path / "missing.json")
+        choose_targets(dataset, tmp_path / "missing.json")
+
+
+def test_own_file_of_bop19_comes_before_that_of_bop24_and_the_ground_truth_last(dataset):
+    made = f"made from the ground truth in {dataset.split_dir} (BOP19, localisation)"
+    assert choose_targets(dataset) == (read_targets(dataset), made)
+    images = write_json(dataset.root / "test_targets_bop24.json", [{"scene_id": 1, "im_id": 4}])
+    assert choose_targets(dataset) == ([ImageTarget(1, 4, 100)], f"{images} (BOP24, detection)")
+    objects = write_json(dataset.root / "test_targets_bop19.json", [target(1, 0, 1)])
+    assert choose_targets(dataset) == ([Target(1, 0, 1, 1)], f"{objects} (BOP19, localisation)")
 
 
 def test_typed_split_uses_the_file_of_its_split(tmp_path):
@@ -86,30 +103,39 @@ def test_private_ground_truth_without_target_file(tmp_path):
         ([target(1, 0, 1.5)], "entry 0: obj_id"),
         ([target(1, 0, 1, 0)], "entry 0 asks for no instance"),
         ([target(1, 0, 1), target(1, 0, 1)], "entry 1 names a target again"),
-        ([{"scene_id": 1, "im_id": 0}], "images without objects"),
+        ([target(1, 0, 1), {"scene_id": 1, "im_id": 0}], "entry 1: obj_id is not a whole number"),
+        ([{"scene_id": 1, "im_id": 0}, {"scene_id": 1}], "entry 1: im_id is not a whole number"),
+        ([{"scene_id": 1, "im_id": 0}, 5], "entry 1 is not an object"),
+        ([], "there are no targets"),
     ],
 )
 def test_broken_target_file_names_the_entry(tmp_path, entries, words):
     path = write_json(tmp_path / "targets.json", entries)
     with pytest.raises(PicoPoseError, match=words) as caught:
-        read_target_file(path)
+        read_target_file(path, "mine")
     assert str(path) in str(caught.value)
 
 
-def test_no_targets_at_all(dataset, tmp_path):
+def test_no_targets_at_all(dataset):
+    write_json(dataset.root / "test_targets_bop19.json", [])
     with pytest.raises(PicoPoseError, match="there are no targets"):
-        read_targets(dataset, write_json(tmp_path / "none.json", []))
+        read_targets(dataset)
 
 
-def test_image_targets(dataset, tmp_path):
-    assert read_image_targets(dataset) == [(1, 0), (1, 4), (2, 3)]
+def test_image_targets(dataset):
+    assert read_image_targets(dataset) == [ImageTarget(1, 0, 100), ImageTarget(1, 4, 100), ImageTarget(2, 3, 100)]
     entries = [{"scene_id": 2, "im_id": 3}, {"scene_id": 1, "im_id": 0}, {"scene_id": 1, "im_id": 0}]
-    write_json(dataset.root / "test_targets_bop24.json", entries)
-    assert read_image_targets(dataset) == [(1, 0), (2, 3)]
-    mine = write_json(tmp_path / "mine.json", [{"scene_id": 1, "im_id": 4}])
-    assert read_image_targets(dataset, mine) == [(1, 4)]
+    path = write_json(dataset.root / "test_targets_bop24.json", entries)
+    assert read_image_targets(dataset) == [ImageTarget(1, 0, 100), ImageTarget(2, 3, 100)]
+    write_json(path, [{"scene_id": 1}])
     with pytest.raises(PicoPoseError, match="entry 0: im_id"):
-        read_image_targets(dataset, write_json(tmp_path / "broken.json", [{"scene_id": 1}]))
+        read_image_targets(dataset)
+
+
+def test_more_estimates_count_where_bop_says_so(tmp_path):
+    path = write_json(tmp_path / "images.json", [{"scene_id": 1, "im_id": 0}])
+    assert read_target_file(path, "xyzibd") == [ImageTarget(1, 0, 200)]
+    assert read_target_file(path, "unknown") == [ImageTarget(1, 0, 100)]
 
 
 @pytest.mark.parametrize(("name", "count"), [("lmo", 8), ("lm", 1), ("hope", 30), ("visp_cube", 49), ("bba", 1)])

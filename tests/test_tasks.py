@@ -11,9 +11,9 @@ from bop_folder import HEIGHT, MASK_BOX, WIDTH, K, box_mask, edit_json, write_sc
 
 from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.bop.rle import encode_rle
-from picopose_cli.bop.tasks import load_image, make_image_tasks, tasks_sha256
+from picopose_cli.bop.tasks import keep_what_counts, load_image, make_image_tasks, tasks_sha256
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Detection, ImageTask, Rle, Target
+from picopose_cli.structs import Detection, ImageTarget, ImageTask, Rle, Target
 
 
 @pytest.fixture
@@ -39,6 +39,24 @@ def test_images_in_order_with_their_detections(dataset):
         assert task.problem is None
         np.testing.assert_array_equal(task.K.ravel(), K)
         assert task.image_path.is_file()
+
+
+def test_the_image_as_a_target_gets_all_detections_and_keeps_the_best_that_can_be_estimated(dataset):
+    targets = [ImageTarget(1, 2, 2), ImageTarget(1, 0, 3), ImageTarget(9, 5, 3)]
+    scores = [(1, 0.3), (2, 0.8), (1, 0.9), (7, 1.0), (1, 0.8), (2, 0.1)]
+    detections = {(1, 0): [detection(*one) for one in scores], (9, 5): [detection(7, 0.9)]}
+    tasks = make_image_tasks(dataset, targets, detections)
+    assert [(task.scene_id, task.im_id) for task in tasks] == [(1, 0), (1, 2), (9, 5)]
+    ranked = [(7, 1.0), (1, 0.9), (2, 0.8), (1, 0.8), (1, 0.3), (2, 0.1)]  # the same object as often as it was found
+    assert [(found.obj_id, found.score) for found in tasks[0].detections] == ranked
+    kept = keep_what_counts(tasks, targets, {1, 2})
+    assert [(found.obj_id, found.score) for found in kept[0].detections] == ranked[1:4]
+    assert [task.detections for task in kept[1:]] == [(), ()]  # nothing is relabelled
+
+
+def test_detections_of_objects_that_are_targets_all_stay(dataset):
+    tasks = make_image_tasks(dataset, [Target(1, 0, 1, 1)], {(1, 0): [detection()]})
+    assert keep_what_counts(tasks, [Target(1, 0, 1, 1)], set()) == tasks  # they are skipped with a reason
 
 
 def test_image_without_camera_is_recorded(dataset):

@@ -25,7 +25,7 @@ from picopose_cli.bop.results import (
     parse_row,
 )
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Target
+from picopose_cli.structs import AnyTarget, ImageTarget
 
 ERROR, WARNING = "error", "warning"
 ROTATION_TOLERANCE = 0.02
@@ -54,7 +54,9 @@ class Finding:
         return f"{self.severity}: {place}{self.text}"
 
 
-def check_results(path: Path, dataset: Dataset | None = None, targets: Sequence[Target] | None = None) -> list[Finding]:
+def check_results(
+    path: Path, dataset: Dataset | None = None, targets: Sequence[AnyTarget] | None = None
+) -> list[Finding]:
     """Return all faults of a result file, in the order of the rows.
 
     Without `targets` images, objects and counts are not checked; without `dataset` the name is checked for its form
@@ -170,24 +172,36 @@ def _check_duplicates(rows: Iterable[tuple[int, ResultRow]]) -> Iterator[Finding
             yield Finding(WARNING, number, f"the same pose of the same object as in row {first_number}", "duplicate")
 
 
-def _check_targets(rows: Sequence[tuple[int, ResultRow]], targets: Sequence[Target]) -> Iterator[Finding]:
-    wanted = {(target.scene_id, target.im_id, target.obj_id): target.inst_count for target in targets}
+def _check_targets(rows: Sequence[tuple[int, ResultRow]], targets: Sequence[AnyTarget]) -> Iterator[Finding]:
+    """Compare with what is asked for: objects of an image (BOP19), or the image as a whole (BOP24)."""
+    wanted = dict(map(_key_and_count, targets))
     images = {key[:2] for key in wanted}
-    counts: Counter[tuple[int, int, int]] = Counter()
+    counts: Counter[tuple[int, ...]] = Counter()
     for number, row in rows:
-        place = f"scene {row.scene_id}, image {row.im_id}"
-        key = (row.scene_id, row.im_id, row.obj_id)
+        image = (row.scene_id, row.im_id)
+        key: tuple[int, ...] = image if image in wanted else (*image, row.obj_id)
         counts[key] += 1
-        if key[:2] not in images:
-            yield Finding(WARNING, number, f"{place} is no target image: ignored", "unknown image")
+        if image not in images:
+            yield Finding(WARNING, number, f"{_place(image)} is no target image: ignored", "unknown image")
         elif key not in wanted:
-            yield Finding(WARNING, number, f"object {row.obj_id} is no target of {place}: ignored", "unknown object")
+            text = f"object {row.obj_id} is no target of {_place(image)}: ignored"
+            yield Finding(WARNING, number, text, "unknown object")
         elif counts[key] == wanted[key] + 1:
-            text = f"object {row.obj_id} of {place} has more rows than the {wanted[key]} that count"
+            text = f"{_place(key)} has more rows than the {wanted[key]} that count"
             yield Finding(WARNING, number, text, "too many rows")
-    for scene_id, im_id, obj_id in sorted(set(wanted) - set(counts)):
-        text = f"target without a row: object {obj_id} of scene {scene_id}, image {im_id}"
-        yield Finding(WARNING, None, text, "missing target")
+    for key in sorted(set(wanted) - set(counts)):
+        yield Finding(WARNING, None, f"target without a row: {_place(key)}", "missing target")
+
+
+def _key_and_count(target: AnyTarget) -> tuple[tuple[int, ...], int]:
+    if isinstance(target, ImageTarget):
+        return (target.scene_id, target.im_id), target.most
+    return (target.scene_id, target.im_id, target.obj_id), target.inst_count
+
+
+def _place(key: tuple[int, ...]) -> str:
+    scene_id, im_id, *obj_id = key
+    return "".join(f"object {one} of " for one in obj_id) + f"scene {scene_id}, image {im_id}"
 
 
 def grouped_lines(findings: Sequence[Finding]) -> list[str]:

@@ -15,8 +15,9 @@ from picopose_cli.bop.ground_truth import read_ground_truth, read_visible_boxes
 from picopose_cli.bop.images import read_mask_image
 from picopose_cli.bop.json_files import finite_number, finite_numbers, read_json_list, whole_number
 from picopose_cli.bop.known_datasets import toolkit_split
+from picopose_cli.bop.targets import MIN_VISIB_FRACT, targets_by_image
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Detection, GroundTruth, Rle, Target
+from picopose_cli.structs import AnyTarget, Detection, GroundTruth, ImageTarget, Rle
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,32 +91,44 @@ def find_detections(dataset: Dataset, data_dir: Path) -> Path:
     )
 
 
-def ground_truth_detections(dataset: Dataset, targets: Sequence[Target]) -> DetectionSet:
-    """Return the annotated instances of the targets' objects as detections with score 1 and time 0.
+def ground_truth_detections(dataset: Dataset, targets: Sequence[AnyTarget]) -> DetectionSet:
+    """Return the annotated instances that the targets ask for as detections with score 1 and time 0.
 
+    Those are all of a target's object, and of an image as a whole all that are visible by a tenth.
     The most visible come first. Their masks are the files in mask_visib; a missing one is found when it is read.
     An annotation that cannot be used is recorded. Raises PicoPoseError when a scene has no ground truth.
     """
     detections = DetectionSet()
-    wanted = {(target.scene_id, target.im_id, target.obj_id) for target in targets}
+    by_image = targets_by_image(targets)
     for scene_id in sorted({target.scene_id for target in targets}):
         boxes = read_visible_boxes(dataset, scene_id)
         for im_id, instances in read_ground_truth(dataset, scene_id, problems=detections.problems).items():
-            chosen = [instance for instance in instances if (scene_id, im_id, instance.obj_id) in wanted]
+            asked = by_image.get((scene_id, im_id), [])
+            chosen = [instance for instance in instances if any(_is_asked(instance, target) for target in asked)]
             for instance in sorted(chosen, key=lambda instance: -instance.visib_fract):
                 _add_instance(dataset, instance, boxes.get((im_id, instance.gt_id)), detections)
     return detections
 
 
-def select_detections(targets: Sequence[Target], detections: Sequence[Detection]) -> list[Detection]:
+def _is_asked(instance: GroundTruth, target: AnyTarget) -> bool:
+    if isinstance(target, ImageTarget):
+        return instance.visib_fract >= MIN_VISIB_FRACT
+    return instance.obj_id == target.obj_id
+
+
+def select_detections(targets: Sequence[AnyTarget], detections: Sequence[Detection]) -> list[Detection]:
     """Return the detections to estimate for the targets of one image, target by target.
 
     Each target gets the best `inst_count` detections of its object; where the image has none of that object, the best
-    of the other objects, relabelled. Equal scores keep their order. Source: the default detections' rule of BOP task 4.
+    of the other objects, relabelled. Source: the default detections' rule of BOP task 4.
+    The image as a target gets all, best first (see `tasks.keep_what_counts`). Equal scores keep their order.
     """
     ranked = sorted(detections, key=lambda detection: -detection.score)
     selected: list[Detection] = []
     for target in targets:
+        if isinstance(target, ImageTarget):
+            selected += ranked
+            continue
         own = [detection for detection in ranked if detection.obj_id == target.obj_id]
         chosen = own or [replace(detection, obj_id=target.obj_id) for detection in ranked]
         selected += chosen[: target.inst_count]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_VSD_DELTA_MM = 15.0
+DEFAULT_MOST_ESTIMATES = 100
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class KnownSplit:
     private_splits: tuple[str, ...] = ()
     """Toolkit splits whose ground truth only the evaluation server has."""
     vsd_delta_mm: float = DEFAULT_VSD_DELTA_MM
+    most_estimates: int = DEFAULT_MOST_ESTIMATES
+    """Detection: best-scored estimates of an image that count."""
     fisheye: bool = False
 
 
@@ -83,7 +86,15 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         suffix="_photoneo",
         depth_folder="depth_photoneo",
     ),
-    KnownSplit("xyzibd", (1080, 1440), _ids(15), image_folder="gray_xyz", suffix="_xyz", depth_folder="depth_xyz"),
+    KnownSplit(
+        "xyzibd",
+        (1080, 1440),
+        _ids(15),
+        image_folder="gray_xyz",
+        suffix="_xyz",
+        depth_folder="depth_xyz",
+        most_estimates=200,
+    ),
     KnownSplit(
         "itoddmv",
         (960, 1280),
@@ -101,6 +112,11 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
 def known_splits(name: str) -> tuple[KnownSplit, ...]:
     """Return the rows of a data set, empty for an unknown name."""
     return tuple(row for row in KNOWN_SPLITS if row.name == name)
+
+
+def most_estimates(name: str) -> int:
+    """Return how many estimates of an image of a data set count in the detection task."""
+    return next((row.most_estimates for row in known_splits(name)), DEFAULT_MOST_ESTIMATES)
 
 
 def toolkit_split(folder: str) -> tuple[str, str | None]:

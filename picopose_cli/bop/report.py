@@ -28,6 +28,8 @@ class InferReport:
     precision: str
     weights: str
     weights_sha256: str
+    targets: str
+    """Where they are from, and for which task."""
     detections: str
     refinement: str = ""
     """Rounds of refinement, and which objects went without."""

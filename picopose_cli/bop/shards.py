@@ -111,6 +111,7 @@ def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
         precision=first.precision,
         weights=first.weights,
         weights_sha256=first.weights_sha256,
+        targets=first.targets,
         detections=first.detections,
         refinement=first.refinement,
         header=_of_the_whole(first.header),

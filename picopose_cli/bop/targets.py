@@ -1,38 +1,99 @@
-"""What the benchmark asks for: objects and instance counts an image (BOP19), or images only (BOP24)."""
+"""What the benchmark asks for: instance counts of objects in images (BOP19), or whatever images show (BOP24)."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.json_files import read_json_list, whole_number
-from picopose_cli.bop.known_datasets import toolkit_split
+from picopose_cli.bop.known_datasets import most_estimates, toolkit_split
 from picopose_cli.bop.layout import split_folders
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Target
+from picopose_cli.structs import AnyTarget, ImageTarget, Target
 
 _LOG = logging.getLogger(__name__)
 MIN_VISIB_FRACT = 0.1
 """Instances less visible than this are no targets (BOP challenge)."""
 
 
-def read_targets(dataset: Dataset, targets_path: Path | None = None) -> list[Target]:
-    """Return the localisation targets, sorted by scene, image and object.
+def choose_targets(dataset: Dataset, targets_path: Path | None = None) -> tuple[Sequence[AnyTarget], str]:
+    """Return what is asked for, sorted and all of one kind, and a text that says where it is from and for which task.
 
-    They come from `targets_path`, else from the data set's own file (see `find_targets`), else they are made from the
-    ground truth: every object with as many instances as are visible by a tenth.
+    It comes from `targets_path`, a BOP19 or BOP24 file; else from the data set's own BOP19 file, else from its BOP24
+    file, else it is made from the ground truth, as BOP19 has it.
     Raises PicoPoseError when the file is broken, or when there are neither file nor public ground truth.
     """
-    path = targets_path or find_targets(dataset)
-    targets = _made_from_ground_truth(dataset) if path is None else read_target_file(path)
+    path = targets_path or find_targets(dataset) or find_image_targets(dataset)
+    targets = read_targets(dataset) if path is None else read_target_file(path, dataset.name)
+    return targets, targets_text(targets, path or f"made from the ground truth in {dataset.split_dir}")
+
+
+def targets_text(targets: Sequence[AnyTarget], source: Path | str) -> str:
+    """Return where targets are from and for which task."""
+    kind = "BOP24, detection" if targets_kind(targets) == "bop24" else "BOP19, localisation"
+    return f"{source} ({kind})"
+
+
+def targets_kind(targets: Sequence[AnyTarget]) -> str:
+    """Return `bop19` (localisation) or `bop24` (detection)."""
+    return "bop24" if isinstance(targets[0], ImageTarget) else "bop19"
+
+
+def targets_by_image(targets: Iterable[AnyTarget]) -> dict[tuple[int, int], list[AnyTarget]]:
+    """Return the targets of each (scene_id, im_id), in their order."""
+    by_image: dict[tuple[int, int], list[AnyTarget]] = {}
+    for target in targets:
+        by_image.setdefault((target.scene_id, target.im_id), []).append(target)
+    return by_image
+
+
+def read_target_file(path: Path, dataset_name: str) -> Sequence[AnyTarget]:
+    """Return the targets of a BOP19 or BOP24 file, sorted; the latter lists images without objects.
+
+    `dataset_name` decides how many estimates of an image count. Raises PicoPoseError when the file is empty or broken.
+    """
+    entries = read_json_list(path)
+    with_objects = any(isinstance(entry, dict) and entry.keys() & {"obj_id", "inst_count"} for entry in entries)
+    if with_objects or not entries:
+        return _object_targets(entries, path)
+    return _image_targets(entries, path, dataset_name)
+
+
+def read_targets(dataset: Dataset) -> list[Target]:
+    """Return the localisation targets, sorted by scene, image and object.
+
+    They come from the data set's own file (see `find_targets`), else they are made from the ground truth: every object
+    with as many instances as are visible by a tenth.
+    Raises PicoPoseError when the file is broken, or when there are neither file nor public ground truth.
+    """
+    path = find_targets(dataset)
+    targets = _made_from_ground_truth(dataset) if path is None else _object_targets(read_json_list(path), path)
     _LOG.info("%d targets from %s", len(targets), path or "the ground truth")
-    if not targets:
-        raise PicoPoseError("there are no targets", where=path or dataset.split_dir, fix="pass others with --targets")
     return targets
+
+
+def read_image_targets(dataset: Dataset) -> list[ImageTarget]:
+    """Return the targets of the detection task, sorted by scene and image.
+
+    They come from the split's BOP24 file, else they are all images with ground truth.
+    Raises PicoPoseError when the file is broken, or when there are neither file nor public ground truth.
+    """
+    path = find_image_targets(dataset)
+    if path is not None:
+        return _image_targets(read_json_list(path), path, dataset.name)
+    _require_ground_truth(dataset, "bop24")
+    most = most_estimates(dataset.name)
+    scenes = dataset.scene_ids()
+    return [
+        ImageTarget(scene_id, im_id, most)
+        for scene_id in scenes
+        for im_id in sorted(read_ground_truth(dataset, scene_id))
+    ]
 
 
 def find_targets(dataset: Dataset) -> Path | None:
@@ -41,49 +102,57 @@ def find_targets(dataset: Dataset) -> Path | None:
     The file is named after the split. test_targets_bop19.json also serves another split when there is no test split
     here that it could mean and the ground truth of this one holds every target.
     """
-    for name in (dataset.split, toolkit_split(dataset.split)[0]):
-        path = dataset.root / f"{name}_targets_bop19.json"
-        if path.is_file():
-            return path
+    own = _file_of_split(dataset, "bop19")
+    if own is not None:
+        return own
     path = dataset.root / "test_targets_bop19.json"
     has_test = any(toolkit_split(folder)[0] == "test" for folder in split_folders(dataset.root))
-    if path.is_file() and not has_test and dataset.has_public_gt and _fits(dataset, read_target_file(path)):
+    if (
+        path.is_file()
+        and not has_test
+        and dataset.has_public_gt
+        and _fits(dataset, _object_targets(read_json_list(path), path))
+    ):
         return path
     return None
 
 
-def read_target_file(path: Path) -> list[Target]:
+def find_image_targets(dataset: Dataset) -> Path | None:
+    """Return the data set's BOP24 target file for its split, or None."""
+    return _file_of_split(dataset, "bop24")
+
+
+def _file_of_split(dataset: Dataset, kind: str) -> Path | None:
+    names = (dataset.split, toolkit_split(dataset.split)[0])
+    paths = (dataset.root / f"{name}_targets_{kind}.json" for name in names)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _object_targets(entries: Sequence[Any], path: Path) -> list[Target]:
     """Return the targets of a BOP19 file, sorted; raises PicoPoseError naming the entry that is broken."""
     targets: dict[tuple[int, int, int], Target] = {}
-    for index, entry in enumerate(read_json_list(path)):
-        if isinstance(entry, dict) and "obj_id" not in entry and "scene_id" in entry:
-            fix = "pass a test_targets_bop19.json with --targets"
-            raise PicoPoseError("lists images without objects (a BOP24 detection task)", where=path, fix=fix)
+    for index, entry in enumerate(entries):
         target = Target(*_numbers(entry, ("scene_id", "im_id", "obj_id", "inst_count"), path, index))
         key = (target.scene_id, target.im_id, target.obj_id)
         if key in targets or target.inst_count < 1:
             fault = "names a target again" if key in targets else "asks for no instance"
             raise PicoPoseError(f"entry {index} {fault}", where=path, fix="correct the file")
         targets[key] = target
+    _require_some(targets, path)
     return [targets[key] for key in sorted(targets)]
 
 
-def read_image_targets(dataset: Dataset, targets_path: Path | None = None) -> list[tuple[int, int]]:
-    """Return the (scene_id, im_id) pairs of the detection task, sorted, without duplicates.
+def _image_targets(entries: Sequence[Any], path: Path, dataset_name: str) -> list[ImageTarget]:
+    """Return the targets of a BOP24 file, sorted, without duplicates."""
+    images = {_numbers(entry, ("scene_id", "im_id"), path, index) for index, entry in enumerate(entries)}
+    _require_some(images, path)
+    most = most_estimates(dataset_name)
+    return [ImageTarget(scene_id, im_id, most) for scene_id, im_id in sorted(images)]
 
-    They come from `targets_path`, else from the split's bop24 file, else they are all images with ground truth.
-    Raises PicoPoseError when the file is broken, or when there are neither file nor public ground truth.
-    """
-    names = dict.fromkeys((dataset.split, toolkit_split(dataset.split)[0]))
-    usual = (dataset.root / f"{name}_targets_bop24.json" for name in names)
-    path = targets_path or next((candidate for candidate in usual if candidate.is_file()), None)
-    if path is None:
-        _require_ground_truth(dataset, "bop24")
-        scenes = dataset.scene_ids()
-        return [(scene_id, im_id) for scene_id in scenes for im_id in sorted(read_ground_truth(dataset, scene_id))]
-    entries = enumerate(read_json_list(path))
-    pairs = {_numbers(entry, ("scene_id", "im_id"), path, index) for index, entry in entries}
-    return sorted((scene_id, im_id) for scene_id, im_id in pairs)
+
+def _require_some(targets: Collection[Any], where: Path) -> None:
+    if not targets:
+        raise PicoPoseError("there are no targets", where=where, fix="pass others with --targets")
 
 
 def _made_from_ground_truth(dataset: Dataset) -> list[Target]:
@@ -94,6 +163,7 @@ def _made_from_ground_truth(dataset: Dataset) -> list[Target]:
             visible = (instance.obj_id for instance in instances if instance.visib_fract >= MIN_VISIB_FRACT)
             counts = sorted(Counter(visible).items())
             targets += [Target(scene_id, im_id, obj_id, count) for obj_id, count in counts]
+    _require_some(targets, dataset.split_dir)
     return targets
 
 

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from picopose_cli.bop.datasets import Camera, Dataset, read_scene_cameras
 from picopose_cli.bop.detections import select_detections
 from picopose_cli.bop.images import read_image_rgb, read_mask
+from picopose_cli.bop.targets import targets_by_image
 from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Array, Detection, ImageTask, LoadedImage, Target
+from picopose_cli.structs import AnyTarget, Array, Detection, ImageTarget, ImageTask, LoadedImage
 
 
 def make_image_tasks(
-    dataset: Dataset, targets: Sequence[Target], detections: Mapping[tuple[int, int], Sequence[Detection]]
+    dataset: Dataset, targets: Sequence[AnyTarget], detections: Mapping[tuple[int, int], Sequence[Detection]]
 ) -> list[ImageTask]:
     """Return one task for each image with targets, sorted by scene and image, with the detections to estimate.
 
     An image without detections is there too, with none; one without a usable camera has K None and `problem` set.
     """
-    by_image: dict[tuple[int, int], list[Target]] = {}
-    for target in targets:
-        by_image.setdefault((target.scene_id, target.im_id), []).append(target)
+    by_image = targets_by_image(targets)
     cameras: dict[int, dict[int, Camera] | PicoPoseError] = {}
     tasks = []
     for scene_id, im_id in sorted(by_image):
@@ -35,6 +34,25 @@ def make_image_tasks(
         path = dataset.image_path(scene_id, im_id)
         tasks.append(ImageTask(scene_id, im_id, path, camera.K, tuple(chosen), camera.problem))
     return tasks
+
+
+def keep_what_counts(
+    tasks: Iterable[ImageTask], targets: Iterable[AnyTarget], usable: Collection[int]
+) -> list[ImageTask]:
+    """Return the tasks without the detections for which the detection task has no place.
+
+    An image that is a target as a whole keeps the `most` best detections, of `usable` objects only: others would take
+    their places. The tasks of other images stay as they are.
+    """
+    most = {(target.scene_id, target.im_id): target.most for target in targets if isinstance(target, ImageTarget)}
+    kept = []
+    for task in tasks:
+        places = most.get((task.scene_id, task.im_id))
+        if places is not None:
+            able = [detection for detection in task.detections if detection.obj_id in usable]
+            task = replace(task, detections=tuple(able[:places]))
+        kept.append(task)
+    return kept
 
 
 def tasks_sha256(tasks: Iterable[ImageTask]) -> str:

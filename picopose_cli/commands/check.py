@@ -12,10 +12,10 @@ from rich.console import Console
 from picopose_cli.bop.check import ERROR, Finding, check_results, grouped_lines
 from picopose_cli.bop.datasets import Dataset, open_dataset
 from picopose_cli.bop.results import parse_result_name
-from picopose_cli.bop.targets import read_target_file, read_targets
+from picopose_cli.bop.targets import choose_targets, read_target_file, targets_text
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.options import DATA_DIR_VARIABLE, CheckOptions, resolve_data_dir
-from picopose_cli.structs import Target
+from picopose_cli.structs import AnyTarget
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,29 @@ def _find_dataset(options: CheckOptions) -> tuple[Dataset | None, str]:
         return None, str(error)
 
 
-def _find_targets(options: CheckOptions, dataset: Dataset | None, why_not: str) -> tuple[Sequence[Target] | None, str]:
+def _find_targets(
+    options: CheckOptions, dataset: Dataset | None, why_not: str
+) -> tuple[Sequence[AnyTarget] | None, str]:
     if options.targets is not None:
-        return read_target_file(options.targets), f"the targets of {options.targets}"
+        targets = read_target_file(options.targets, _dataset_name(options, dataset))
+        return targets, f"the targets {targets_text(targets, options.targets)}"
     if dataset is None:
         return None, f"nothing but itself: images, objects and counts are not checked ({why_not})"
     try:
-        return read_targets(dataset), f"the targets of {dataset.split_dir}"
+        targets, source = choose_targets(dataset)
+        return targets, f"the targets {source}"
     except PicoPoseError as error:
         return None, f"nothing but itself: images, objects and counts are not checked ({error})"
+
+
+def _dataset_name(options: CheckOptions, dataset: Dataset | None) -> str:
+    """Return the name of the data set, which need not be here, or an empty one."""
+    if dataset is not None:
+        return dataset.name
+    try:
+        return parse_result_name(options.results).dataset
+    except PicoPoseError:
+        return ""
 
 
 def _print(console: Console, report: CheckReport) -> None:

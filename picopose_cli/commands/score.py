@@ -34,14 +34,12 @@ from picopose_cli.scoring.surfaces import Box
 from picopose_cli.scoring.symmetries import symmetry_transforms
 from picopose_cli.scoring.tables import Scores, comparison_table, difference_table, scores_tables
 from picopose_cli.scoring.thresholds import (
-    MOST_ESTIMATES,
-    MOST_ESTIMATES_OF,
     MSPD_THRESHOLDS_PX,
     MSSD_THRESHOLDS,
     MSSD_THRESHOLDS_MM,
     VSD_THRESHOLDS,
 )
-from picopose_cli.structs import GroundTruth, Mesh
+from picopose_cli.structs import AnyTarget, GroundTruth, Mesh
 from picopose_cli.templates.ply import read_plain_ply
 from picopose_cli.templates.software import render_depth
 
@@ -173,15 +171,13 @@ def _select(dataset: Dataset, table: ResultTable, options: ScoreOptions) -> Sele
     estimates = Estimates(table.scene_id, table.im_id, table.obj_id, table.score, table.T_cam_from_obj)
     if options.targets == "bop24":
         images = read_image_targets(dataset)
-        most = MOST_ESTIMATES_OF.get(dataset.name, MOST_ESTIMATES)
-        return select_detection(estimates, images, _read_instances(dataset, images), most)
+        return select_detection(estimates, images, _read_instances(dataset, images))
     targets = read_targets(dataset)
-    images = [(target.scene_id, target.im_id) for target in targets]
-    return select_localisation(estimates, targets, _read_instances(dataset, images))
+    return select_localisation(estimates, targets, _read_instances(dataset, targets))
 
 
-def _read_instances(dataset: Dataset, images: Iterable[Image]) -> dict[Image, list[GroundTruth]]:
-    wanted = set(images)
+def _read_instances(dataset: Dataset, targets: Iterable[AnyTarget]) -> dict[Image, list[GroundTruth]]:
+    wanted = {(target.scene_id, target.im_id) for target in targets}
     found = {}
     for scene_id in sorted({scene_id for scene_id, _ in wanted}):
         for im_id, instances in read_ground_truth(dataset, scene_id).items():

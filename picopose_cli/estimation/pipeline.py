@@ -196,7 +196,7 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
     started = time.perf_counter()
     problem = task.problem
     if problem is None and not task.detections:
-        problem = "the image has no detections for its targets"
+        problem = "the image has no detections to estimate"
     try:
         if problem is not None:
             raise PicoPoseError(problem)

@@ -13,7 +13,7 @@ from picopose_cli.geometry import Floats
 from picopose_cli.scoring.matching import best_scored, most_visible
 from picopose_cli.scoring.pairs import Candidates
 from picopose_cli.scoring.thresholds import LEAST_VISIBLE
-from picopose_cli.structs import GroundTruth, Target
+from picopose_cli.structs import GroundTruth, ImageTarget, Target
 
 Image = tuple[int, int]
 """(scene_id, im_id)."""
@@ -59,17 +59,18 @@ def select_localisation(estimates: Estimates, targets: Iterable[Target], instanc
     return Selection(_fixed(images), len(estimates.score) - asked, asked - used)
 
 
-def select_detection(estimates: Estimates, wanted: Iterable[Image], instances: Instances, most: int) -> Selection:
-    """Return what BOP24 compares: the `most` best-scored estimates of each image with all instances of their object.
+def select_detection(estimates: Estimates, targets: Iterable[ImageTarget], instances: Instances) -> Selection:
+    """Return what BOP24 compares: of each image the `most` best-scored estimates with all instances of their object.
 
     As in the toolkit, estimates of an object of which an image has nothing to find count for nothing.
     """
     rows_of = _rows_by(estimates.scene_id, estimates.im_id)
     images: dict[Image, list[Candidates]] = defaultdict(list)
     asked = used = counted = 0
-    for image in wanted:
+    for target in targets:
+        image = (target.scene_id, target.im_id)
         rows = rows_of.get(image, np.empty(0, np.intp))
-        best = rows[best_scored(estimates.score[rows], most)]
+        best = rows[best_scored(estimates.score[rows], target.most)]
         asked, used = asked + len(rows), used + len(best)
         for obj_id in sorted({gt.obj_id for gt in instances.get(image, ()) if gt.visib_fract >= LEAST_VISIBLE}):
             found = [gt for gt in instances[image] if gt.obj_id == obj_id]

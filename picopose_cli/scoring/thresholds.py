@@ -19,9 +19,6 @@ MAX_SYMMETRY_STEP = 0.01
 """Largest step of a continuous symmetry, as a share of the object's diameter (max_sym_disc_step)."""
 LEAST_VISIBLE = 0.1
 """Detection: instances visible by less need not be found, and whoever finds them is neither right nor wrong."""
-MOST_ESTIMATES = 100
-MOST_ESTIMATES_OF = {"xyzibd": 200}
-"""Detection: best-scored estimates of an image that count, and the data set with another number."""
 ADD_THRESHOLD = 0.1
 """Share of the object's diameter below which ADD and ADD-S call an estimate right (not BOP's, but usual)."""
 ADD_AREA_LIMIT_M = 0.1
