@@ -88,12 +88,8 @@ def read_image_targets(dataset: Dataset) -> list[ImageTarget]:
         return _image_targets(read_json_list(path), path, dataset.name)
     _require_ground_truth(dataset, "bop24")
     most = most_estimates(dataset.name)
-    scenes = dataset.scene_ids()
-    return [
-        ImageTarget(scene_id, im_id, most)
-        for scene_id in scenes
-        for im_id in sorted(read_ground_truth(dataset, scene_id))
-    ]
+    images = {scene_id: sorted(read_ground_truth(dataset, scene_id)) for scene_id in dataset.scene_ids()}
+    return [ImageTarget(scene_id, im_id, most) for scene_id, im_ids in images.items() for im_id in im_ids]
 
 
 def find_targets(dataset: Dataset) -> Path | None:
@@ -107,14 +103,9 @@ def find_targets(dataset: Dataset) -> Path | None:
         return own
     path = dataset.root / "test_targets_bop19.json"
     has_test = any(toolkit_split(folder)[0] == "test" for folder in split_folders(dataset.root))
-    if (
-        path.is_file()
-        and not has_test
-        and dataset.has_public_gt
-        and _fits(dataset, _object_targets(read_json_list(path), path))
-    ):
-        return path
-    return None
+    if has_test or not dataset.has_public_gt or not path.is_file():
+        return None
+    return path if _fits(dataset, _object_targets(read_json_list(path), path)) else None
 
 
 def find_image_targets(dataset: Dataset) -> Path | None:
