@@ -18,7 +18,9 @@ from picopose_cli.structs import Mesh
 from picopose_cli.templates.mesh import mesh_diameter_m, read_mesh
 from picopose_cli.templates.software import SoftwareRenderer, render_depth
 from picopose_cli.templates.views import place_views, template_camera
+from picopose_cli.training import synthetic_bop
 from picopose_cli.training.objects import make_distinct_mesh, make_procedural_object
+from picopose_cli.training.symmetric import make_symmetric_mesh
 from picopose_cli.training.synthetic_bop import (
     DETECTIONS,
     box_of_mask,
@@ -101,6 +103,21 @@ def test_models_info_says_how_large_the_models_are(dataset):
         mesh = read_mesh(dataset.root / f"models/obj_{obj_id:06d}.ply")
         assert 0.5 * mesh_diameter_m(mesh) < info.diameter_m <= mesh_diameter_m(mesh) + 1e-9
         assert len(info.symmetries_discrete) == len(info.symmetries_continuous) == 0
+
+
+def test_symmetric_objects_and_what_is_said_of_them(tmp_path):
+    root = write_procedural_dataset(tmp_path, "toy", **ARGUMENTS | {"images": 1}, symmetric=True)
+    dataset = open_dataset("toy", root.parent)
+    infos = read_object_infos(dataset)
+    assert sorted(infos) == [1, 2, 3]
+    for obj_id, info in infos.items():
+        mesh, symmetries = make_symmetric_mesh([synthetic_bop._STREAM, ARGUMENTS["seed"], 0, obj_id], (0.06, 0.2), 512)
+        back = read_mesh(dataset.root / f"models/obj_{obj_id:06d}.ply")
+        assert np.allclose(back.vertices_m, mesh.vertices_m, atol=1e-8)
+        assert np.array_equal(back.texture_rgb, mesh.texture_rgb)
+        assert np.allclose(info.symmetries_discrete, symmetries.discrete, atol=1e-12)
+        assert np.array_equal(info.symmetries_continuous, symmetries.continuous)
+        assert len(info.symmetries_discrete) + len(info.symmetries_continuous) > 0
 
 
 def test_detections_are_the_visible_masks_exact_and_rough(root, dataset):

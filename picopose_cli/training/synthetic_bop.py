@@ -34,6 +34,7 @@ from picopose_cli.training.scenes import (
     random_scene,
 )
 from picopose_cli.training.sensor import photograph
+from picopose_cli.training.symmetric import NO_SYMMETRIES, make_symmetric_mesh
 from picopose_cli.training.textures import paint_background
 
 Array = NDArray[Any]
@@ -76,16 +77,17 @@ def write_procedural_dataset(
     size_hw: tuple[int, int] = IMAGE_HW,
     level: float = 0.8,
     most_objects: int = 6,
+    symmetric: bool = False,
 ) -> Path:
     """Write the data set `folder`/`name` and return its folder; the same arguments give the same files.
 
     It holds models/ (PLY with a texture, models_info.json), test/000000/ (rgb, depth, mask, mask_visib, scene_*.json),
     test_targets_bop19.json and _bop24.json, and the files of DETECTIONS. Objects are used equally often; images show
-    up to `most_objects` of them, at the difficulty `level` in [0, 1]. Raises PicoPoseError when the folder cannot be
-    written.
+    up to `most_objects` of them, at the difficulty `level` in [0, 1]. Objects look different from every side, or
+    all are `symmetric` and models_info.json says how. Raises PicoPoseError when the folder cannot be written.
     """
     root = folder / name
-    items = _write_models(root / "models", objects, seed)
+    items = _write_models(root / "models", objects, seed, symmetric=symmetric)
     scene_folder = root / "test" / f"{SCENE_ID:06d}"
     notes = _Annotations()
     turn = 0
@@ -109,15 +111,19 @@ def write_procedural_dataset(
     return root
 
 
-def _write_models(folder: Path, objects: int, seed: int) -> list[tuple[int, TrainingObject]]:
+def _write_models(folder: Path, objects: int, seed: int, *, symmetric: bool) -> list[tuple[int, TrainingObject]]:
     """Write the models and return (obj_id, object) as they read back: what is rendered is what the files hold."""
     items, infos = [], {}
     for obj_id in range(1, objects + 1):
-        mesh = make_distinct_mesh([_STREAM, seed, 0, obj_id], _SIZE_M, _TEXTURE_PX)
+        own_seed, symmetries = [_STREAM, seed, 0, obj_id], NO_SYMMETRIES
+        if symmetric:
+            mesh, symmetries = make_symmetric_mesh(own_seed, _SIZE_M, _TEXTURE_PX)
+        else:
+            mesh = make_distinct_mesh(own_seed, _SIZE_M, _TEXTURE_PX)
         path = folder / f"obj_{obj_id:06d}.ply"
         write_textured_ply(path, mesh)
         items.append((obj_id, TrainingObject(f"obj_{obj_id:06d}", read_mesh(path))))
-        infos[str(obj_id)] = _model_info(items[-1][1].mesh)
+        infos[str(obj_id)] = _model_info(items[-1][1].mesh) | symmetries.as_model_info()
     _write_json(folder / "models_info.json", infos)
     return items
 
@@ -147,10 +153,10 @@ def write_textured_ply(path: Path, mesh: Mesh) -> None:
     atomic_write_bytes(path, "\n".join(header).encode() + vertices.tobytes() + faces.tobytes())
 
 
-def _model_info(mesh: Mesh) -> dict[str, float]:
+def _model_info(mesh: Mesh) -> dict[str, Any]:
     vertices = mesh.vertices_m[np.unique(mesh.faces)] * 1000
     low, size = vertices.min(axis=0), np.ptp(vertices, axis=0)
-    info = {"diameter": diameter_of_points(vertices)}
+    info: dict[str, Any] = {"diameter": diameter_of_points(vertices)}
     info |= {f"min_{axis}": float(value) for axis, value in zip("xyz", low, strict=True)}
     info |= {f"size_{axis}": float(value) for axis, value in zip("xyz", size, strict=True)}
     return info
