@@ -111,7 +111,7 @@ def test_outline_that_crosses_itself_ends():
 
 def grid_mesh(cells: int) -> Mesh:
     u, v = np.meshgrid(np.linspace(0, 1, cells + 1), np.linspace(0, 1, cells + 1))
-    shape = shapes._grid(np.stack([u, v, 0.1 * np.sin(6 * u)], -1))
+    shape = shapes.surface_grid(np.stack([u, v, 0.1 * np.sin(6 * u)], -1))
     return Mesh(shape.vertices, shape.faces, uv=shape.uv, texture_rgb=np.zeros((4, 4, 3), np.uint8))
 
 

@@ -13,12 +13,14 @@ from picopose_cli.bop.datasets import object_ids, open_dataset, read_object_info
 from picopose_cli.bop.detections import read_detections
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.rle import decode_rle
-from picopose_cli.bop.targets import read_targets
+from picopose_cli.bop.targets import read_image_targets, read_targets
 from picopose_cli.structs import Mesh
 from picopose_cli.templates.mesh import mesh_diameter_m, read_mesh
 from picopose_cli.templates.software import SoftwareRenderer, render_depth
 from picopose_cli.templates.views import place_views, template_camera
+from picopose_cli.training import synthetic_bop
 from picopose_cli.training.objects import make_distinct_mesh, make_procedural_object
+from picopose_cli.training.symmetric import make_symmetric_mesh
 from picopose_cli.training.synthetic_bop import (
     DETECTIONS,
     box_of_mask,
@@ -103,6 +105,21 @@ def test_models_info_says_how_large_the_models_are(dataset):
         assert len(info.symmetries_discrete) == len(info.symmetries_continuous) == 0
 
 
+def test_symmetric_objects_and_what_is_said_of_them(tmp_path):
+    root = write_procedural_dataset(tmp_path, "toy", **ARGUMENTS | {"images": 1}, symmetric=True)
+    dataset = open_dataset("toy", root.parent)
+    infos = read_object_infos(dataset)
+    assert sorted(infos) == [1, 2, 3]
+    for obj_id, info in infos.items():
+        mesh, symmetries = make_symmetric_mesh([synthetic_bop._STREAM, ARGUMENTS["seed"], 0, obj_id], (0.06, 0.2), 512)
+        back = read_mesh(dataset.root / f"models/obj_{obj_id:06d}.ply")
+        assert np.allclose(back.vertices_m, mesh.vertices_m, atol=1e-8)
+        assert np.array_equal(back.texture_rgb, mesh.texture_rgb)
+        assert np.allclose(info.symmetries_discrete, symmetries.discrete, atol=1e-12)
+        assert np.array_equal(info.symmetries_continuous, symmetries.continuous)
+        assert len(info.symmetries_discrete) + len(info.symmetries_continuous) > 0
+
+
 def test_detections_are_the_visible_masks_exact_and_rough(root, dataset):
     truth, exact = read_ground_truth(dataset, 0), read_detections(root / DETECTIONS["gt"])
     rough = read_detections(root / DETECTIONS["rough"])
@@ -118,6 +135,34 @@ def test_detections_are_the_visible_masks_exact_and_rough(root, dataset):
             overlaps.append((mask & frayed).sum() / (mask | frayed).sum())
     assert 0.6 < np.mean(overlaps) < 0.99
     assert len(overlaps) == len(read_targets(dataset))
+
+
+def test_noisy_detections_lie_on_the_objects_and_beside_them(root, dataset):
+    noisy = read_detections(root / DETECTIONS["noisy"])
+    assert not noisy.problems
+    assert sorted(noisy.by_image) == read_image_targets(dataset) == [(0, im_id) for im_id in range(4)]
+    truth, beside, of_its_object = read_ground_truth(dataset, 0), 0, 0
+    for (_, im_id), detections in noisy.by_image.items():
+        assert [one.score for one in detections] == sorted((one.score for one in detections), reverse=True)
+        seen = {one.obj_id: mask_of(dataset, "mask_visib", im_id, one.gt_id) for one in truth[im_id]}
+        for one in detections:
+            mask = decode_rle(one.mask)
+            assert list(one.box_xywh) == box_of_mask(mask)
+            beside += not (mask & np.any(list(seen.values()), axis=0)).any()
+            of_its_object += bool((mask & seen.get(one.obj_id, False)).sum() > 0.5 * mask.sum())
+    assert beside >= 4
+    assert of_its_object >= 4
+
+
+def test_noisy_detections_change_nothing_else(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("picopose_cli.training.synthetic_bop.noisy_detections", lambda *_: [])
+    without = write_procedural_dataset(tmp_path, "toy", **ARGUMENTS)
+    different = [
+        path.name
+        for path in without.rglob("*")
+        if path.is_file() and path.read_bytes() != (root / path.relative_to(without)).read_bytes()
+    ]
+    assert different == [DETECTIONS["noisy"]]
 
 
 def test_the_image_shows_the_objects_where_they_are(root, dataset):

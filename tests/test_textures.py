@@ -42,6 +42,16 @@ def test_tiles_are_painted_from_the_bottom_up():
         assert np.array_equal(painted[:30], ground[:30])
 
 
+def test_bands_change_from_row_to_row_only():
+    for seed in range(6):
+        picture = textures.paint_bands(np.random.default_rng(seed), SIX[:3], 90)
+        for tile in SIX[:3]:
+            painted = picture[textures.pixels_of_tile(tile, 90)][:, 2:-2]  # neighbours lie over the outer columns
+            assert (painted == painted[:, :1]).all()
+            assert len(np.unique(painted[:, 0], axis=0)) > 1
+        assert not picture[:40].any()  # v = 0 is the bottom row
+
+
 def test_palette_always_has_contrast():
     for seed in range(50):
         palette = textures.random_palette(np.random.default_rng(seed))

@@ -96,8 +96,13 @@ def _paint_with_contrast(rng: np.random.Generator, tiles: Sequence[Tile], textur
     """Return a texture on which there is something to see: a plain one hides how its object is turned."""
     while True:
         texture = paint_object(rng, tiles, texture_px)
-        if float(texture[::4, ::4].astype(np.float32).std(axis=(0, 1)).max()) > _LEAST_CONTRAST:
+        if has_contrast(texture):
             return texture
+
+
+def has_contrast(picture: Array) -> bool:
+    """Tell whether there is more to see in a picture (h,w,3) u8 than on a plain one."""
+    return float(picture[::4, ::4].astype(np.float32).std(axis=(0, 1)).max()) > _LEAST_CONTRAST
 
 
 def make_procedural_object(seed: int | Sequence[int], key: str, *, texture_px: int = _TEXTURE_PX) -> TrainingObject:

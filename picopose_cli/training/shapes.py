@@ -90,7 +90,7 @@ def bent_box(sides: Array, *, taper: float = 1.0, bulge: float = 0.0, steps: int
             mirror = -sign if axis == 1 else sign
             xyz[..., axis] = sign * (1 + bulge * (1 - a**2) * (1 - b**2))
             xyz[..., across], xyz[..., up] = mirror * b, a
-            grids.append(_grid(xyz, flip=False))
+            grids.append(surface_grid(xyz, flip=False))
     shape = join(grids, columns=3)
     vertices = shape.vertices.copy()
     vertices[:, :2] *= (1 + (taper - 1) * (vertices[:, 2:] + 1) / 2).clip(0.05)
@@ -109,7 +109,7 @@ def superquadric(rng: np.random.Generator) -> Shape:
         ],
         axis=-1,
     )
-    return _grid(xyz * np.exp(rng.uniform(np.log(0.3), 0, 3)))
+    return surface_grid(xyz * np.exp(rng.uniform(np.log(0.3), 0, 3)))
 
 
 def lump(rng: np.random.Generator) -> Shape:
@@ -122,12 +122,12 @@ def lump(rng: np.random.Generator) -> Shape:
     for _ in range(int(rng.integers(3, 9))):
         wave = rng.normal(size=3) * rng.uniform(1, 4)
         radius += rng.uniform(0.05, 0.3) / np.linalg.norm(wave) * np.sin(unit @ wave * 2 + rng.uniform(0, 2 * np.pi))
-    return _grid(unit * radius[..., None].clip(0.2) * np.exp(rng.uniform(np.log(0.35), 0, 3)))
+    return surface_grid(unit * radius[..., None].clip(0.2) * np.exp(rng.uniform(np.log(0.35), 0, 3)))
 
 
 def lathe(rng: np.random.Generator) -> Shape:
     """Return a turned body (bottle, bowl, knob), round, oval, fluted or with a handle; lids have their own tiles."""
-    radii, heights = _profile(rng)
+    radii, heights = turned_profile(rng)
     mantle = turned(radii, heights, rng)
     lids = [_lid(radii[end], heights[end], mantle, end) for end in (0, -1)]
     parts = [mantle, *lids]
@@ -140,7 +140,7 @@ def lathe(rng: np.random.Generator) -> Shape:
     return join(parts, columns=2)
 
 
-def _profile(rng: np.random.Generator) -> tuple[Array, Array]:
+def turned_profile(rng: np.random.Generator) -> tuple[Array, Array]:
     """Return radii (R,) and heights (R,) of a random profile, smooth or with steps."""
     count = int(rng.integers(2, 7))
     knots = np.sort(rng.uniform(0, 1, count))
@@ -168,7 +168,7 @@ def turned(radii: Array, heights: Array, rng: np.random.Generator) -> Shape:
     xyz = np.empty((len(radii), len(longitude), 3))
     xyz[..., :2] = radii[:, None, None] * ring
     xyz[..., 2] = heights[:, None]
-    return _grid(xyz)
+    return surface_grid(xyz)
 
 
 def _lid(radius: float, height: float, mantle: Shape, end: int) -> Shape:
@@ -191,7 +191,7 @@ def torus(rng: np.random.Generator) -> Shape:
     distance = 1 + thickness * np.cos(across)
     flat = rng.uniform(0.5, 1.6)
     xyz = np.stack([distance * np.cos(around), distance * np.sin(around), flat * thickness * np.sin(across)], axis=-1)
-    return _grid(xyz)
+    return surface_grid(xyz)
 
 
 def extrusion(rng: np.random.Generator) -> Shape:
@@ -211,7 +211,7 @@ def extruded(outline: Array, height: float, *, taper: float = 1.0, twist_rad: fl
     turn = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2) * scale[:, None, None]
     xyz = np.concatenate([closed @ turn, np.broadcast_to(share[:, None, None] * height, (steps, len(closed), 1))], -1)
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])
-    mantle = _grid(xyz, u=length / length[-1])
+    mantle = surface_grid(xyz, u=length / length[-1])
     triangles = triangulate(outline)
     span = np.abs(outline).max() * 2.1
     caps = []
@@ -265,7 +265,7 @@ def _inner_tile(tile: Tile, corner: tuple[float, float], size: Array) -> Tile:
     return float(u0), float(v0), float(u1), float(v1)
 
 
-def _grid(xyz: Array, u: Array | None = None, *, flip: bool = False) -> Shape:
+def surface_grid(xyz: Array, u: Array | None = None, *, flip: bool = False) -> Shape:
     """Return a grid (R,C,3) of points as a surface; u runs along its columns, v from its first row up."""
     rows, columns = xyz.shape[:2]
     u = np.linspace(0, 1, columns) if u is None else u

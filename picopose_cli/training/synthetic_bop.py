@@ -21,7 +21,8 @@ from picopose_cli.files import atomic_write_bytes
 from picopose_cli.structs import Mesh
 from picopose_cli.templates.mesh import read_mesh
 from picopose_cli.templates.raster import Window
-from picopose_cli.training.compose import Picture, draw_scene
+from picopose_cli.training.compose import NOBODY, Picture, draw_scene
+from picopose_cli.training.noisy_detections import noisy_detections
 from picopose_cli.training.objects import TrainingObject, make_distinct_mesh
 from picopose_cli.training.roughen import roughen_mask
 from picopose_cli.training.scenes import (
@@ -33,13 +34,14 @@ from picopose_cli.training.scenes import (
     random_scene,
 )
 from picopose_cli.training.sensor import photograph
+from picopose_cli.training.symmetric import NO_SYMMETRIES, make_symmetric_mesh
 from picopose_cli.training.textures import paint_background
 
 Array = NDArray[Any]
 
 SCENE_ID = 0
-DETECTIONS = {"gt": "detections_gt.json", "rough": "detections_rough.json"}
-"""Detections files in CNOS's format, with the true masks and with masks such as a detector's."""
+DETECTIONS = {"gt": "detections_gt.json", "rough": "detections_rough.json", "noisy": "detections_noisy.json"}
+"""Detections files in CNOS's format: the true masks, masks such as a detector's, and those with a detector's errors."""
 _STREAM = 0x50B0
 """First number of every seed here; training's seeds have another length, so that no object is met in both."""
 _DEPTH_UNIT_MM = 0.1
@@ -75,15 +77,17 @@ def write_procedural_dataset(
     size_hw: tuple[int, int] = IMAGE_HW,
     level: float = 0.8,
     most_objects: int = 6,
+    symmetric: bool = False,
 ) -> Path:
     """Write the data set `folder`/`name` and return its folder; the same arguments give the same files.
 
     It holds models/ (PLY with a texture, models_info.json), test/000000/ (rgb, depth, mask, mask_visib, scene_*.json),
-    test_targets_bop19.json and the files of DETECTIONS. Objects are used equally often; images show up to
-    `most_objects` of them, at the difficulty `level` in [0, 1]. Raises PicoPoseError when the folder cannot be written.
+    test_targets_bop19.json and _bop24.json, and the files of DETECTIONS. Objects are used equally often; images show
+    up to `most_objects` of them, at the difficulty `level` in [0, 1]. Objects look different from every side, or
+    all are `symmetric` and models_info.json says how. Raises PicoPoseError when the folder cannot be written.
     """
     root = folder / name
-    items = _write_models(root / "models", objects, seed)
+    items = _write_models(root / "models", objects, seed, symmetric=symmetric)
     scene_folder = root / "test" / f"{SCENE_ID:06d}"
     notes = _Annotations()
     turn = 0
@@ -94,24 +98,32 @@ def write_procedural_dataset(
         turn += count
         scene, background = _draw_lots(rng, [item for _, item in pool], size_hw, level)
         ids = {id(item): obj_id for obj_id, item in pool}
-        _write_image(scene_folder, im_id, scene, background, ids, rng, level, notes)
+        seen = _write_image(scene_folder, im_id, scene, background, ids, rng, level, notes)
+        own_rng = np.random.default_rng([_STREAM, seed, 2, im_id])
+        for found in noisy_detections(own_rng, *seen, [obj_id for obj_id, _ in items]):
+            notes.detections["noisy"].append(cnos_entry(im_id, found.obj_id, found.mask, found.score))
     for part in ("camera", "gt", "gt_info"):
         _write_json(scene_folder / f"scene_{part}.json", getattr(notes, part))
     _write_json(root / "test_targets_bop19.json", notes.targets)
+    _write_json(root / "test_targets_bop24.json", [{"scene_id": SCENE_ID, "im_id": im_id} for im_id in range(images)])
     for kind, file in DETECTIONS.items():
         _write_json(root / file, notes.detections[kind])
     return root
 
 
-def _write_models(folder: Path, objects: int, seed: int) -> list[tuple[int, TrainingObject]]:
+def _write_models(folder: Path, objects: int, seed: int, *, symmetric: bool) -> list[tuple[int, TrainingObject]]:
     """Write the models and return (obj_id, object) as they read back: what is rendered is what the files hold."""
     items, infos = [], {}
     for obj_id in range(1, objects + 1):
-        mesh = make_distinct_mesh([_STREAM, seed, 0, obj_id], _SIZE_M, _TEXTURE_PX)
+        own_seed, symmetries = [_STREAM, seed, 0, obj_id], NO_SYMMETRIES
+        if symmetric:
+            mesh, symmetries = make_symmetric_mesh(own_seed, _SIZE_M, _TEXTURE_PX)
+        else:
+            mesh = make_distinct_mesh(own_seed, _SIZE_M, _TEXTURE_PX)
         path = folder / f"obj_{obj_id:06d}.ply"
         write_textured_ply(path, mesh)
         items.append((obj_id, TrainingObject(f"obj_{obj_id:06d}", read_mesh(path))))
-        infos[str(obj_id)] = _model_info(items[-1][1].mesh)
+        infos[str(obj_id)] = _model_info(items[-1][1].mesh) | symmetries.as_model_info()
     _write_json(folder / "models_info.json", infos)
     return items
 
@@ -141,10 +153,10 @@ def write_textured_ply(path: Path, mesh: Mesh) -> None:
     atomic_write_bytes(path, "\n".join(header).encode() + vertices.tobytes() + faces.tobytes())
 
 
-def _model_info(mesh: Mesh) -> dict[str, float]:
+def _model_info(mesh: Mesh) -> dict[str, Any]:
     vertices = mesh.vertices_m[np.unique(mesh.faces)] * 1000
     low, size = vertices.min(axis=0), np.ptp(vertices, axis=0)
-    info = {"diameter": diameter_of_points(vertices)}
+    info: dict[str, Any] = {"diameter": diameter_of_points(vertices)}
     info |= {f"min_{axis}": float(value) for axis, value in zip("xyz", low, strict=True)}
     info |= {f"size_{axis}": float(value) for axis, value in zip("xyz", size, strict=True)}
     return info
@@ -202,8 +214,11 @@ def _write_image(
     rng: np.random.Generator,
     level: float,
     notes: _Annotations,
-) -> None:
-    """Write one image with depth and masks, and note what the JSON files say of it."""
+) -> tuple[list[tuple[int, Array]], Array]:
+    """Write one image with depth and masks, and note what the JSON files say of it.
+
+    Returns obj_id and visible mask (H,W) bool of its targets, and the mask of all that is seen of any object.
+    """
     whole = Window(0, 0, scene.size_hw[1], scene.size_hw[0])
     photo = photograph(rng, draw_scene(scene, whole, 2, background).rgb, level * rng.uniform(0.2, 1))
     exact = draw_scene(scene, whole, 1, background)  # masks and depth at the pixels' centres, as BOP's are
@@ -212,6 +227,7 @@ def _write_image(
     atomic_write_bytes(folder / f"depth/{im_id:06d}.png", _png(depth))
     notes.camera[str(im_id)] = {"cam_K": scene.K.ravel().tolist(), "depth_scale": _DEPTH_UNIT_MM}
     notes.gt[str(im_id)], notes.gt_info[str(im_id)] = [], []
+    targets: list[tuple[int, Array]] = []
     for gt_id, placed in enumerate(scene.placed):
         full, visible = _mask_alone(scene, placed), exact.visible(gt_id)
         for kind, mask in (("mask", full[1]), ("mask_visib", visible)):
@@ -222,8 +238,10 @@ def _write_image(
         notes.gt_info[str(im_id)].append(info)
         if info["visib_fract"] >= _SMALLEST_VISIBLE_SHARE and info["px_count_visib"] >= _SMALLEST_TARGET_PX:
             notes.targets.append({"scene_id": SCENE_ID, "im_id": im_id, "obj_id": obj_id, "inst_count": 1})
+            targets.append((obj_id, visible))
             for kind, mask in (("gt", visible), ("rough", roughen_mask(rng, visible))):
                 notes.detections[kind].append(cnos_entry(im_id, obj_id, mask))
+    return targets, exact.owner != NOBODY
 
 
 def _mask_alone(scene: Scene, placed: Placed) -> tuple[int, Array]:
@@ -266,14 +284,14 @@ def box_of_mask(mask: Array) -> list[int]:
     return [int(cols[0]), int(rows[0]), int(np.ptp(cols)) + 1, int(np.ptp(rows)) + 1]
 
 
-def cnos_entry(im_id: int, obj_id: int, mask: Array) -> dict[str, Any]:
+def cnos_entry(im_id: int, obj_id: int, mask: Array, score: float = 1.0) -> dict[str, Any]:
     """Return one entry of a detections file as CNOS writes it, for a mask (H,W) bool found in no time."""
     rle = encode_rle(mask, compressed=False)
     return {
         "scene_id": SCENE_ID,
         "image_id": im_id,
         "category_id": obj_id,
-        "score": 1.0,
+        "score": score,
         "bbox": box_of_mask(mask),
         "time": 0.0,
         "segmentation": {"counts": list(rle.counts), "size": list(rle.size)},

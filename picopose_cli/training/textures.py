@@ -254,15 +254,38 @@ def paint_object(rng: np.random.Generator, tiles: Sequence[Tile], size_px: int =
     picture = ground(rng, size_px, size_px, palette)
     if len(tiles) == 1 or rng.random() < 0.15:
         return picture
-    for u0, v0, u1, v1 in tiles:
-        # A little over the tile's own edges, for filtering.
-        left, right = max(round(u0 * size_px) - 1, 0), min(round(u1 * size_px) + 1, size_px)
-        top, bottom = max(round((1 - v1) * size_px) - 1, 0), min(round((1 - v0) * size_px) + 1, size_px)
-        if min(right - left, bottom - top) < 8:
+    for tile in tiles:
+        rows, columns = pixels_of_tile(tile, size_px)
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if min(width, height) < 8:
             continue
         painter = ground if rng.random() < 0.7 else _choose(rng, (*_ON_OBJECTS, (paint_plain, 3)))
         colours = palette if rng.random() < 0.85 else random_palette(rng)
-        picture[top:bottom, left:right] = painter(rng, bottom - top, right - left, rng.permutation(colours))
+        picture[rows, columns] = painter(rng, height, width, rng.permutation(colours))
+    return picture
+
+
+def pixels_of_tile(tile: Tile, size_px: int) -> tuple[slice, slice]:
+    """Return the rows and columns of a texture that a tile covers, a little over its own edges, for filtering."""
+    u0, v0, u1, v1 = tile
+    left, right = max(round(u0 * size_px) - 1, 0), min(round(u1 * size_px) + 1, size_px)
+    top, bottom = max(round((1 - v1) * size_px) - 1, 0), min(round((1 - v0) * size_px) + 1, size_px)
+    return slice(top, bottom), slice(left, right)
+
+
+def paint_bands(rng: np.random.Generator, tiles: Sequence[Tile], size_px: int) -> Array:
+    """Return a texture (h,w,3) u8 whose colours change from row to row only: bands, or a gradient, for each tile."""
+    palette = random_palette(rng)
+    picture = np.zeros((size_px, size_px, 3), np.uint8)
+    for tile in tiles:
+        rows, columns = pixels_of_tile(tile, size_px)
+        position = np.linspace(0, 1, rows.stop - rows.start)
+        colours = rng.permutation(palette)
+        if rng.random() < 0.75:
+            of_row = colours.astype(np.uint8)[_band(rng, position) % len(colours)]
+        else:
+            of_row = _ramp(position[:, None], colours, hard=False)[:, 0]
+        picture[rows, columns] = of_row[:, None]
     return picture
 
 
