@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from picopose_cli.bop.datasets import Dataset, mesh_path, open_dataset
+from picopose_cli.bop.datasets import Dataset, mesh_path, models_info_path, open_dataset, read_object_infos
 from picopose_cli.bop.detections import find_detections, ground_truth_detections, read_detections
 from picopose_cli.bop.journal import journal_path, read_header
 from picopose_cli.bop.report import SHOWN_LINES, InferReport
@@ -27,7 +27,7 @@ from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import read_config
 from picopose_cli.network.device import choose_devices, choose_precision, device_name, suggest_batch_size
 from picopose_cli.options import InferOptions, options_record, resolve_data_dir
-from picopose_cli.structs import AnyTarget, Detection, ImageTask, Provenance
+from picopose_cli.structs import AnyTarget, Detection, ImageTask, ObjectInfo, Provenance
 from picopose_cli.templates.bank import bank_path, read_provenance
 from picopose_cli.templates.mesh import mesh_sha256
 
@@ -54,6 +54,8 @@ class Plan:
     """Of the detected objects those with a usable bank."""
     meshes: dict[int, tuple[Path, str]]
     """Of these objects the mesh and its unit, where poses are refined; none where they are not."""
+    symmetric: dict[int, ObjectInfo]
+    """The data set's objects that have symmetries."""
     weights: Path
     devices: Sequence[str]
     precision: str
@@ -100,6 +102,7 @@ def make_plan(options: InferOptions, console: Console) -> tuple[Plan, InferRepor
     usable = {obj_id for obj_id, bank in banks.items() if bank is not None}
     tasks = keep_what_counts(tasks, targets, usable)
     meshes = _meshes(options, dataset, banks)
+    symmetric = _symmetric_objects(dataset, report)
     report.refinement = _refinement_text(options.rounds, banks, meshes)
     batch_size = _batch_size(options, shard_paths(output, len(devices)), weights, devices[0])
     found = options.detections if source is None else file_sha256(source)
@@ -110,14 +113,27 @@ def make_plan(options: InferOptions, console: Console) -> tuple[Plan, InferRepor
         "detections_sha256": found,
         "images": len(tasks),
         "tasks_sha256": tasks_sha256(tasks),
-        "banks": {str(obj_id): bank and _digest(bank) for obj_id, bank in banks.items()},
+        "banks": {str(obj_id): bank and _digest(asdict(bank)) for obj_id, bank in banks.items()},
+        "symmetries": {str(obj_id): _symmetries_digest(symmetric[obj_id]) for obj_id in banks if obj_id in symmetric},
     }
     sequential = options.timing == "sequential"
     groups = [(task,) for task in tasks] if sequential else plan_groups(tasks, batch_size)
     if options.part is not None:
         groups = share_of_groups(groups, options.part[0] - 1, options.part[1])
     return Plan(
-        options, dataset, targets, output, templates, usable, meshes, weights, devices, precision, batch_size, groups
+        options,
+        dataset,
+        targets,
+        output,
+        templates,
+        usable,
+        meshes,
+        symmetric,
+        weights,
+        devices,
+        precision,
+        batch_size,
+        groups,
     ), report
 
 
@@ -238,5 +254,24 @@ def _batch_size(options: InferOptions, outputs: Sequence[Path], weights: Path, d
     return begun[0] if begun else suggest_batch_size(device, read_config(weights))
 
 
-def _digest(bank: Provenance) -> str:
-    return hashlib.sha256(json.dumps(asdict(bank), sort_keys=True).encode()).hexdigest()
+def _symmetric_objects(dataset: Dataset, report: InferReport) -> dict[int, ObjectInfo]:
+    """Return the objects that have symmetries; without models_info.json none is known, and a broken one is recorded."""
+    if not models_info_path(dataset).is_file():
+        return {}
+    try:
+        infos = read_object_infos(dataset)
+    except PicoPoseError as error:
+        report.problems.append(f"symmetries are not used: {error}")
+        return {}
+    return {
+        obj_id: info for obj_id, info in infos.items() if len(info.symmetries_discrete) or info.symmetries_continuous
+    }
+
+
+def _symmetries_digest(info: ObjectInfo) -> str:
+    lines = [[axis.tolist(), offset.tolist()] for axis, offset in info.symmetries_continuous]
+    return _digest({"discrete": info.symmetries_discrete.tolist(), "continuous": lines})
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

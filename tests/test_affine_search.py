@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from picopose_cli.estimation.affine_search import match_probabilities, search_affine
+from picopose_cli.estimation.affine_search import COARSE, FINE, match_probabilities, search_affine
 
 GRID, PATCH_PX = 16, 14
 
@@ -128,3 +128,16 @@ def test_degenerate_pairs_stay_finite():
     found, support = search_affine(query, template, masks, A_start, PATCH_PX)
     assert torch.isfinite(found).all()
     assert support[1] == 0
+
+
+def test_rounds_can_follow_one_another():
+    query, template, masks = make_pairs(TRUTHS)
+    starts = START.repeat(len(TRUTHS), 1, 1)
+    whole = search_affine(query, template, masks, starts, PATCH_PX)
+    found, coarse_support = search_affine(query, template, masks, starts, PATCH_PX, COARSE)
+    degrees, _, _ = errors(found, TRUTHS)
+    assert degrees.max() < 9  # half a step of the coarse angles, and a little
+    assert coarse_support.min() > 0
+    in_parts = search_affine(query, template, masks, found, PATCH_PX, FINE)
+    np.testing.assert_allclose(in_parts[0], whole[0], atol=1e-3)
+    np.testing.assert_allclose(in_parts[1], whole[1], atol=1e-5)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ from tiny import noise_bank, tiny_network
 
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation import estimator as module
+from picopose_cli.estimation.affine_search import search_affine
 from picopose_cli.estimation.correspondences import affine_poses, released_pairs
 from picopose_cli.estimation.estimator import Estimator
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
-from picopose_cli.structs import QueryBatch
+from picopose_cli.structs import ObjectInfo, QueryBatch
 
 K = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
 
@@ -104,6 +107,46 @@ def test_equals_the_plain_schedule(network):
             assert len(hypothesis.pairs.uv_image) == pytest.approx(len(pairs.uv_image), rel=0.01, abs=2)
             if len(hypothesis.pairs.uv_image) == len(pairs.uv_image):
                 assert (abs(hypothesis.pairs.uv_image - pairs.uv_image).max(axis=1) < 1e-6).mean() > 0.99
+
+
+def test_the_search_keeps_the_templates_that_most_matches_agree_on(network, monkeypatch):
+    """The oracle searches every candidate in all rounds; close enough a second look at the best ones is the same."""
+    monkeypatch.setattr(module, "CANDIDATES", 9)
+    monkeypatch.setattr(module, "CLOSER_CANDIDATES", 9)
+    batch = random_batch([7, 1, 1])
+    estimated = make_estimator(network, paper=False).hypotheses(batch)
+    for row, of_query in enumerate(estimated):
+        bank = noise_bank(int(batch.obj_ids[row]))
+        with torch.inference_mode():
+            query = unit_cells(network.extract(torch.from_numpy(batch.inputs[row : row + 1]))[-1])
+            cells = unit_cells(network.extract(torch.from_numpy(module.normalise_bgr(bank.crops_rgb)))[-1])
+            mask = masks_on_grid(torch.from_numpy(batch.masks[row : row + 1]), 16)
+            views = best_views(template_scores(query, mask, cells), 9)[1][0]
+            masks = masks_on_grid(torch.from_numpy(bank.masks), 16)[views]
+            xyz = bank.A_crop_from_image[views] @ bank.K @ bank.T_tmpl_from_obj[views, :3, 3:]
+            origins = torch.from_numpy(xyz[:, :2, 0] / xyz[:, 2:, 0]).float()
+            queries = query.repeat(9, 1, 1)
+            A = network.regress_affine(queries, cells[views], masks, origins).A_obs_from_tmpl
+            _, support = search_affine(queries, cells[views], masks, A, 14)
+        best = support.argsort(descending=True)[:3]
+        np.testing.assert_allclose([one.support for one in of_query], support[best], rtol=1e-3)
+        assert [one.view for one in of_query] == views[best].tolist()
+
+
+def test_of_views_that_look_alike_one_is_tried(network):
+    half_turn = np.diag([-1.0, -1, 1, 1])
+    info = ObjectInfo(1, 0.1, half_turn[None], ())
+    bank = noise_bank(1)
+    T = bank.T_tmpl_from_obj.copy()
+    T[1::2, :3, :3] = T[::2, :3, :3] @ half_turn[:3, :3]  # each odd view sees what the one before it sees
+    estimator = make_estimator(network, paper=False, hypotheses=12)
+    estimator.add_object(replace(bank, T_tmpl_from_obj=T), info=info)
+    (found,) = estimator.hypotheses(random_batch([1]))
+    assert sorted({one.view // 2 for one in found}) == list(range(6))
+    assert len(found) == 6
+    (released,) = make_estimator(network, hypotheses=12).hypotheses(random_batch([1]))
+    score = {one.view: one.score for one in released}
+    assert all(score[one.view] == max(score[one.view], score[one.view ^ 1]) for one in found)
 
 
 def test_hypotheses_fall_in_score_and_share_nothing_between_detections(network):

@@ -14,7 +14,7 @@ import picopose_cli
 PACKAGE = Path(picopose_cli.__file__).parent
 BASE = {
     "structs", "options", "geometry", "errors", "files", "crops", "environment", "processes", "children", "interrupts",
-    "trace", "progress",
+    "trace", "progress", "symmetries",
 }  # fmt: skip
 MIDDLE = {"estimation", "templates", "bop", "scoring", "draw", "plots"}
 ALLOWED = {

@@ -18,9 +18,9 @@ from picopose_cli.scoring.errors import (
     overlapping_spheres,
 )
 from picopose_cli.scoring.surfaces import GRID_PER_PX, make_surface, place_on_grid, vsd
-from picopose_cli.scoring.symmetries import symmetry_transforms
 from picopose_cli.scoring.thresholds import VSD_TAUS
 from picopose_cli.structs import Mesh, ObjectInfo
+from picopose_cli.symmetries import symmetry_transforms
 from picopose_cli.templates.software import render_depth
 
 K = np.array([[300.0, 0, 101.3], [0, 310.0, 74.8], [0, 0, 1]])

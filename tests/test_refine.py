@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from toy_pairs import K_OBS, MESHES, toy_bank
 from picopose_cli.errors import PicoPoseError
 from picopose_cli.estimation.correspondences import cell_centre_points
 from picopose_cli.estimation.estimator import Estimator
-from picopose_cli.estimation.refine import Refiner, view_affines
+from picopose_cli.estimation.refine import Refiner, overlap, view_affines
 from picopose_cli.estimation.robust import RobustPose
 from picopose_cli.geometry import apply_affine, make_T, project_points, rotation_angle_rad, transform_points
 from picopose_cli.network.offsets import start_offsets
@@ -182,6 +183,64 @@ def test_the_candidate_that_agrees_with_its_render_wins(render):
     found = refine(Fooled(T_true), render, 1, candidates)
     assert errors_deg(found, T_true).max() < 0.5
     assert all(len(poses) == 2 and poses[0].evidence > poses[1].evidence for poses in found)
+
+
+def plain_overlap(template_mask: np.ndarray, observed_mask: np.ndarray, A: np.ndarray) -> float:
+    """Pixel by pixel: is the template's pixel, from which an observation's pixel comes, inside?"""
+    rows, cols = np.indices(observed_mask.shape)
+    centres = np.stack([cols.ravel(), rows.ravel()], 1) + 0.5
+    x, y = np.floor(apply_affine(np.linalg.inv(A), centres)).astype(int).T
+    known = (x >= 0) & (x < template_mask.shape[1]) & (y >= 0) & (y < template_mask.shape[0])
+    moved = np.zeros(observed_mask.size, bool)
+    moved[known] = template_mask[y[known], x[known]]
+    return (moved & observed_mask.ravel()).sum() / (moved | observed_mask.ravel()).sum()
+
+
+def test_overlap_is_that_of_the_moved_mask():
+    rows, cols = np.indices((CROP_PX, CROP_PX))
+    disc = np.hypot(cols + 0.5 - 90, rows + 0.5 - 120) < 60
+    half = disc & (cols < 90)
+    assert overlap(disc, disc, np.eye(3)) == 1
+    assert overlap(disc, half, np.eye(3)) == pytest.approx(0.5, abs=0.01)
+    assert overlap(disc, np.zeros_like(disc), np.eye(3)) == 0
+    cos, sin = 0.9 * np.cos(0.7), 0.9 * np.sin(0.7)
+    for A in (
+        np.array([[1, 0, 31], [0, 1, -22], [0, 0, 1.0]]),
+        np.array([[cos, -sin, 80], [sin, cos, -20], [0, 0, 1]]),
+    ):
+        assert 0.1 < overlap(disc, half, A) < 0.9
+        assert overlap(disc, half, A) == pytest.approx(plain_overlap(disc, half, A), abs=0.005)
+
+
+def test_of_equal_evidence_the_better_silhouette_wins(render):
+    """Both candidates agree with their renders, but only one with the mask."""
+    T_true = true_poses(2)
+    small = T_true.copy()
+    small[:, :3, 3] *= 1.6
+
+    class Contented(Exact):
+        def match_views(self, _, queries, views, A):
+            flow, logit = super().match_views(_, queries, views, A)
+            rows, cols = np.indices((GRID_CELLS, GRID_CELLS), float)
+            for i in range(len(queries)):  # everything lies where the start says
+                at = (
+                    apply_affine(A[i], (np.stack([cols, rows], -1).reshape(-1, 2) + 0.5) * 3.5).reshape(64, 64, 2) / 3.5
+                )
+                flow[i] = at[..., 0] - cols, at[..., 1] - rows
+            return flow, logit
+
+    masks = []
+    for T in T_true:
+        view = render(1, T)
+        A = view_affines(T[None], batch_of(1), [0], [view])[0]
+        masks.append(cv2.warpAffine(view.mask.astype(np.uint8), A[:2], (CROP_PX, CROP_PX)) > 0)
+    batch = replace(batch_of(2), masks=np.stack(masks))
+    candidates = [[RobustPose(s, 5.0), RobustPose(T, 5.0)] for s, T in zip(small, T_true, strict=True)]
+    found = refine(Contented(T_true), render, 1, candidates, batch)
+    for (best, other), T in zip(found, T_true, strict=True):
+        assert abs(best.T_cam_from_obj[2, 3] / T[2, 3] - 1) < 0.1  # the other one is 1.6 times as far
+        assert best.support > 0.9 > other.support > 0
+        assert best.evidence < 1.2 * other.evidence
 
 
 def test_no_round_and_no_render_leave_a_pose_as_it_is(render):

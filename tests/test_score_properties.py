@@ -17,8 +17,8 @@ from picopose_cli.scoring.images import ImageJob, ImageScorer, score_images
 from picopose_cli.scoring.localisation import LocalisationScores, localisation_tallies
 from picopose_cli.scoring.pairs import ScoredObject
 from picopose_cli.scoring.selection import Estimates, select_detection, select_localisation
-from picopose_cli.scoring.symmetries import symmetry_transforms
 from picopose_cli.structs import GroundTruth, ImageTarget, Mesh, ObjectInfo, Target
+from picopose_cli.symmetries import symmetry_transforms
 from picopose_cli.templates.software import render_depth
 
 K = np.array([[200.0, 0, 79.5], [0, 200, 60.2], [0, 0, 1]])

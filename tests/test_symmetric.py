@@ -10,8 +10,8 @@ from scipy.spatial.transform import Rotation
 from test_shapes import open_edges, signed_volume
 
 from picopose_cli.geometry import make_T
-from picopose_cli.scoring.symmetries import symmetry_transforms
 from picopose_cli.structs import Mesh, ObjectInfo, RenderedView
+from picopose_cli.symmetries import symmetry_transforms
 from picopose_cli.templates.mesh import mesh_diameter_m
 from picopose_cli.templates.software import SoftwareRenderer
 from picopose_cli.training.shapes import Shape

@@ -168,15 +168,18 @@ def mesh_path(dataset: Dataset, obj_id: int, *, evaluation: bool = False) -> Pat
     return found[obj_id]
 
 
+def models_info_path(dataset: Dataset) -> Path:
+    """Return the path of models_info.json: the evaluation models' one, unless only the other folder has it."""
+    evaluation, usual = dataset.eval_models_dir / _MODELS_INFO, dataset.models_dir / _MODELS_INFO
+    return usual if usual.is_file() and not evaluation.is_file() else evaluation
+
+
 def read_object_infos(dataset: Dataset) -> dict[int, ObjectInfo]:
     """Return diameters and symmetries of the objects in metres, by object id, from models_info.json.
 
-    The evaluation models' file is taken where it is there. Raises PicoPoseError naming the object that is broken.
+    Raises PicoPoseError naming the object that is broken.
     """
-    folders = (dataset.eval_models_dir, dataset.models_dir)
-    path = next((folder / _MODELS_INFO for folder in folders if (folder / _MODELS_INFO).is_file()), None)
-    if path is None:
-        path = dataset.eval_models_dir / _MODELS_INFO
+    path = models_info_path(dataset)
     return {obj_id: _object_info(path, obj_id, entry) for obj_id, entry in read_indexed(path).items()}
 
 

@@ -24,8 +24,8 @@ from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.device import choose_device
 from picopose_cli.options import DemoOptions, InferOptions, RenderTemplatesOptions, ScoreOptions
 from picopose_cli.scoring.errors import mssd
-from picopose_cli.scoring.symmetries import symmetry_transforms
 from picopose_cli.structs import Array, Mesh
+from picopose_cli.symmetries import symmetry_transforms
 from picopose_cli.templates.mesh import read_mesh
 from picopose_cli.templates.software import render_depth
 from picopose_cli.training.synthetic_bop import DETECTIONS, write_procedural_dataset

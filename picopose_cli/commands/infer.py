@@ -146,7 +146,8 @@ def _onboard(
             report.problems.append(f"object {obj_id}: {error}")
             continue
         bar = add_bar(progress, f"object {obj_id}", len(bank.crops_rgb), "views")
-        estimator.add_object(bank, partial(progress.advance, bar), _feature_file(plan, obj_id, report))
+        file = _feature_file(plan, obj_id, report)
+        estimator.add_object(bank, partial(progress.advance, bar), file, plan.symmetric.get(obj_id))
         progress.remove_task(bar)
         known.add(obj_id)
     report.onboarding_s = time.perf_counter() - started

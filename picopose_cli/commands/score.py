@@ -31,7 +31,6 @@ from picopose_cli.scoring.localisation import LocalisationScores, localisation_t
 from picopose_cli.scoring.pairs import PairErrors, ScoredObject
 from picopose_cli.scoring.selection import Estimates, Image, Selection, select_detection, select_localisation
 from picopose_cli.scoring.surfaces import Box
-from picopose_cli.scoring.symmetries import symmetry_transforms
 from picopose_cli.scoring.tables import Scores, comparison_table, difference_table, scores_tables
 from picopose_cli.scoring.thresholds import (
     MSPD_THRESHOLDS_PX,
@@ -40,6 +39,7 @@ from picopose_cli.scoring.thresholds import (
     VSD_THRESHOLDS,
 )
 from picopose_cli.structs import AnyTarget, GroundTruth, Mesh
+from picopose_cli.symmetries import symmetry_transforms
 from picopose_cli.templates.ply import read_plain_ply
 from picopose_cli.templates.software import render_depth
 

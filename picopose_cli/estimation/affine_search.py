@@ -9,6 +9,7 @@ closer to the truth then, and the support says which templates are worth stage 3
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ _LOOKUPS_ON_CPU, _LOOKUPS_ON_DEVICE = 1 << 20, 1 << 26
 
 
 @dataclass(frozen=True)
-class _Round:
+class Round:
     """One round of the search: `angles`, `scales` and `shifts` candidates a parameter, evenly within +- the reach.
 
     `reach_deg` 180 is the full circle; `reach_cells` is of the translation, in each direction. Of the template's rows
@@ -47,33 +48,37 @@ class _Round:
         return torch.cartesian_prod(torch.deg2rad(degrees[: self.angles]), log_scales, shifts_px, shifts_px)
 
 
-ROUNDS = (
-    _Round(24, 180.0, 1, 0.0, 7, 3.0, stride=2),
-    _Round(5, 10.0, 5, 0.2, 5, 1.0, stride=2),
-    _Round(5, 4.0, 3, 0.05, 5, 0.4, stride=1),
-)
+COARSE = (Round(24, 180.0, 1, 0.0, 7, 3.0, stride=2),)
+FINE = (Round(5, 10.0, 5, 0.2, 5, 1.0, stride=2), Round(5, 4.0, 3, 0.05, 5, 0.4, stride=1))
 
 
 def search_affine(
-    query_cells: Tensor, template_cells: Tensor, template_masks: Tensor, A_start: Tensor, patch_px: int
+    query_cells: Tensor,
+    template_cells: Tensor,
+    template_masks: Tensor,
+    A_start: Tensor,
+    patch_px: int,
+    rounds: Sequence[Round] = (*COARSE, *FINE),
 ) -> tuple[Tensor, Tensor]:
     """Return A_obs_from_tmpl (N,3,3) crop px with most support, and that support (N,) in [0, 1], of N pairs; f32.
 
     `query_cells` and `template_cells` (N,P,C) unit cells, `template_masks` (N,g,g) on their grid, nonzero inside,
-    `A_start` (N,3,3) crop px: where the search begins, as stage 2 says.
+    `A_start` (N,3,3) crop px: where the search begins, as stage 2 says or earlier rounds have found.
     """
-    lookups = max(len(step.offsets(patch_px)) // step.stride**2 for step in ROUNDS) * template_cells.shape[1]
+    lookups = max(len(step.offsets(patch_px)) // step.stride**2 for step in rounds) * template_cells.shape[1]
     budget = _LOOKUPS_ON_CPU if A_start.device.type == "cpu" else _LOOKUPS_ON_DEVICE
     at_once = max(1, budget // lookups)
     inputs = (query_cells.float(), template_cells.float(), template_masks, A_start.float())
     with torch.autocast(A_start.device.type, enabled=False):
         chunks = zip(*(torch.split(tensor, at_once) for tensor in inputs), strict=True)
-        parts = [_search(query, template, masks, A, patch_px) for query, template, masks, A in chunks]
+        parts = [_search(query, template, masks, A, patch_px, rounds) for query, template, masks, A in chunks]
     A, support = zip(*parts, strict=True)
     return torch.cat(A), torch.cat(support)
 
 
-def _search(query: Tensor, template: Tensor, masks: Tensor, A_start: Tensor, patch_px: int) -> tuple[Tensor, Tensor]:
+def _search(
+    query: Tensor, template: Tensor, masks: Tensor, A_start: Tensor, patch_px: int, rounds: Sequence[Round]
+) -> tuple[Tensor, Tensor]:
     probabilities = match_probabilities(query, template, masks)
     cells, cells_px = _grid_cells(masks, patch_px)
     inside = (masks != 0).flatten(1).float()  # (N,P)
@@ -81,7 +86,7 @@ def _search(query: Tensor, template: Tensor, masks: Tensor, A_start: Tensor, pat
     middle_px = (inside @ cells_px) / count  # (N,2), about which angle and scale turn
     best = _parameters(A_start, middle_px)
     support = best.new_zeros(len(best))
-    for step in ROUNDS:
+    for step in rounds:
         seen = (cells % step.stride == step.stride // 2).all(1)  # (P,)
         candidates = best[:, None] + step.offsets(patch_px).to(best)  # (N,K,4)
         targets_px = _moved(candidates, cells_px[seen] - middle_px[:, None])  # (N,K,S,2)

@@ -5,18 +5,20 @@ A QueryBatch goes in, hypotheses come out; `solve` turns the hypotheses of one d
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from picopose_cli.crops import normalise_bgr
-from picopose_cli.estimation.affine_search import search_affine
+from picopose_cli.estimation.affine_search import COARSE, FINE, Round, search_affine
 from picopose_cli.estimation.correspondences import (
     affine_poses,
     cell_centre_points,
@@ -39,14 +41,19 @@ from picopose_cli.network.device import parts_that_fit
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.structs import Array, Correspondences, QueryBatch, TemplateBank, TemplateView
+from picopose_cli.structs import Array, Correspondences, ObjectInfo, QueryBatch, TemplateBank, TemplateView
+from picopose_cli.symmetries import first_of_alike, symmetry_transforms, views_alike
+
+Item = TypeVar("Item")
 
 TEMPLATE_CHUNK = 16
 """Template views that go through the backbone at once, always the same ones: so their features are always the same."""
-CANDIDATES = 3
-"""Templates whose similarity is searched for each one that stage 3 tries, but for the released rules."""
+CANDIDATES = 80
+"""Templates of a detection whose similarity is searched, but for the released rules."""
+CLOSER_CANDIDATES = 24
+"""Of those, by what the coarse search has found, the ones that are searched finely."""
 PAIR_CHUNK = 40
-"""Hypotheses whose flow is held at once; the network itself takes a few of them at a time."""
+"""Pairs whose similarity is regressed or whose flow is held at once; stage 3 itself takes a few of them at a time."""
 KEPT_OFFSETS_BYTES = 1 << 29
 """Offset features kept on the device, 5.5 MB a view in fp32 for the released sizes."""
 KEPT_CELLS_BYTES = {"cpu": 3 << 29, "cuda": 6 << 30}
@@ -74,7 +81,8 @@ class Hypothesis:
 class _Object:
     """An onboarded object: its features, and of its bank what is needed besides.
 
-    `masks` (V,16,16) and `origins` (V,2) crop px of the projected object origin lie on the device.
+    `masks` (V,16,16) and `origins` (V,2) crop px of the projected object origin lie on the device. `alike` (V,V): which
+    views show the same, None where each shows something else.
     """
 
     features: TemplateFeatures
@@ -85,16 +93,16 @@ class _Object:
     K: Floats
     A_crop_from_image: Floats
     T_tmpl_from_obj: Floats
+    alike: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A hypothesis on its way: detection index in the batch, object, view, its unit cells (P,C), matching score."""
+    """A hypothesis on its way: detection index in the batch, object, view, matching score."""
 
     query: int
     obj_id: int
     view: int
-    cells: Tensor
     score: float
 
 
@@ -131,10 +139,12 @@ class Estimator:
         bank: TemplateBank,
         on_views: Callable[[int], None] | None = None,
         file: FeatureFile | None = None,
+        info: ObjectInfo | None = None,
     ) -> None:
         """Take the template features of a bank from `file`, or compute them and write it.
 
         `on_views` hears how many views were done. Without a file, or where it cannot be written, memory holds them.
+        `info` tells the object's symmetries: of views that look alike only the best matching one is tried.
         """
         views = len(bank.crops_rgb)
         told = on_views or (lambda _: None)
@@ -164,6 +174,7 @@ class Estimator:
             bank.K,
             bank.A_crop_from_image,
             bank.T_tmpl_from_obj,
+            None if info is None else views_alike(bank.T_tmpl_from_obj, symmetry_transforms(info)),
         )
 
     def hypotheses(self, batch: QueryBatch) -> list[tuple[Hypothesis, ...]]:
@@ -189,7 +200,7 @@ class Estimator:
             cells, features = self._unit_cells(maps), self._network.offset_features(maps)
             del maps
             self._seen = batch, features
-            starts = self._starts(self._match(batch, cells), cells)
+            starts = self._match(batch, cells)
             for first in range(0, len(starts), PAIR_CHUNK):
                 chunk = starts[first : first + PAIR_CHUNK]
                 for start, hypothesis in zip(chunk, self._refine_offsets(batch, chunk, features), strict=True):
@@ -244,45 +255,49 @@ class Estimator:
             offsets = self._network.regress_offsets(features, of_views, index, A, self._grid_masks(masks))
             return offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()
 
-    def _match(self, batch: QueryBatch, cells: Tensor) -> list[_Pair]:
-        """Choose the templates of each detection; the detections of one object share a matrix product."""
+    def _match(self, batch: QueryBatch, cells: Tensor) -> list[_Start]:
+        """Run stages 1 and 2; the detections of one object share a matrix product."""
         masks = self._grid_masks(batch.masks)
-        pairs: list[_Pair] = []
+        count = self._hypotheses if self._paper else max(CANDIDATES, self._hypotheses)
+        starts: list[_Start] = []
         for obj_id in np.unique(batch.obj_ids).tolist():
             rows = np.flatnonzero(batch.obj_ids == obj_id).tolist()
             template_cells = self._template_cells(obj_id)
-            count = self._hypotheses if self._paper else CANDIDATES * self._hypotheses
-            best, views = best_views(template_scores(cells[rows], masks[rows], template_cells), count)
-            for row, of_row, views_of_row in zip(rows, best.tolist(), views, strict=True):
-                chosen = zip(views_of_row.tolist(), template_cells[views_of_row], of_row, strict=True)
-                pairs += [_Pair(row, obj_id, *choice) for choice in chosen]
-        return sorted(pairs, key=lambda pair: pair.query)  # stable: the order of the scores stays
+            scores = template_scores(cells[rows], masks[rows], template_cells)
+            alike = None if self._paper else self._objects[obj_id].alike
+            best, views = best_views(scores, count if alike is None else len(template_cells))
+            for row, views_of_row, of_row in zip(rows, views.tolist(), best.tolist(), strict=True):
+                places = range(len(of_row)) if alike is None else first_of_alike(views_of_row, alike)[:count]
+                pairs = [_Pair(row, obj_id, views_of_row[i], of_row[i]) for i in places]
+                starts += self._starts(pairs, cells, template_cells)
+        return sorted(starts, key=lambda start: start.pair.query)  # stable: the order of a detection's stays
 
-    def _starts(self, pairs: list[_Pair], query_cells: Tensor) -> list[_Start]:
-        """Run stage 2 on some pairs; of the templates of each detection those stay on which most matches agree."""
-        starts: list[_Start] = []
-        for first in range(0, len(pairs), PAIR_CHUNK):
-            chunk = pairs[first : first + PAIR_CHUNK]
-            A, support = self._regress_affine(chunk, query_cells)
-            starts += [_Start(*start) for start in zip(chunk, A, support.tolist(), strict=True)]
+    def _starts(self, pairs: list[_Pair], query_cells: Tensor, template_cells: Tensor) -> list[_Start]:
+        """Run stage 2 on a detection's pairs; of its templates those stay on which most matches agree."""
+        starts = _in_chunks(pairs, partial(self._regress_affine, query_cells, template_cells))
         if self._paper:
             return starts
-        ranked = sorted(range(len(starts)), key=lambda i: (starts[i].pair.query, -starts[i].support))  # stable
-        of_query = itertools.groupby(ranked, key=lambda i: starts[i].pair.query)
-        return [starts[i] for _, indices in of_query for i in itertools.islice(indices, self._hypotheses)]
+        for rounds, count in ((COARSE, max(CLOSER_CANDIDATES, self._hypotheses)), (FINE, self._hypotheses)):
+            found = _in_chunks(starts, partial(self._search, query_cells, template_cells, rounds))
+            starts = sorted(found, key=lambda start: -start.support)[:count]  # stable: of equals the better matching
+        return starts
 
-    def _regress_affine(self, pairs: list[_Pair], query_cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Return A_obs_from_tmpl (N,3,3) and its support (N,): the regressed ones, or what a search makes of them."""
-        chosen = [(self._objects[pair.obj_id], pair.view) for pair in pairs]
-        masks = torch.stack([of_object.masks[view] for of_object, view in chosen])
-        origins = torch.stack([of_object.origins[view] for of_object, view in chosen])
+    def _regress_affine(self, query_cells: Tensor, template_cells: Tensor, pairs: Sequence[_Pair]) -> list[_Start]:
+        of_object, views = self._objects[pairs[0].obj_id], [pair.view for pair in pairs]
+        query, template = query_cells[[pair.query for pair in pairs]].float(), template_cells[views].float()
         with torch.autocast(self._device.type, enabled=False):  # a few outputs that every pose hangs on: always fp32
-            query = query_cells[[pair.query for pair in pairs]].float()
-            template = torch.stack([pair.cells for pair in pairs]).float()
-            A = self._network.regress_affine(query, template, masks, origins).A_obs_from_tmpl
-            if self._paper:
-                return A, A.new_ones(len(A))
-            return search_affine(query, template, masks, A, self._network.config.vit.patch_px)
+            estimate = self._network.regress_affine(query, template, of_object.masks[views], of_object.origins[views])
+        return [_Start(pair, A, 1.0) for pair, A in zip(pairs, estimate.A_obs_from_tmpl, strict=True)]
+
+    def _search(
+        self, query_cells: Tensor, template_cells: Tensor, rounds: Sequence[Round], starts: Sequence[_Start]
+    ) -> list[_Start]:
+        """Return what some rounds of the search make of starts of one object."""
+        pairs, A = [start.pair for start in starts], torch.stack([start.A_obs_from_tmpl for start in starts])
+        views = [pair.view for pair in pairs]
+        query, masks = query_cells[[pair.query for pair in pairs]], self._objects[pairs[0].obj_id].masks[views]
+        A, support = search_affine(query, template_cells[views], masks, A, self._network.config.vit.patch_px, rounds)
+        return [_Start(*of_pair) for of_pair in zip(pairs, A, support.tolist(), strict=True)]
 
     def _refine_offsets(
         self, batch: QueryBatch, starts: list[_Start], query_features: OffsetFeatures
@@ -370,6 +385,10 @@ class Estimator:
             if self._device.type == "cuda":
                 stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=self._dtype != torch.float32))
             yield
+
+
+def _in_chunks(items: Sequence[Item], work: Callable[[Sequence[Item]], list[_Start]]) -> list[_Start]:
+    return [start for first in range(0, len(items), PAIR_CHUNK) for start in work(items[first : first + PAIR_CHUNK])]
 
 
 def _part(batch: QueryBatch, rows: slice) -> QueryBatch:

@@ -2,7 +2,8 @@
 
 The nearest template of a bank is up to 9 degrees off, and stage 2's similarity more than that; the render at an
 estimate starts from what is known by then. The paper has no such step. Several candidates are refined side by side:
-which of them is right shows better afterwards, when each has been compared with what it would look like.
+which of them is right shows better afterwards, when each has been compared with what it would look like. For the same
+reason the overlap of its silhouette with the detection's mask then takes the place of what stage 1's matches said.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from picopose_cli.errors import PicoPoseError
@@ -19,9 +21,9 @@ from picopose_cli.estimation.estimator import Estimator
 from picopose_cli.estimation.robust import RobustPose, solve_robust
 from picopose_cli.geometry import Floats, rotation_angle_rad
 from picopose_cli.network.offsets import OffsetFeatures
-from picopose_cli.structs import QueryBatch, TemplateView
+from picopose_cli.structs import Array, QueryBatch, TemplateView
 
-CANDIDATES = 2
+CANDIDATES = 3
 """Poses of a detection that are refined; with one alone the choice of the hypothesis stays what it was."""
 STILL_DEG, STILL_SHARE = 0.1, 5e-4
 """A pose that turns by less, and moves by less than this share of its distance, is not refined again."""
@@ -80,7 +82,9 @@ class Refiner:
             query, start = starts[rows[i]]
             A_crop, K = batch.A_crop_from_image[query], batch.K[query]
             found = solve_view(flows[i], logits[i], views[i], A_crop, K, start.T_cam_from_obj)
-            return replace(found or RobustPose(start.T_cam_from_obj, 0.0), support=start.support)
+            pose = found or RobustPose(start.T_cam_from_obj, 0.0)
+            A_end = view_affines(pose.T_cam_from_obj[None], batch, [query], [views[i]])[0]
+            return replace(pose, support=overlap(views[i].mask, batch.masks[query], A_end))
 
         for i, pose in zip(rows, threads.map(solve, range(len(rows))), strict=True):
             refined[i] = pose
@@ -109,6 +113,17 @@ def view_affines(T: Floats, batch: QueryBatch, queries: Sequence[int], views: Se
     crops, cameras = np.stack([v.A_crop_from_image for v in views]), np.stack([v.K for v in views])
     T_tmpl = np.stack([view.T_tmpl_from_obj for view in views])
     return pose_affines(T, batch.A_crop_from_image[rows], crops, batch.K[rows], cameras, T_tmpl)
+
+
+def overlap(template_mask: Array, observed_mask: Array, A_obs_from_tmpl: Floats) -> float:
+    """Return the intersection over union of an observation's mask and a template's under a similarity (3,3), crop px.
+
+    Both masks (S,S) bool. What of the template falls outside of the observation's crop does not count.
+    """
+    to_centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from the middle of the first pixel
+    A = np.linalg.inv(to_centre) @ A_obs_from_tmpl @ to_centre
+    moved = cv2.warpAffine(template_mask.astype(np.float32), A[:2], observed_mask.shape[::-1]) > 0.5
+    return float((moved & observed_mask).sum() / max((moved | observed_mask).sum(), 1))
 
 
 def solve_view(

@@ -32,7 +32,8 @@ MIN_PAIRS = 6
 class RobustPose:
     """A pose `T_cam_from_obj` (4,4) metres and its evidence: in how many sure pairs' worth of agreement it stands.
 
-    `support` is what stage 1's matches say for the hypothesis that it comes from, which stage 3 has not seen.
+    `support` in [0, 1] is another witness: what stage 1's matches say for the hypothesis that it comes from, or, after
+    refinement, the overlap of its silhouette with the detection's mask.
     """
 
     T_cam_from_obj: Floats

@@ -15,8 +15,6 @@ MSPD_THRESHOLDS_PX = np.arange(5.0, 51.0, 5.0)
 MSPD_WIDTH_PX = 640
 MSSD_THRESHOLDS_MM = np.arange(2.0, 21.0, 2.0)
 """Absolute thresholds of the 2025 industrial variant of the detection task."""
-MAX_SYMMETRY_STEP = 0.01
-"""Largest step of a continuous symmetry, as a share of the object's diameter (max_sym_disc_step)."""
 LEAST_VISIBLE = 0.1
 """Detection: instances visible by less need not be found, and whoever finds them is neither right nor wrong."""
 ADD_THRESHOLD = 0.1
