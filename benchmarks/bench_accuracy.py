@@ -21,7 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,11 +35,11 @@ from rich.table import Table
 from run_info import ROOT, describe_run, write_result
 
 import picopose_cli
-from picopose_cli.bop.datasets import Dataset, mesh_path, object_ids, open_dataset
+from picopose_cli.bop.datasets import Dataset, mesh_path, object_ids, open_dataset, read_object_infos
 from picopose_cli.bop.detections import find_detections, read_detections
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.results import read_results, result_file_name, write_results
-from picopose_cli.bop.targets import read_targets
+from picopose_cli.bop.targets import read_image_targets, read_targets
 from picopose_cli.bop.tasks import load_image, make_image_tasks
 from picopose_cli.commands import render_templates
 from picopose_cli.commands.score import score_file
@@ -55,7 +55,7 @@ from picopose_cli.estimation.correspondences import (
 from picopose_cli.estimation.estimator import Estimator, Hypothesis
 from picopose_cli.estimation.pipeline import DEFAULT_BATCH_SIZE, Group, plan_groups
 from picopose_cli.estimation.pnp import RANSAC_PX, PoseSolution, solve_released
-from picopose_cli.estimation.queries import crop_queries, stack_queries
+from picopose_cli.estimation.queries import Query, crop_queries, stack_queries
 from picopose_cli.estimation.refine import Refiner
 from picopose_cli.estimation.robust import RobustPose, evidence, solve_robust
 from picopose_cli.files import file_sha256
@@ -65,9 +65,10 @@ from picopose_cli.network.device import choose_device, choose_precision, device_
 from picopose_cli.network.matching import masks_on_grid
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.options import CORES, PRECISIONS, InferOptions, RenderTemplatesOptions, ScoreOptions
+from picopose_cli.scoring.detection import DetectionScores
 from picopose_cli.scoring.localisation import LocalisationScores, Tally
 from picopose_cli.scoring.thresholds import MSSD_THRESHOLDS
-from picopose_cli.structs import Correspondences, ImageTask, PoseEstimate, QueryBatch, TemplateBank
+from picopose_cli.structs import Correspondences, ImageTask, ObjectInfo, PoseEstimate, QueryBatch, TemplateBank
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.templates.estimates import EstimateRenderer
 from picopose_cli.training.batches import ViewBatch
@@ -82,8 +83,12 @@ Record = dict[str, list[list[Any]]]
 
 SEED = 20
 """Of the procedural data set."""
+SYMMETRIC_SEED, SYMMETRIC_OBJECTS = 21, 12
+"""Of the data set of symmetric objects; it has half as many images."""
 PROCEDURAL_MASKS = ("gt", "rough")
 """Of its detections files: those with one right detection of each target."""
+NOISY = "noisy"
+"""Of its detections files: the one with wrong detections too, for the detection task."""
 QUICK = {"objects": 3, "images": 6}
 DRAWS = 4000
 CONFIDENCE_PERCENT = (2.5, 97.5)
@@ -97,7 +102,9 @@ ESTIMATING_CODE = ("network/*.py", "estimation/*.py", "templates/*.py", "crops.p
 NUMBERS = ("AR", "AR_VSD", "AR_MSSD", "AR_MSPD", "share_mssd_below_tenth", "median_s_an_image")
 WIDE = 160
 """Columns of the tables where no terminal says its own."""
-CAPTION = "95 %: bootstrap over the objects; above paper: AR above --paper's, 5 hypotheses, same draws; worst: object"
+CAPTION = "95 %: bootstrap over the objects; above: AR above --paper's, 5 hypotheses, same draws; worst: object"
+SYMMETRIC_CAPTION = "above: AR above the same line without the symmetries"
+DETECTION_CAPTION = "above: mAP above that of the detector's score; 95 %: bootstrap over the objects"
 REAL_CAPTION = "no AR without depth images; each mean is over the sets that have the number"
 
 
@@ -105,10 +112,11 @@ REAL_CAPTION = "no AR without depth images; each mean is over the sets that have
 class Line:
     """A way to estimate: which flows, and which rules turn them into a pose.
 
-    `flows`: stage 3 as it starts from stage 2's `regressed` similarity or from the `searched` one, 5 hypotheses a
-    detection, of which the first `hypotheses` are taken (0: the first one's stage-2 pose); or from the `truth`.
-    `sub_cell` pairs, `robust` solver, choice by `evidence`: each in place of the released rule. `rounds` of
-    refinement follow.
+    `flows`: stage 3 as it starts from stage 2's `regressed` similarity or from the `searched` one (`unaware`: without
+    the objects' symmetries), 5 hypotheses a detection, of which the first `hypotheses` are taken (0: the first one's
+    stage-2 pose); or from the `truth`. `sub_cell` pairs, `robust` solver, choice by `evidence`: each in place of the
+    released rule. `rounds` of refinement follow. The result file's score is that of `infer` or, with
+    `detector_score`, the detection's.
     """
 
     slug: str
@@ -119,10 +127,17 @@ class Line:
     robust: bool = False
     evidence: bool = False
     rounds: int = 0
+    detector_score: bool = False
+
+    @property
+    def chain(self) -> Line:
+        """What this line and those with more or fewer rounds have in common."""
+        return replace(self, slug="", title="", rounds=0, detector_score=False)
 
 
-def ours(slug: str, title: str, hypotheses: int, flows: str, rounds: int = 0) -> Line:
+def ours(slug: str, hypotheses: int, rounds: int = 0, flows: str = "searched") -> Line:
     """Return a line with all of the tool's own rules."""
+    title = f"--no-paper, {hypotheses} hypothes{'i' if hypotheses == 1 else 'e'}s, --refine {rounds}"
     return Line(slug, title, hypotheses, flows, True, True, True, rounds)
 
 
@@ -131,7 +146,7 @@ ROUNDS = 3
 ORACLE = Line("oracle", "oracle: nearest template", 0, "truth")
 PAPER = Line("paper5", "--paper, 5 hypotheses", 5, "regressed")
 SEARCH_ALONE = Line("searched", "paper, searched similarity alone", 5, "searched")
-OURS = ours("ours5", "--no-paper, 5 hypotheses, --refine 0", 5, "searched")
+OURS = ours("ours5", HYPOTHESES)
 REGRESSED = (
     Line("stage2", "stage 2 alone, best template", 0, "regressed"),
     Line("paper1", "--paper, 1 hypothesis", 1, "regressed"),
@@ -140,21 +155,24 @@ REGRESSED = (
     Line("subcell", "paper, sub-cell pairs alone", 5, "regressed", sub_cell=True),
     Line("robust", "paper, robust solver alone", 5, "regressed", robust=True),
     Line("evidence", "paper, choice by evidence alone", 5, "regressed", evidence=True),
-    ours("unsearched", "these three together", 5, "regressed"),
+    replace(ours("unsearched", 5, flows="regressed"), title="these three together"),
 )
-SEARCHED = (
-    SEARCH_ALONE,
-    ours("ours1", "--no-paper, 1 hypothesis, --refine 0", 1, "searched"),
-    ours("ours3", "--no-paper, 3 hypotheses, --refine 0", 3, "searched"),
-    OURS,
-    *(ours(f"ours5-{n}", f"--no-paper, 5 hypotheses, --refine {n}", 5, "searched", n) for n in range(1, ROUNDS + 1)),
-)
+REFINED = tuple(ours(f"ours5-{n}", HYPOTHESES, n) for n in range(1, ROUNDS + 1))
+SEARCHED = (SEARCH_ALONE, OURS, *REFINED)
+FEWER = tuple(ours(f"ours{count}-{n}", count, n) for count in (1, 3) for n in range(ROUNDS + 1))
+"""Fewer hypotheses: what accuracy costs, which is asked with rough masks only."""
 FROM_TRUTH = (
     Line("truth-paper", "stage 3 from the truth, paper's rules", 1, "truth"),
-    ours("truth-ours", "stage 3 from the truth, own rules", 1, "truth"),
+    replace(ours("truth-ours", 1, flows="truth"), title="stage 3 from the truth, own rules"),
 )
-LINES = (*REGRESSED, *SEARCHED, *FROM_TRUTH)
-REAL_LINES = (PAPER, *(line for line in SEARCHED if line.hypotheses == HYPOTHESES and line is not SEARCH_ALONE))
+LINES = (*REGRESSED, *SEARCHED, *FEWER, *FROM_TRUTH)
+REAL_LINES = (PAPER, OURS, *REFINED)
+UNAWARE = tuple(replace(line, slug=f"unaware{line.rounds}", flows="unaware") for line in (OURS, REFINED[0]))
+DETECTION = (
+    OURS,
+    replace(REFINED[0], slug="detector", title="--refine 1, the detector's score", detector_score=True),
+    replace(REFINED[0], title="--refine 1, the tool's score"),
+)
 
 
 @dataclass(frozen=True)
@@ -171,10 +189,12 @@ class SharedEstimator(Estimator):
     stage3_s = 0.0
     """Seconds spent in stage 3 so far."""
 
-    def for_pass(self, *, paper: bool) -> SharedEstimator:
-        """Return an estimator with the same network and objects whose stage 3 starts as the rules say."""
+    def for_pass(self, flows: str) -> SharedEstimator:
+        """Return an estimator with the same network and objects whose stage 3 starts as a line says."""
         other = copy.copy(self)
-        other._paper, other.stage3_s = paper, 0.0
+        other._paper, other.stage3_s = flows == "regressed", 0.0
+        if flows == "unaware":
+            other._objects = {obj_id: replace(one, alike=None) for obj_id, one in self._objects.items()}
         return other
 
     def _refine_offsets(self, *arguments: Any) -> list[Hypothesis]:
@@ -240,6 +260,12 @@ class Solved:
         T = self._found[i].T_stage2
         turned: Floats = turn_to_ray(T[None])[0] if line.robust and line.flows == "regressed" else T
         return turned
+
+
+def line_score(line: Line, query: Query, pose: RobustPose) -> float:
+    """Return the score of a pose in a line's result file."""
+    calibrated = line.evidence and not line.detector_score
+    return query.detection.score * (pose.confidence if calibrated else 1.0)
 
 
 def inlier_ratio(T_cam_from_obj: Floats, pairs: Correspondences, K: Floats) -> float:
@@ -336,8 +362,7 @@ class Bench:
     @cached_property
     def banks(self) -> dict[int, TemplateBank]:
         """The banks of the objects that are asked for."""
-        obj_ids = sorted({target.obj_id for target in read_targets(self.dataset)})
-        return {obj_id: read_bank(bank_path(self.banks_dir, obj_id)) for obj_id in obj_ids}
+        return {obj_id: read_bank(bank_path(self.banks_dir, obj_id)) for obj_id in object_ids(self.dataset)}
 
     @cached_property
     def network(self) -> PicoPose:
@@ -352,8 +377,12 @@ class Bench:
             self.network, device=self.device, precision=precision, hypotheses=HYPOTHESES, paper=True
         )
         for bank in shown(self.banks.values(), len(self.banks), "templates"):
-            estimator.add_object(bank)
+            estimator.add_object(bank, info=self._symmetric.get(bank.obj_id))
         return estimator
+
+    @cached_property
+    def _symmetric(self) -> dict[int, ObjectInfo]:
+        return {obj_id: info for obj_id, info in read_object_infos(self.dataset).items() if info.is_symmetric}
 
     def onboard(self) -> float:
         """Compute the template features, and return the seconds that it took."""
@@ -374,15 +403,18 @@ class Bench:
         name, split = self.dataset.name, self.dataset.result_split
         return self.results_dir / result_file_name(f"{line.slug}-{masks}", name, split)
 
-    def make(self, flows: str, masks: str, console: Console) -> None:
-        """Write the result files of all lines that follow from the same flows; what has been done is not done again."""
-        lines = [line for line in (ORACLE, *LINES) if line.flows == flows]
+    def make(self, lines: Sequence[Line], masks: str, console: Console) -> None:
+        """Write the result files of lines that follow from the same flows; what has been done is not done again.
+
+        Of a chain of rounds of refinement each must come right after the one before.
+        """
+        flows = lines[0].flows
         groups = plan_groups(self._tasks(masks), DEFAULT_BATCH_SIZE)
         journal = self.path(lines[-1], masks).with_name(f"{flows}-{masks}.jsonl")
         journal.parent.mkdir(parents=True, exist_ok=True)
         done = read_journal(journal)
         started, begun = time.perf_counter(), len(done)
-        estimator = None if flows == "truth" else self.estimator.for_pass(paper=flows == "regressed")
+        estimator = None if flows == "truth" else self.estimator.for_pass(flows)
         for number, group in enumerate(groups[begun:], start=begun + 1):
             record = self._from_truth(group) if estimator is None else self._estimate(group, lines, estimator)
             done.append(record)
@@ -398,8 +430,8 @@ class Bench:
             write_results(self.path(line, masks), [PoseEstimate(*row[:4], np.array(row[4]), row[5]) for row in rows])
 
     def _tasks(self, masks: str) -> list[ImageTask]:
-        found = read_detections(self.detections[masks])
-        return make_image_tasks(self.dataset, read_targets(self.dataset), found.by_image)
+        targets = read_image_targets(self.dataset) if masks == NOISY else read_targets(self.dataset)
+        return make_image_tasks(self.dataset, targets, read_detections(self.detections[masks]).by_image)
 
     def _estimate(self, group: Group, lines: Sequence[Line], estimator: SharedEstimator) -> Record:
         """Return the rows of a group of images by line: one pass of the network, then every line's rules."""
@@ -418,24 +450,30 @@ class Bench:
                 Solved(of_query, self.banks[query.detection.obj_id], query.A_crop_from_image, query.K)
                 for of_query, query in zip(found, queries, strict=True)
             ]
-            poses: list[Sequence[RobustPose]] = []
-            own_s = 0.0
+            poses: dict[Line, Sequence[Sequence[RobustPose]]] = {}
+            own_s: dict[Line, float] = {}
             for line in lines:
-                if line.rounds:  # one round more than the line before
-                    started = time.perf_counter()
-                    poses = list(self._refine(batch, poses, estimator))
-                    own_s += time.perf_counter() - started
+                started = time.perf_counter()
+                if line.rounds:
+                    earlier = self._line_before(line, lines)
+                    poses[line] = self._refine(batch, poses[earlier], estimator)
+                    own_s[line] = own_s[earlier] + time.perf_counter() - started
                 else:
                     with ThreadPoolExecutor(InferOptions.workers) as threads:
                         answers = list(threads.map(partial(Solved.poses, line=line), solved))
-                    poses, own_s = [answer[0] for answer in answers], sum(answer[1] for answer in answers)
-                share_s = (network_s - stage3_s * (1 - line.hypotheses / HYPOTHESES) + own_s) / len(part)
+                    poses[line], own_s[line] = [answer[0] for answer in answers], sum(answer[1] for answer in answers)
+                share_s = (network_s - stage3_s * (1 - line.hypotheses / HYPOTHESES) + own_s[line]) / len(part)
                 record[line.slug] += [
-                    [task.scene_id, task.im_id, query.detection.obj_id, query.detection.score,
+                    [task.scene_id, task.im_id, query.detection.obj_id, line_score(line, query, of_query[0]),
                      of_query[0].T_cam_from_obj.tolist(), share_s]
-                    for (task, query), of_query in zip(part, poses, strict=True)
+                    for (task, query), of_query in zip(part, poses[line], strict=True)
                 ]  # fmt: skip
         return {slug: with_image_times(rows) for slug, rows in record.items()}
+
+    @staticmethod
+    def _line_before(line: Line, lines: Sequence[Line]) -> Line:
+        """Return the line with one round of refinement less."""
+        return next(other for other in lines if other.chain == line.chain and other.rounds == line.rounds - 1)
 
     def _refine(
         self, batch: QueryBatch, candidates: Sequence[Sequence[RobustPose]], estimator: SharedEstimator
@@ -481,11 +519,20 @@ class Bench:
 
     def score(self, line: Line, masks: str) -> LocalisationScores:
         """Score a line's result file as `picopose score` does."""
-        root, path = self.dataset.root, self.path(line, masks)
-        options = ScoreOptions((path,), root.parent, dataset=root.name, split=self.dataset.split, workers=self.workers)
-        scores = score_file(path, options).scores
+        scores = score_file(self.path(line, masks), self._score_options(line, masks, "bop19")).scores
         assert isinstance(scores, LocalisationScores)
         return scores
+
+    def score_detection(self, line: Line) -> DetectionScores:
+        """Score a line's result file of the detection task as `picopose score --targets bop24` does."""
+        scores = score_file(self.path(line, NOISY), self._score_options(line, NOISY, "bop24")).scores
+        assert isinstance(scores, DetectionScores)
+        return scores
+
+    def _score_options(self, line: Line, masks: str, targets: str) -> ScoreOptions:
+        root, split = self.dataset.root, self.dataset.split
+        paths = (self.path(line, masks),)
+        return ScoreOptions(paths, root.parent, dataset=root.name, split=split, targets=targets, workers=self.workers)
 
 
 def shown(items: Iterable[Item], count: int, what: str) -> Iterable[Item]:
@@ -569,35 +616,74 @@ def make_missing(bench: Bench, lines: Sequence[Line], masks: str, console: Conso
     if any(flows != "truth" for flows in missing):
         console.print(f"{bench.dataset.name}: template features: {bench.onboard():.0f} s")
     for flows in missing:
-        bench.make(flows, masks, console)
+        bench.make([line for line in lines if line.flows == flows], masks, console)
 
 
 def measure_procedural(bench: Bench, console: Console) -> list[dict[str, Any]]:
     """Return a row for each line and kind of mask, after making the result files that are missing."""
-    jobs = [(line, masks) for masks in bench.detections for line in lines_with(masks)]
-    for masks in bench.detections:
-        make_missing(bench, lines_with(masks), masks, console)
-    papers = {masks: bench.score(PAPER, masks) for masks in bench.detections}
-    rows = [_procedural_row(bench, line, masks, papers[masks]) for line, masks in jobs]
-    return [_procedural_row(bench, ORACLE, "gt", None), *rows]
+    rows = []
+    for masks in PROCEDURAL_MASKS:
+        lines = [line for line in (ORACLE, *LINES) if is_asked(line, masks)]
+        make_missing(bench, lines, masks, console)
+        paper = bench.score(PAPER, masks)
+        rows += [_procedural_row(bench, line, masks, None if line is ORACLE else paper) for line in lines]
+    return rows
 
 
-def lines_with(masks: str) -> tuple[Line, ...]:
-    """Return the lines of a kind of mask; what starts from the truth is measured with the true masks only."""
-    return LINES if masks == "gt" else tuple(line for line in LINES if line.flows != "truth")
+def is_asked(line: Line, masks: str) -> bool:
+    """Say whether a line is measured with a kind of mask."""
+    return masks == "gt" if line.flows == "truth" else masks == "rough" or line not in FEWER
 
 
-def _procedural_row(bench: Bench, line: Line, masks: str, paper: LocalisationScores | None) -> dict[str, Any]:
-    """Return a line's numbers with the intervals of its AR and of what it is above that of the paper's rules."""
+def measure_symmetric(bench: Bench, console: Console) -> list[dict[str, Any]]:
+    """Return rows without and with the objects' symmetries, rough masks."""
+    lines = (*UNAWARE, OURS, REFINED[0])
+    make_missing(bench, lines, "rough", console)
+    unaware = [bench.score(line, "rough") for line in UNAWARE]
+    rows = [_procedural_row(bench, line, "rough", unaware[line.rounds]) for line in lines]
+    for row, line in zip(rows, lines, strict=True):
+        row["line"] += f", symmetries {'not ' if line in UNAWARE else ''}used"
+    return rows
+
+
+def measure_detection(bench: Bench, console: Console) -> list[dict[str, Any]]:
+    """Return a row for each kind of score of the detection task, from detections of which many are wrong."""
+    make_missing(bench, DETECTION, NOISY, console)
+    rows, detector = [], None
+    for line in DETECTION:
+        scores = bench.score_detection(line)
+        objects = np.array([precision_of(scores, obj_id) for obj_id in scores.objects])
+        summary = scores.summary()
+        row = {"line": line.title, **{name: summary[f"bop24_{name}"] for name in ("mAP", "mAP_mssd", "mAP_mspd")}}
+        weights = np.ones(len(objects))
+        row |= {"estimates": len(read_results(bench.path(line, NOISY)).score), "objects": len(objects)}
+        row["mAP_95"] = bootstrap_interval(objects, weights)
+        detector = objects if line.detector_score else detector
+        if detector is not None:
+            row |= {
+                "above": float((objects - detector).mean()),
+                "above_95": bootstrap_interval(objects - detector, weights),
+            }
+        rows.append(row)
+    return rows
+
+
+def precision_of(scores: DetectionScores, obj_id: int) -> float:
+    """Return an object's part of the mAP."""
+    return float(np.mean([scores.object_mean(obj_id, error) for error in ("mssd", "mspd")]))
+
+
+def _procedural_row(bench: Bench, line: Line, masks: str, other: LocalisationScores | None) -> dict[str, Any]:
+    """Return a line's numbers with the intervals of its AR and of what it is above that of another line."""
     scores = bench.score(line, masks)
     recalls, targets = object_recalls(scores.objects)
     row = {"line": line.title, "masks": masks, **describe_scores(scores, bench.path(line, masks))}
     row["AR_95"] = bootstrap_interval(recalls, targets)
-    if paper is not None:
-        gains = recalls - object_recalls(paper.objects)[0]
-        row["AR_above_paper"] = float(np.average(gains, weights=targets))
-        row["AR_above_paper_95"] = bootstrap_interval(gains, targets)
-        row["worst_object_above_paper"] = float(gains.min())
+    if other is not None:
+        gains = recalls - object_recalls(other.objects)[0]
+        row["AR_above"] = float(np.average(gains, weights=targets))
+        row["AR_above_95"] = bootstrap_interval(gains, targets)
+        row["worst_object_above"] = float(gains.min())
     return row
 
 
@@ -637,14 +723,27 @@ def accuracy_table(title: str, caption: str, rows: Sequence[dict[str, Any]]) -> 
     named = "masks" if "masks" in rows[0] else "data"
     for head in (named, "line"):
         table.add_column(head)
-    for head in ("found", *heads, *(("AR 95 %", "above paper, 95 %", "worst") if named == "masks" else ())):
+    for head in ("found", *heads, *(("AR 95 %", "above, 95 %", "worst") if named == "masks" else ())):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         cells = [_number(row[name]) for name in NUMBERS]
         if named == "masks":
-            worst = row.get("worst_object_above_paper")
+            worst = row.get("worst_object_above")
             cells += [_interval(row["AR_95"]), _above(row), "-" if worst is None else f"{worst:+.3f}"]
         table.add_row(row[named], row["line"], f"{row['estimates']}/{row['targets']}", *cells)
+    return table
+
+
+def detection_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the rows of the detection task as a table for a terminal."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="detection, with wrong detections", title_justify="left")
+    table.caption = DETECTION_CAPTION
+    for head in ("line", "estimates", "mAP", "MSSD", "MSPD", "mAP 95 %", "above, 95 %"):
+        table.add_column(head)
+    for row in rows:
+        numbers = [_number(row[name]) for name in ("mAP", "mAP_mssd", "mAP_mspd")]
+        above = f"{row['above']:+.3f} ({_interval(row['above_95'], '+')})" if "above" in row else "-"
+        table.add_row(row["line"], str(row["estimates"]), *numbers, _interval(row["mAP_95"]), above)
     return table
 
 
@@ -657,19 +756,21 @@ def _interval(ends: tuple[float, float], sign: str = "") -> str:
 
 
 def _above(row: dict[str, Any]) -> str:
-    if "AR_above_paper" not in row:
+    if "AR_above" not in row:
         return "-"
-    return f"{row['AR_above_paper']:+.3f} ({_interval(row['AR_above_paper_95'], '+')})"
+    return f"{row['AR_above']:+.3f} ({_interval(row['AR_above_95'], '+')})"
 
 
-def procedural_bench(made_by: str, arguments: argparse.Namespace) -> Bench:
-    """Return the procedural data set with its banks, both made where they are missing."""
-    name = f"unseen{arguments.objects}x{arguments.images}"
+def procedural_bench(made_by: str, arguments: argparse.Namespace, *, symmetric: bool = False) -> Bench:
+    """Return a procedural data set with its banks, both made where they are missing."""
+    objects = min(arguments.objects, SYMMETRIC_OBJECTS) if symmetric else arguments.objects
+    images = -(-arguments.images // 2) if symmetric else arguments.images
+    name = f"{'symmetric' if symmetric else 'unseen'}{objects}x{images}"
     root = arguments.work / "data" / name
-    detections = {masks: root / DETECTIONS[masks] for masks in PROCEDURAL_MASKS}
+    detections = {masks: root / file for masks, file in DETECTIONS.items()}
     if not all(file.is_file() for file in detections.values()):  # they are written last
-        started = time.perf_counter()
-        write_procedural_dataset(root.parent, name, objects=arguments.objects, images=arguments.images, seed=SEED)
+        started, seed = time.perf_counter(), SYMMETRIC_SEED if symmetric else SEED
+        write_procedural_dataset(root.parent, name, objects=objects, images=images, seed=seed, symmetric=symmetric)
         print(f"{name} written in {time.perf_counter() - started:.0f} s")
     return make_bench(open_dataset(name, root.parent), detections, made_by, arguments)
 
@@ -743,6 +844,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         result |= {"objects": arguments.objects, "images": arguments.images, "seed": SEED}
         result |= {"data_sha256": data_sha256(bench.dataset), "rows": rows}
         console.print(accuracy_table(f"{arguments.objects} unseen objects, {arguments.images} images", CAPTION, rows))
+        detection = measure_detection(bench, console)
+        console.print(detection_table(detection))
+        symmetric = measure_symmetric(procedural_bench(made_by, arguments, symmetric=True), console)
+        console.print(accuracy_table("symmetric objects", SYMMETRIC_CAPTION, symmetric))
+        result |= {"detection": detection, "symmetric_objects": symmetric}
     if arguments.real is not None:
         rows, skipped = measure_real(arguments.real, made_by, arguments, console)
         result |= {"real": rows, "real_means": mean_rows(rows), "real_skipped": skipped}

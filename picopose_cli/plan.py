@@ -263,9 +263,7 @@ def _symmetric_objects(dataset: Dataset, report: InferReport) -> dict[int, Objec
     except PicoPoseError as error:
         report.problems.append(f"symmetries are not used: {error}")
         return {}
-    return {
-        obj_id: info for obj_id, info in infos.items() if len(info.symmetries_discrete) or info.symmetries_continuous
-    }
+    return {obj_id: info for obj_id, info in infos.items() if info.is_symmetric}
 
 
 def _symmetries_digest(info: ObjectInfo) -> str:

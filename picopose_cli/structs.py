@@ -350,5 +350,10 @@ class ObjectInfo:
     symmetries_discrete: Array
     symmetries_continuous: tuple[tuple[Array, Array], ...]
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether any symmetry is known."""
+        return bool(len(self.symmetries_discrete) or self.symmetries_continuous)
+
     def __post_init__(self) -> None:
         _check_shape("symmetries_discrete", self.symmetries_discrete, None, 4, 4)

@@ -194,14 +194,16 @@ def test_fewer_views_than_hypotheses(network):
     estimator.add_object(noise_bank(1, views=2))
     (hypotheses,) = estimator.hypotheses(random_batch([1]))
     assert len(hypotheses) == 2
-    assert estimator.solve(hypotheses, K).shape == (4, 4)
+    assert estimator.solve(hypotheses, K)[0].shape == (4, 4)
 
 
 @pytest.mark.parametrize("paper", [True, False])
 def test_solve_gives_a_finite_pose(network, paper):
     estimator = make_estimator(network, paper=paper)
     for hypotheses in estimator.hypotheses(random_batch([1, 7])):
-        assert np.isfinite(estimator.solve(hypotheses, K)).all()
+        T, confidence = estimator.solve(hypotheses, K)
+        assert np.isfinite(T).all()
+        assert confidence == 1 if paper else 0 <= confidence < 1
 
 
 def test_bf16_runs_and_stays_close_in_the_affine(network):

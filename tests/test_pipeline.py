@@ -29,7 +29,7 @@ class FakeEstimator:
         time.sleep(0.002 * (obj_id % 3))
         T = np.eye(4)
         T[:3, 3] = (obj_id, A[0, 2], K[0, 2])
-        return T if obj_id != 9 else np.full((4, 4), np.nan)
+        return T if obj_id != 9 else np.full((4, 4), np.nan), 0.8
 
 
 def make_task(im_id: int, obj_ids: list[int], **changes) -> ImageTask:
@@ -57,6 +57,7 @@ def test_results_come_in_order_with_every_detection():
         assert [estimate.obj_id for estimate in result.estimates] == [d.obj_id for d in result.task.detections]
         for estimate in result.estimates:
             assert estimate.T_cam_from_obj[0, 3] == estimate.obj_id
+            assert estimate.score == 0.5 * 0.8
 
 
 def ids(groups) -> list[list[int]]:

@@ -15,7 +15,7 @@ from picopose_cli.estimation import robust
 from picopose_cli.estimation.pnp import solve_released
 from picopose_cli.estimation.robust import RobustPose, choose_by_evidence, evidence, solve_robust
 from picopose_cli.geometry import make_T, project_points, rotation_angle_rad, transform_points
-from picopose_cli.structs import Correspondences
+from picopose_cli.structs import GRID_CELLS, Correspondences
 
 CROP_SCALE = 1.5
 
@@ -158,3 +158,11 @@ def test_the_choice_is_by_evidence_and_falls_back_on_stage_2():
     unlikely = RobustPose(np.zeros((4, 4)), 5.0, support=0.5)
     assert choose_by_evidence([unlikely, weak], fallback) is weak
     np.testing.assert_array_equal(choose_by_evidence([None, None], fallback).T_cam_from_obj, 3 * np.eye(4))
+
+
+def test_confidence_is_the_mean_of_evidence_and_support():
+    cells = GRID_CELLS**2
+    assert RobustPose(np.eye(4), cells, 1.0).confidence == 1
+    assert RobustPose(np.eye(4), 0.25 * cells, 1.0).confidence == pytest.approx(0.5)
+    assert RobustPose(np.eye(4), 0.4 * cells, 0.1).confidence == pytest.approx(0.2)
+    assert RobustPose(np.eye(4), 0.0).confidence == 0

@@ -207,12 +207,13 @@ class Estimator:
                     results[start.pair.query].append(hypothesis)
         return [tuple(of_query) for of_query in results]
 
-    def solve(self, hypotheses: Sequence[Hypothesis], K: Floats) -> Floats:
-        """Return T_cam_from_obj (4,4) of a detection from its hypotheses and its image's K (3,3); thread-safe."""
+    def solve(self, hypotheses: Sequence[Hypothesis], K: Floats) -> tuple[Floats, float]:
+        """Return a detection's T_cam_from_obj (4,4) and confidence, `K` (3,3) of its image; thread-safe."""
         if not self._paper:
-            return self.candidates(hypotheses, K)[0].T_cam_from_obj
+            best = self.candidates(hypotheses, K)[0]
+            return best.T_cam_from_obj, best.confidence
         T_stage2 = np.stack([hypothesis.T_stage2 for hypothesis in hypotheses])
-        return choose_released([solve_released(hypothesis.pairs, K) for hypothesis in hypotheses], T_stage2)
+        return choose_released([solve_released(hypothesis.pairs, K) for hypothesis in hypotheses], T_stage2), 1.0
 
     def candidates(self, hypotheses: Sequence[Hypothesis], K: Floats) -> list[RobustPose]:
         """Return the pose of each hypothesis, not by the released rules; the one of most worth first."""

@@ -139,14 +139,17 @@ class _Work:
 
 @dataclass
 class _OpenImage:
-    """An image on its way: its queries, the solutions still running, its time so far, when it had been read."""
+    """An image on its way: its queries, their solutions, its time so far, when it had been read.
+
+    A solution, maybe still running, is a pose (4,4) with the confidence in it, and the seconds that it took.
+    """
 
     task: ImageTask
     queries: tuple[Query, ...]
     skips: tuple[Skip, ...]
     seconds: StageSeconds
     read_at: float
-    solutions: dict[int, Future[tuple[Floats, float]]] = field(default_factory=dict)
+    solutions: dict[int, Future[tuple[tuple[Floats, float], float]]] = field(default_factory=dict)
 
     def finish(self, *, sequential: bool) -> ImageResult:
         """Wait for the image's poses and give each the image's time."""
@@ -158,9 +161,9 @@ class _OpenImage:
         time_s = max(detector, 0.0) + (ended - self.read_at if sequential else shares)
         estimates, skips = [], list(self.skips)
         for query in self.queries:
-            T, obj_id = poses[query.position][0], query.detection.obj_id
+            (T, confidence), _ = poses[query.position]
+            obj_id, score = query.detection.obj_id, query.detection.score * confidence
             if np.isfinite(T).all():
-                score = query.detection.score
                 estimates.append(PoseEstimate(self.task.scene_id, self.task.im_id, obj_id, score, T, time_s))
             else:
                 reason = "no finite pose came out of the network"
@@ -255,8 +258,8 @@ def _refine_batch(
     work.record("refine", started, ended, f"{len(members)} detections")
     for (image, query), (_, pnp_s), poses in zip(members, solved, refined, strict=True):
         image.seconds.refine += (ended - started) / len(members)
-        done: Future[tuple[Floats, float]] = Future()
-        done.set_result((poses[0].T_cam_from_obj, pnp_s))
+        done: Future[tuple[tuple[Floats, float], float]] = Future()
+        done.set_result(((poses[0].T_cam_from_obj, poses[0].confidence), pnp_s))
         image.solutions[query.position] = done
 
 

@@ -7,6 +7,7 @@ wrong stage 2 was. There are no draws: the same pairs always give the same pose.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 
 from picopose_cli.geometry import Floats, make_T
-from picopose_cli.structs import Correspondences
+from picopose_cli.structs import GRID_CELLS, Correspondences
 
 KERNELS_PX = (40.0, 20.0, 10.0)
 """Scales of the Geman-McClure kernel, crop px: stage 2 errs by tens of crop pixels, stage 3 by several."""
@@ -44,6 +45,11 @@ class RobustPose:
     def worth(self) -> float:
         """What a pose is chosen by: two witnesses multiplied."""
         return self.evidence * self.support
+
+    @property
+    def confidence(self) -> float:
+        """In [0, 1], to be multiplied with the detector's score: the mean of both, evidence as a share of all cells."""
+        return math.sqrt(self.worth / GRID_CELLS**2)
 
 
 @dataclass(frozen=True)
