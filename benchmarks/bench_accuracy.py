@@ -97,7 +97,7 @@ TENTH = int(np.argmin(np.abs(MSSD_THRESHOLDS - 0.1)))
 UNKNOWN_TIME_S = -1.0
 SAID_EVERY = 5
 """Groups of images between two lines about the progress."""
-ESTIMATING_CODE = ("network/*.py", "estimation/*.py", "templates/*.py", "crops.py", "geometry.py")
+ESTIMATING_CODE = ("network/*.py", "estimation/*.py", "templates/*.py", "crops.py", "geometry.py", "symmetries.py")
 """Parts of the package whose change makes result files out of date."""
 NUMBERS = ("AR", "AR_VSD", "AR_MSSD", "AR_MSPD", "share_mssd_below_tenth", "median_s_an_image")
 WIDE = 160

@@ -178,7 +178,7 @@ class Estimator:
         )
 
     def hypotheses(self, batch: QueryBatch) -> list[tuple[Hypothesis, ...]]:
-        """Return the hypotheses of each detection, best matching template first.
+        """Return the hypotheses of each detection, best first: by matching score (released rules) or by support.
 
         Every object of the batch must have been added. The device is synchronised on return. A batch that does not fit
         into the device's memory is halved until it does. Raises PicoPoseError when one detection does not fit.
