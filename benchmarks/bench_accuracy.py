@@ -642,7 +642,7 @@ def measure_symmetric(bench: Bench, console: Console) -> list[dict[str, Any]]:
     unaware = [bench.score(line, "rough") for line in UNAWARE]
     rows = [_procedural_row(bench, line, "rough", unaware[line.rounds]) for line in lines]
     for row, line in zip(rows, lines, strict=True):
-        row["line"] += f", symmetries {'not ' if line in UNAWARE else ''}used"
+        row["line"] = f"--refine {line.rounds}, symmetries {'not ' if line in UNAWARE else ''}used"
     return rows
 
 
