@@ -140,7 +140,8 @@ def test_detections_are_the_visible_masks_exact_and_rough(root, dataset):
 def test_noisy_detections_lie_on_the_objects_and_beside_them(root, dataset):
     noisy = read_detections(root / DETECTIONS["noisy"])
     assert not noisy.problems
-    assert sorted(noisy.by_image) == read_image_targets(dataset) == [(0, im_id) for im_id in range(4)]
+    images = [(target.scene_id, target.im_id) for target in read_image_targets(dataset)]
+    assert sorted(noisy.by_image) == images == [(0, im_id) for im_id in range(4)]
     truth, beside, of_its_object = read_ground_truth(dataset, 0), 0, 0
     for (_, im_id), detections in noisy.by_image.items():
         assert [one.score for one in detections] == sorted((one.score for one in detections), reverse=True)
