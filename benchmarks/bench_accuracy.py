@@ -169,7 +169,7 @@ LINES = (*REGRESSED, *SEARCHED, *FEWER, *FROM_TRUTH)
 REAL_LINES = (PAPER, OURS, *REFINED)
 UNAWARE = tuple(replace(line, slug=f"unaware{line.rounds}", flows="unaware") for line in (OURS, REFINED[0]))
 DETECTION = (
-    OURS,
+    replace(OURS, title="--refine 0, the tool's score"),
     replace(REFINED[0], slug="detector", title="--refine 1, the detector's score", detector_score=True),
     replace(REFINED[0], title="--refine 1, the tool's score"),
 )
