@@ -406,7 +406,7 @@ class Bench:
     def make(self, lines: Sequence[Line], masks: str, console: Console) -> None:
         """Write the result files of lines that follow from the same flows; what has been done is not done again.
 
-        Of a chain of rounds of refinement each must come right after the one before.
+        Of lines that differ in their rounds of refinement that with one round less must come before.
         """
         flows = lines[0].flows
         groups = plan_groups(self._tasks(masks), DEFAULT_BATCH_SIZE)
