@@ -35,44 +35,44 @@ from rich.table import Table
 from run_info import ROOT, describe_run, write_result
 
 import picopose_cli
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import file_sha256
+from picopose_cli.base.geometry import Floats, project_points, transform_points
+from picopose_cli.base.options import CORES, PRECISIONS, InferOptions, RenderTemplatesOptions, ScoreOptions
+from picopose_cli.base.types import Correspondences, ImageTask, ObjectInfo, PoseEstimate, QueryBatch, TemplateBank
 from picopose_cli.bop.datasets import Dataset, mesh_path, object_ids, open_dataset, read_object_infos
 from picopose_cli.bop.detections import find_detections, read_detections
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.results import read_results, result_file_name, write_results
 from picopose_cli.bop.targets import read_image_targets, read_targets
-from picopose_cli.bop.tasks import load_image, make_image_tasks
 from picopose_cli.commands import render_templates
 from picopose_cli.commands.score import score_file
-from picopose_cli.crops import normalise_bgr
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.estimation.correspondences import (
+from picopose_cli.network.checkpoint import load_network
+from picopose_cli.network.devices import choose_device, choose_precision, device_name
+from picopose_cli.network.matching import masks_on_grid
+from picopose_cli.network.picopose import PicoPose
+from picopose_cli.pose.correspondences import (
     affine_poses,
     cell_centre_points,
     refined_pairs,
     released_pairs,
     turn_to_ray,
 )
-from picopose_cli.estimation.estimator import Estimator, Hypothesis
-from picopose_cli.estimation.pipeline import DEFAULT_BATCH_SIZE, Group, plan_groups
-from picopose_cli.estimation.pnp import RANSAC_PX, PoseSolution, solve_released
-from picopose_cli.estimation.queries import Query, crop_queries, stack_queries
-from picopose_cli.estimation.refine import Refiner
-from picopose_cli.estimation.robust import RobustPose, evidence, solve_robust
-from picopose_cli.files import file_sha256
-from picopose_cli.geometry import Floats, project_points, transform_points
-from picopose_cli.network.checkpoint import load_network
-from picopose_cli.network.device import choose_device, choose_precision, device_name
-from picopose_cli.network.matching import masks_on_grid
-from picopose_cli.network.picopose import PicoPose
-from picopose_cli.options import CORES, PRECISIONS, InferOptions, RenderTemplatesOptions, ScoreOptions
+from picopose_cli.pose.estimate_renderer import EstimateRenderer
+from picopose_cli.pose.matcher import Estimator, Hypothesis
+from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, Group, plan_groups
+from picopose_cli.pose.queries import Query, crop_queries, stack_queries
+from picopose_cli.pose.ransac import RANSAC_PX, PoseSolution, solve_released
+from picopose_cli.pose.refine import Refiner
+from picopose_cli.pose.solve import RobustPose, evidence, solve_robust
+from picopose_cli.runs.tasks import load_image, make_image_tasks
 from picopose_cli.scoring.detection import DetectionScores
 from picopose_cli.scoring.localisation import LocalisationScores, Tally
 from picopose_cli.scoring.thresholds import MSSD_THRESHOLDS
-from picopose_cli.structs import Correspondences, ImageTask, ObjectInfo, PoseEstimate, QueryBatch, TemplateBank
+from picopose_cli.synthesis.synthetic_bop import DETECTIONS, write_procedural_dataset
 from picopose_cli.templates.bank import bank_path, read_bank
-from picopose_cli.templates.estimates import EstimateRenderer
+from picopose_cli.templates.crops import normalise_bgr
 from picopose_cli.training.batches import ViewBatch
-from picopose_cli.training.synthetic_bop import DETECTIONS, write_procedural_dataset
 from picopose_cli.training.targets import affine_targets
 from picopose_cli.training.validation import view_angles_deg
 

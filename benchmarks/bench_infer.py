@@ -36,23 +36,23 @@ from released_schedule import (
 from run_info import describe_run, write_result
 from torch.utils.flop_counter import FlopCounterMode
 
-from picopose_cli.crops import normalise_bgr
-from picopose_cli.environment import peak_memory_mb
-from picopose_cli.estimation.correspondences import affine_poses, released_pairs
-from picopose_cli.estimation.estimator import Estimator
-from picopose_cli.estimation.features import Chunk, feature_file
-from picopose_cli.estimation.pipeline import estimate_images
-from picopose_cli.estimation.pnp import choose_released, solve_released
-from picopose_cli.estimation.queries import crop_queries, stack_queries
-from picopose_cli.files import file_sha256
-from picopose_cli.geometry import apply_affine, project_points
+from picopose_cli.base.environment import peak_memory_mb
+from picopose_cli.base.files import file_sha256
+from picopose_cli.base.geometry import apply_affine, project_points
+from picopose_cli.base.types import Detection, ImageTask, LoadedImage, Provenance, QueryBatch, TemplateBank
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import load_network, save_network
 from picopose_cli.network.config import VIT_L
-from picopose_cli.network.device import choose_device, device_name, has_fast_bf16
+from picopose_cli.network.devices import choose_device, device_name, has_fast_bf16
 from picopose_cli.network.picopose import PicoPose, store_in_bf16
-from picopose_cli.structs import Detection, ImageTask, LoadedImage, Provenance, QueryBatch, TemplateBank
+from picopose_cli.pose.correspondences import affine_poses, released_pairs
+from picopose_cli.pose.matcher import Estimator
+from picopose_cli.pose.pipeline import estimate_images
+from picopose_cli.pose.queries import crop_queries, stack_queries
+from picopose_cli.pose.ransac import choose_released, solve_released
+from picopose_cli.pose.template_store import Chunk, feature_file
 from picopose_cli.templates.bank import bank_path, read_bank, write_bank
+from picopose_cli.templates.crops import normalise_bgr
 from picopose_cli.templates.views import template_camera, view_poses
 
 HEIGHT, WIDTH = 480, 640

@@ -25,10 +25,10 @@ import cv2
 import numpy as np
 from run_info import ROOT, describe_run, write_result
 
+from picopose_cli.base.geometry import make_T
+from picopose_cli.base.types import Mesh, PoseEstimate
 from picopose_cli.bop.results import write_results
-from picopose_cli.geometry import make_T
-from picopose_cli.structs import Mesh, PoseEstimate
-from picopose_cli.templates.software import render_depth
+from picopose_cli.rendering.software import render_depth
 
 OUTPUT = ROOT / "benchmarks/results/bench_score.json"
 K = np.array([[1066.778, 0, 312.9869], [0, 1067.487, 241.3109], [0, 0, 1]])

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from picopose_cli.environment import machine, package_versions
+from picopose_cli.base.environment import machine, package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 

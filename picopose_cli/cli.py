@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import typer
 
 from picopose_cli import __version__
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.options import (
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.options import (
     DEFAULT_REFINE,
     MESH_UNITS,
     PRECISIONS,

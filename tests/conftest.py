@@ -23,12 +23,12 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the generated data set `toy`, banks of every eighth view and `tiny.safetensors`: copy to change."""
-    from synthetic import write_bop_dataset
-    from tiny import tiny_network
+    from helpers.synthetic import write_bop_dataset
+    from helpers.tiny import tiny_network
 
+    from picopose_cli.base.options import RenderTemplatesOptions
     from picopose_cli.commands import render_templates
     from picopose_cli.network.checkpoint import save_network
-    from picopose_cli.options import RenderTemplatesOptions
     from picopose_cli.templates.bank import read_bank, write_bank
 
     folder = tmp_path_factory.mktemp("bop")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.types import AnyTarget, ImageTarget
 from picopose_cli.bop.datasets import NAME_DROPS, Dataset
 from picopose_cli.bop.results import (
     HEADER,
@@ -24,8 +26,6 @@ from picopose_cli.bop.results import (
     parse_result_name,
     parse_row,
 )
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import AnyTarget, ImageTarget
 
 ERROR, WARNING = "error", "warning"
 ROTATION_TOLERANCE = 0.02

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.types import Array, ObjectInfo
 from picopose_cli.bop.json_files import finite_number, finite_numbers, read_indexed
 from picopose_cli.bop.known_datasets import DEFAULT_VSD_DELTA_MM, KnownSplit, known_splits, toolkit_split
-from picopose_cli.bop.layout import (
+from picopose_cli.bop.layouts import (
     IMAGE_EXTENSIONS,
     ImageLayout,
     find_image_layout,
@@ -21,8 +23,6 @@ from picopose_cli.bop.layout import (
     mesh_files,
     scene_folders,
 )
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Array, ObjectInfo
 
 _LOG = logging.getLogger(__name__)
 _MM_PER_M = 1000.0

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import make_T
+from picopose_cli.base.types import GroundTruth
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.json_files import finite_number, finite_numbers, read_indexed, whole_number
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.geometry import make_T
-from picopose_cli.structs import GroundTruth
 
 _MM_PER_M = 1000.0
 _LARGEST_DEVIATION = 0.05

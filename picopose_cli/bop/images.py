@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.types import Array, Rle
 from picopose_cli.bop.rle import decode_rle
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Array, Rle
 
 _MM_PER_M = 1000.0
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.errors import PicoPoseError
+from picopose_cli.base.errors import PicoPoseError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _REPLACE = "replace the file with a complete copy"

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_path
+from picopose_cli.base.geometry import make_T
+from picopose_cli.base.types import Array, PoseEstimate
 from picopose_cli.bop.datasets import NAME_DROPS
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_path
-from picopose_cli.geometry import make_T
-from picopose_cli.structs import Array, PoseEstimate
 
 HEADER = "scene_id,im_id,obj_id,score,R,t,time"
 LARGEST_TIME_SPREAD_S = 0.001

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import Array, Rle
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.types import Array, Rle
 
 MAX_PIXELS = 10**8
 _FIRST_CHAR, _LAST_CHAR = 48, 48 + 63

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.types import AnyTarget, ImageTarget, Target
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.json_files import read_json_list, whole_number
 from picopose_cli.bop.known_datasets import most_estimates, toolkit_split
-from picopose_cli.bop.layout import split_folders
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.structs import AnyTarget, ImageTarget, Target
+from picopose_cli.bop.layouts import split_folders
 
 _LOG = logging.getLogger(__name__)
 MIN_VISIB_FRACT = 0.1

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.bop.json_files import finite_number, read_json_object
-from picopose_cli.errors import PicoPoseError
 
 TOOLKIT_VARIABLE = "BOP_TOOLKIT_PATH"
 """Environment variable with a checkout of the toolkit, for an installation without its scripts."""

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.options import DATA_DIR_VARIABLE, CheckOptions, resolve_data_dir
+from picopose_cli.base.types import AnyTarget
 from picopose_cli.bop.check import ERROR, Finding, check_results, grouped_lines
 from picopose_cli.bop.datasets import Dataset, open_dataset
 from picopose_cli.bop.results import parse_result_name
 from picopose_cli.bop.targets import choose_targets, read_target_file, targets_text
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.options import DATA_DIR_VARIABLE, CheckOptions, resolve_data_dir
-from picopose_cli.structs import AnyTarget
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,22 @@ from typing import Protocol
 import numpy as np
 from rich.console import Console
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_write_bytes, file_sha256, require_writable
+from picopose_cli.base.options import DemoOptions, InferOptions, RenderTemplatesOptions, ScoreOptions
+from picopose_cli.base.symmetries import symmetry_transforms
+from picopose_cli.base.types import Array, Mesh
 from picopose_cli.bop.datasets import Dataset, mesh_path, open_dataset, read_object_infos, read_scene_cameras
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.images import read_image_rgb
 from picopose_cli.bop.results import ResultTable, read_results
-from picopose_cli.draw import OUTLINE_FINENESS, encode_png, pose_overlay
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_write_bytes, file_sha256, require_writable
 from picopose_cli.network.bundled import bundled_weights
-from picopose_cli.network.device import choose_device
-from picopose_cli.options import DemoOptions, InferOptions, RenderTemplatesOptions, ScoreOptions
+from picopose_cli.network.devices import choose_device
+from picopose_cli.pictures.overlays import OUTLINE_FINENESS, encode_png, pose_overlay
+from picopose_cli.rendering.meshes import read_mesh
+from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.errors import mssd
-from picopose_cli.structs import Array, Mesh
-from picopose_cli.symmetries import symmetry_transforms
-from picopose_cli.templates.mesh import read_mesh
-from picopose_cli.templates.software import render_depth
-from picopose_cli.training.synthetic_bop import DETECTIONS, write_procedural_dataset
+from picopose_cli.synthesis.synthetic_bop import DETECTIONS, write_procedural_dataset
 
 DATASET, SEED = "demo", 2
 RESULTS_NAME, SCORES_NAME, OVERLAYS_NAME = "picopose_demo-test.csv", "scores.json", "overlays"

@@ -14,38 +14,39 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from picopose_cli.base.environment import peak_memory_mb
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import file_sha256
+from picopose_cli.base.options import InferOptions, command_line, options_record
+from picopose_cli.base.types import ImageResult
 from picopose_cli.bop.check import check_results, grouped_lines
-from picopose_cli.bop.journal import Journal, JournalFollower, journal_path, kept_text
-from picopose_cli.bop.report import InferReport, no_estimate_error, summary_lines, write_report
 from picopose_cli.bop.results import write_results
-from picopose_cli.bop.shards import merge_shards, remove_shards, shard_path, shard_paths
-from picopose_cli.bop.tasks import load_image
-from picopose_cli.children import Children
-from picopose_cli.environment import peak_memory_mb
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.estimation.estimator import Estimator
-from picopose_cli.estimation.features import FeatureFile, feature_file
-from picopose_cli.estimation.pipeline import (
-    Group,
-    estimate_groups,
-    groups_after,
-)
-from picopose_cli.estimation.refine import Refiner
-from picopose_cli.files import file_sha256
-from picopose_cli.interrupts import stoppable
 from picopose_cli.network.checkpoint import load_network
-from picopose_cli.network.device import (
+from picopose_cli.network.devices import (
     peak_device_memory_mb,
     thread_count,
 )
 from picopose_cli.network.picopose import store_in_bf16
-from picopose_cli.options import InferOptions, command_line, options_record
-from picopose_cli.plan import Plan, make_plan
-from picopose_cli.progress import add_bar, progress_bar
-from picopose_cli.structs import ImageResult
+from picopose_cli.pose.estimate_renderer import EstimateRenderer
+from picopose_cli.pose.matcher import Estimator
+from picopose_cli.pose.pipeline import (
+    Group,
+    Record,
+    estimate_groups,
+    groups_after,
+)
+from picopose_cli.pose.refine import Refiner
+from picopose_cli.pose.template_store import FeatureFile, feature_file
+from picopose_cli.runs.children import Children
+from picopose_cli.runs.interrupts import stoppable
+from picopose_cli.runs.journal import Journal, JournalFollower, journal_path, kept_text
+from picopose_cli.runs.merge import merge_shards, remove_shards, shard_path, shard_paths
+from picopose_cli.runs.plan import Plan, make_plan
+from picopose_cli.runs.progress import add_bar, progress_bar
+from picopose_cli.runs.report import InferReport, no_estimate_error, summary_lines, write_report
+from picopose_cli.runs.tasks import load_image
+from picopose_cli.runs.trace import recording
 from picopose_cli.templates.bank import bank_path, read_bank
-from picopose_cli.templates.estimates import EstimateRenderer
-from picopose_cli.trace import Record, recording
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.2

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from picopose_cli.bop.report import InferReport, summary_lines
+from picopose_cli.base.files import require_writable
+from picopose_cli.base.options import MergeOptions
 from picopose_cli.bop.results import parse_result_name
-from picopose_cli.bop.shards import merge_shards
-from picopose_cli.files import require_writable
-from picopose_cli.options import MergeOptions
+from picopose_cli.runs.merge import merge_shards
+from picopose_cli.runs.report import InferReport, summary_lines
 
 
 def run(options: MergeOptions) -> InferReport:

@@ -9,19 +9,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_write_bytes, require_writable
+from picopose_cli.base.options import RenderTemplatesOptions, resolve_data_dir
+from picopose_cli.base.processes import WorkerDiedError, run_jobs
+from picopose_cli.base.types import TemplateBank
 from picopose_cli.bop.datasets import mesh_path, object_ids, open_dataset
-from picopose_cli.draw import contact_sheet, encode_png
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_write_bytes, require_writable
-from picopose_cli.options import RenderTemplatesOptions, resolve_data_dir
-from picopose_cli.processes import WorkerDiedError, run_jobs
-from picopose_cli.structs import TemplateBank
+from picopose_cli.pictures.overlays import contact_sheet, encode_png
+from picopose_cli.rendering.gl import GL_KINDS
+from picopose_cli.rendering.meshes import mesh_sha256
+from picopose_cli.rendering.renderers import choose_renderer
 from picopose_cli.templates.bank import bank_path, read_bank, read_provenance, write_bank
 from picopose_cli.templates.build import render_bank
 from picopose_cli.templates.from_images import IMAGES_KIND, image_object_ids, images_sha256, read_image_bank
-from picopose_cli.templates.gl import GL_KINDS
-from picopose_cli.templates.mesh import mesh_sha256
-from picopose_cli.templates.renderer import choose_renderer
 
 
 @dataclass(frozen=True)

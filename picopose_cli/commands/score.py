@@ -13,6 +13,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_write_bytes
+from picopose_cli.base.geometry import Floats
+from picopose_cli.base.options import ScoreOptions, resolve_data_dir
+from picopose_cli.base.symmetries import symmetry_transforms
+from picopose_cli.base.types import AnyTarget, GroundTruth, Mesh
 from picopose_cli.bop.datasets import Dataset, mesh_path, open_dataset, read_object_infos, read_scene_cameras
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.images import read_depth_m, read_image_rgb
@@ -20,11 +26,9 @@ from picopose_cli.bop.known_datasets import known_splits, toolkit_split
 from picopose_cli.bop.results import ResultTable, parse_result_name, read_results
 from picopose_cli.bop.targets import read_image_targets, read_targets
 from picopose_cli.bop.toolkit import find_script, run_toolkit
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_write_bytes
-from picopose_cli.geometry import Floats
-from picopose_cli.options import ScoreOptions, resolve_data_dir
-from picopose_cli.plots import Bars, Panel, draw_scores
+from picopose_cli.pictures.plots import Bars, Panel, draw_scores
+from picopose_cli.rendering.ply import read_plain_ply
+from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.detection import DetectionScores, detection_precisions
 from picopose_cli.scoring.images import ImageJob, ImageScorer, score_images
 from picopose_cli.scoring.localisation import LocalisationScores, localisation_tallies
@@ -38,10 +42,6 @@ from picopose_cli.scoring.thresholds import (
     MSSD_THRESHOLDS_MM,
     VSD_THRESHOLDS,
 )
-from picopose_cli.structs import AnyTarget, GroundTruth, Mesh
-from picopose_cli.symmetries import symmetry_transforms
-from picopose_cli.templates.ply import read_plain_ply
-from picopose_cli.templates.software import render_depth
 
 WITHOUT_VSD = frozenset({"handal", "hopev2", "hot3d", "ipd", "itoddmv", "xyzibd"})
 """Data sets that BOP scores by detection only: it defines no VSD tolerance for them."""
@@ -272,7 +272,7 @@ def _load_scorer(dataset: Dataset, jobs: Sequence[ImageJob], *, with_averages: b
 def _read_model(path: Path) -> Mesh:
     mesh = read_plain_ply(path)
     if mesh is None:
-        from picopose_cli.templates.mesh import read_mesh  # slow to import, and seldom needed
+        from picopose_cli.rendering.meshes import read_mesh  # slow to import, and seldom needed
 
         mesh = read_mesh(path)
     return mesh

@@ -12,14 +12,14 @@ from typing import Any
 
 from rich.console import Console
 
-from picopose_cli.environment import machine, package_versions
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_write_bytes, file_sha256, require_writable
+from picopose_cli.base.environment import machine, package_versions
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_write_bytes, file_sha256, require_writable
+from picopose_cli.base.options import TrainOptions, options_record
 from picopose_cli.network.checkpoint import save_network
-from picopose_cli.network.device import choose_device, device_name
-from picopose_cli.options import TrainOptions, options_record
+from picopose_cli.network.devices import choose_device, device_name
+from picopose_cli.synthesis.samples import SampleSource
 from picopose_cli.training.loop import Group, TrainSummary, join_group, leave_group, ramp_samples, train
-from picopose_cli.training.samples import SampleSource
 from picopose_cli.training.start import CONFIGS, start_network
 from picopose_cli.training.validation import Validator
 
@@ -74,11 +74,11 @@ def _join(options: TrainOptions) -> Group:
 
 def _open_source(options: TrainOptions, world: int) -> SampleSource:
     if options.source == "procedural":
-        from picopose_cli.training.procedural import ProceduralOptions, ProceduralSource
+        from picopose_cli.synthesis.pairs import ProceduralOptions, ProceduralSource
 
         ramp = ramp_samples(options, world)
         return ProceduralSource(ProceduralOptions(seed=options.seed, objects=options.objects, ramp_samples=ramp))
-    from picopose_cli.training.shards import ShardOptions, ShardSource
+    from picopose_cli.training.megapose import ShardOptions, ShardSource
 
     if options.shards is None:
         raise PicoPoseError("--source megapose needs the shards", fix="pass --shards DIR")

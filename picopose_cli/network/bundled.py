@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from picopose_cli.errors import PicoPoseError
+from picopose_cli.base.errors import PicoPoseError
 
 _FILE = "weights/mini.safetensors"
 

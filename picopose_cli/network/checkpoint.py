@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_path
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_path
 from picopose_cli.network.config import VIT_L, ModelConfig
 from picopose_cli.network.picopose import PicoPose
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from picopose_cli.errors import PicoPoseError
+from picopose_cli.base.errors import PicoPoseError
 
 LEVELS = 3
 """Resolutions of the offset stage: 1, 2 and 4 times the patch grid. The DPT head's structure fixes the number."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.geometry import Floats
+from picopose_cli.base.geometry import Floats
 from picopose_cli.scoring.localisation import UNKNOWN_TIME_S
 from picopose_cli.scoring.matching import UNMATCHED, best_scored, match_greedily
 from picopose_cli.scoring.pairs import PairErrors

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.geometry import Floats, project_points, transform_points
+from picopose_cli.base.geometry import Floats, project_points, transform_points
 
 BATCH_POINTS = 400_000
 """Points placed at once: keeps the temporary arrays near the cache and memory flat."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.geometry import Floats
-from picopose_cli.processes import WorkerDiedError, run_jobs
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import Floats
+from picopose_cli.base.processes import WorkerDiedError, run_jobs
 from picopose_cli.scoring.pairs import Candidates, DepthView, PairErrors, RenderDepth, ScoredObject, pair_errors
 
 ReadDepth = Callable[[Path, float], Floats]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from picopose_cli.geometry import Floats
+from picopose_cli.base.geometry import Floats
 from picopose_cli.scoring.matching import UNMATCHED, match_greedily
 from picopose_cli.scoring.pairs import PairErrors
 from picopose_cli.scoring.thresholds import (

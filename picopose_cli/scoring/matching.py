@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.geometry import Floats
+from picopose_cli.base.geometry import Floats
 
 UNMATCHED = -1
 

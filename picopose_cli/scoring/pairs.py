@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.geometry import Floats
+from picopose_cli.base.geometry import Floats
 from picopose_cli.scoring.errors import add, adds, mspd, mssd, overlapping_sphere_images, overlapping_spheres
 from picopose_cli.scoring.surfaces import Box, Surface, make_surface, place_on_grid, vsd
 from picopose_cli.scoring.thresholds import (

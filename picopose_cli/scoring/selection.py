@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.geometry import Floats
+from picopose_cli.base.geometry import Floats
+from picopose_cli.base.types import GroundTruth, ImageTarget, Target
 from picopose_cli.scoring.matching import best_scored, most_visible
 from picopose_cli.scoring.pairs import Candidates
 from picopose_cli.scoring.thresholds import LEAST_VISIBLE
-from picopose_cli.structs import GroundTruth, ImageTarget, Target
 
 Image = tuple[int, int]
 """(scene_id, im_id)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.geometry import Floats
+from picopose_cli.base.geometry import Floats
 
 Box = tuple[int, int, int, int]
 """Pixels [x0, x1) x [y0, y1) of an image, as (x0, y0, x1, y1)."""

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_write_bytes
-from picopose_cli.structs import CROP_PX, GRID_CELLS, Provenance, TemplateBank
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_write_bytes
+from picopose_cli.base.types import CROP_PX, GRID_CELLS, Provenance, TemplateBank
 from picopose_cli.templates.codec import decode_lengths, decode_rgb, encode_lengths, encode_rgb
 
 FORMAT = "picopose template bank"

@@ -12,13 +12,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.crops import cell_centre_pixels, crop_affine, crop_colour, crop_mask, resize_nearest, square_box
-from picopose_cli.environment import package_versions
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.geometry import invert_T, transform_points
-from picopose_cli.structs import GRID_CELLS, Provenance, RenderedView, TemplateBank
-from picopose_cli.templates.mesh import mesh_diameter_m, mesh_sha256, read_mesh
-from picopose_cli.templates.renderer import Renderer, open_renderer
+from picopose_cli.base.environment import package_versions
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import invert_T, transform_points
+from picopose_cli.base.types import GRID_CELLS, Provenance, RenderedView, TemplateBank
+from picopose_cli.rendering.meshes import mesh_diameter_m, mesh_sha256, read_mesh
+from picopose_cli.rendering.renderers import Renderer, open_renderer
+from picopose_cli.templates.crops import (
+    cell_centre_pixels,
+    crop_affine,
+    crop_colour,
+    crop_mask,
+    resize_nearest,
+    square_box,
+)
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
 
 Array = NDArray[Any]

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.geometry import invert_T
-from picopose_cli.structs import Provenance, RenderedView, TemplateBank
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import invert_T
+from picopose_cli.base.types import Provenance, RenderedView, TemplateBank
 from picopose_cli.templates.build import join_templates, make_template, versions_text
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, template_camera
 

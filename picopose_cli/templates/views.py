@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.geometry import make_T
+from picopose_cli.base.geometry import make_T
 
 Array = NDArray[Any]
 

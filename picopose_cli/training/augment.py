@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from picopose_cli.structs import CROP_PX, GRID_CELLS
+from picopose_cli.base.types import CROP_PX, GRID_CELLS
 from picopose_cli.training.batches import ViewBatch
 from picopose_cli.training.targets import inverse
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from picopose_cli.training.samples import Sample, SampleSource, View
+from picopose_cli.synthesis.samples import Sample, SampleSource, View
 
-# CLIP's constants in RGB order, on channels that arrive as blue, green, red: see picopose_cli.crops.
+# CLIP's constants in RGB order, on channels that arrive as blue, green, red: see picopose_cli.templates.crops.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _BATCHES_AHEAD = 2

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from picopose_cli.structs import Provenance, TemplateBank
+from picopose_cli.base.types import Provenance, TemplateBank
+from picopose_cli.rendering.software import SoftwareRenderer
+from picopose_cli.synthesis.objects import TrainingObject, make_distinct_mesh
+from picopose_cli.synthesis.pairs import cut_samples
+from picopose_cli.synthesis.samples import Sample
+from picopose_cli.synthesis.scenes import Difficulty, random_scene
+from picopose_cli.synthesis.textures import paint_background
 from picopose_cli.templates.build import join_templates, make_template, versions_text
-from picopose_cli.templates.software import SoftwareRenderer
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, template_camera
-from picopose_cli.training.objects import TrainingObject, make_distinct_mesh
-from picopose_cli.training.procedural import cut_samples
-from picopose_cli.training.samples import Sample
-from picopose_cli.training.scenes import Difficulty, random_scene
-from picopose_cli.training.textures import paint_background
 from picopose_cli.training.validation import ValidationSet
 
 SAMPLES_PER_OBJECT = 12

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from picopose_cli.errors import PicoPoseError
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.options import TrainOptions
 from picopose_cli.network.config import LEVELS
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.options import TrainOptions
+from picopose_cli.synthesis.samples import SampleSource
 from picopose_cli.training.batches import PairBatch, Position, open_batches
-from picopose_cli.training.journal import Journal
+from picopose_cli.training.log import Journal
 from picopose_cli.training.losses import LossTerms, PairLosses, draw
 from picopose_cli.training.replay import ReplayPool
-from picopose_cli.training.samples import SampleSource
 from picopose_cli.training.state import (
     TrainState,
     find_checkpoint,

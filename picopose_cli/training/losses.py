@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from picopose_cli.base.options import LossWeights, Recipe
 from picopose_cli.network.affine import AffineEstimate, compose_affine
 from picopose_cli.network.config import LEVELS
 from picopose_cli.network.matching import masks_on_grid, unit_cells
 from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.options import LossWeights, Recipe
 from picopose_cli.training.augment import turn_observations
 from picopose_cli.training.batches import PairBatch, network_inputs
 from picopose_cli.training.targets import AffineTargets, FlowTargets, affine_targets, flow_targets

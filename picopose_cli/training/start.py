@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from picopose_cli.errors import PicoPoseError
+from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.network.checkpoint import load_start
 from picopose_cli.network.config import MINI, VIT_L, ModelConfig
 from picopose_cli.network.picopose import PicoPose

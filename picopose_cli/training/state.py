@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from picopose_cli.errors import PicoPoseError
-from picopose_cli.files import atomic_path
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_path
+from picopose_cli.base.options import Recipe
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.options import Recipe
 from picopose_cli.training.muon import Muon
 
 FORMAT_VERSION = 2

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from picopose_cli.base.types import CROP_PX, GRID_CELLS
 from picopose_cli.network.affine import compose_affine
 from picopose_cli.network.offsets import cell_indices
-from picopose_cli.structs import CROP_PX, GRID_CELLS
 from picopose_cli.training.batches import PairBatch, ViewBatch
 
 DEPTH_TOLERANCE = 0.03

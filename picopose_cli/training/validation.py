@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picopose_cli.estimation.correspondences import affine_poses, cell_centre_points, refined_pairs, turn_to_ray
-from picopose_cli.estimation.robust import RobustPose, choose_by_evidence, solve_robust
-from picopose_cli.geometry import Floats, rotation_angle_rad, transform_points
+from picopose_cli.base.geometry import Floats, rotation_angle_rad, transform_points
+from picopose_cli.base.types import CROP_PX, TemplateBank
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.network.vit import FeatureMaps
-from picopose_cli.structs import CROP_PX, TemplateBank
+from picopose_cli.pose.correspondences import affine_poses, cell_centre_points, refined_pairs, turn_to_ray
+from picopose_cli.pose.solve import RobustPose, choose_by_evidence, solve_robust
+from picopose_cli.synthesis.samples import Sample
 from picopose_cli.training.batches import PairBatch, ViewBatch, collate, network_inputs
-from picopose_cli.training.samples import Sample
 from picopose_cli.training.targets import affine_targets, flow_targets
 
 HYPOTHESES = 5

@@ -15,7 +15,7 @@ import torch
 from golden_data import Golden, Layout, Looked, template_inputs
 from torch import Tensor
 
-from picopose_cli.geometry import apply_affine, project_points
+from picopose_cli.base.geometry import apply_affine, project_points
 from picopose_cli.network.affine import AffineEstimate
 from picopose_cli.network.checkpoint import load_network
 from picopose_cli.network.config import VIT_L

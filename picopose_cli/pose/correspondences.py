@@ -1,0 +1,153 @@
+"""From the network's output on the template grid to 2D-3D pairs, and the pose that the affine alone implies.
+
+Two readings of the finest flow: `released_pairs`, exactly the published rule, and `refined_pairs`, which keeps the
+sub-cell target and pairs it with the point at the cell's centre.
+
+Where things are. Positions in an image or a crop count from the outer corner of the first pixel, so pixel i reaches
+from i to i + 1 and its centre is at i + .5; `A_crop_from_image` maps corners to corners, and the cameras K of the
+project's renderer and data sets are meant so too. A crop has 224 px and 64 cells a side: cell c reaches from 3.5 c to
+3.5 (c + 1) crop px, its centre is at 3.5 (c + .5). Training takes the template's point at a cell's centre and says
+where it lies in the observation's crop, in crop px divided by 3.5. So a target of stage 3, (cell + flow), is the crop
+position 3.5 (cell + flow), without a half, of the point at the template's 3.5 (cell + .5).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from picopose_cli.base.geometry import Floats, apply_affine, make_T, project_points, ray_rotation
+from picopose_cli.base.types import CROP_PX, GRID_CELLS, Correspondences
+
+CELL_PX = CROP_PX / GRID_CELLS
+"""Side of a cell of the fine grid in crop pixels: 3.5."""
+
+
+def released_pairs(
+    flow: Floats, certainty_logit: Floats, xyz_obj_m: Floats, A_crop_from_image: Floats
+) -> Correspondences:
+    """Return the pairs that the released code hands to PnP, in its order.
+
+    `flow` (2,64,64) cells (x, y), `certainty_logit` (64,64), `xyz_obj_m` (64,64,3) of the template's cells,
+    `A_crop_from_image` (3,3) of the observation. Source: paper section 3.4, as released.
+    """
+    target, used = _targets(flow, certainty_logit)
+    cols, rows = np.nonzero(used.T)  # PARITY: x-major order, which RANSAC's draws depend on
+    # PARITY: the target is floored to a cell and stands for that cell's centre
+    centre_px = (np.floor(target[:, rows, cols]).T + 0.5) * CELL_PX
+    return _pairs(centre_px, rows, cols, certainty_logit, xyz_obj_m, A_crop_from_image)
+
+
+def refined_pairs(
+    flow: Floats, certainty_logit: Floats, xyz_centre_obj_m: Floats, has_depth: Floats, A_crop_from_image: Floats
+) -> Correspondences:
+    """Return pairs with continuous targets, only for cells whose centre shows the object.
+
+    As `released_pairs`, with `xyz_centre_obj_m` (64,64,3) the points at the cells' centres and `has_depth` (64,64)
+    bool.
+    """
+    target, used = _targets(flow, certainty_logit)
+    rows, cols = np.nonzero(used & has_depth)
+    return _pairs(target[:, rows, cols].T * CELL_PX, rows, cols, certainty_logit, xyz_centre_obj_m, A_crop_from_image)
+
+
+def _targets(flow: Floats, certainty_logit: Floats) -> tuple[Floats, Floats]:
+    """Return the target (2,64,64) of each template cell in cells of the observation, and which cells count."""
+    row, col = np.indices(certainty_logit.shape, np.float32)
+    target = flow + np.stack([col, row])
+    inside = ((target > 0) & (target < GRID_CELLS - 1)).all(axis=0)
+    return target, inside & (certainty_logit > 0)  # logit 0 is certainty .5
+
+
+def _pairs(
+    target_px: Floats, rows: Floats, cols: Floats, certainty_logit: Floats, xyz: Floats, A_crop_from_image: Floats
+) -> Correspondences:
+    uv_image = apply_affine(np.linalg.inv(A_crop_from_image), target_px.astype(np.float64))
+    certainty = 1 / (1 + np.exp(-certainty_logit[rows, cols].astype(np.float64)))
+    return Correspondences(uv_image, xyz[rows, cols].astype(np.float64), certainty)
+
+
+def affine_poses(
+    A_obs_from_tmpl: Floats,
+    A_crop_from_obs_image: Floats,
+    A_crop_from_tmpl_image: Floats,
+    K_obs: Floats,
+    K_tmpl: Floats,
+    T_tmpl_from_obj: Floats,
+) -> Floats:
+    """Return the poses T_cam_from_obj (N,4,4) that 2D affine maps between crops imply (the stage-2 pose).
+
+    All arguments (N,3,3), crop or image px, but `T_tmpl_from_obj` (N,4,4), metres. The object's origin goes where the
+    affine takes its image in the template, the in-plane rotation is the affine's, the depth follows from its scale.
+    """
+    full = np.linalg.inv(A_crop_from_obs_image) @ A_obs_from_tmpl @ A_crop_from_tmpl_image
+    origin = T_tmpl_from_obj[:, None, :3, 3]
+    centre = apply_affine(full, project_points(K_tmpl, origin))[:, 0]
+    scale = np.linalg.norm(full[:, :2, 0], axis=-1)
+    z = origin[:, 0, 2] / scale * K_obs[:, 0, 0] / K_tmpl[:, 0, 0]
+    rays = np.linalg.solve(K_obs, np.concatenate([centre, np.ones_like(centre[:, :1])], axis=1)[..., None])[..., 0]
+    return make_T(_inplane_rotation(A_obs_from_tmpl) @ T_tmpl_from_obj[:, :3, :3], z[:, None] * rays)
+
+
+def turn_to_ray(T_cam_from_obj: Floats) -> Floats:
+    """Return poses (N,4,4) with their rotations turned as the ray to the object is turned from the optical axis.
+
+    A template looks straight at the object. What is seen alike elsewhere in an image is an object turned along with its
+    ray, which the released rule of `affine_poses` leaves out: with fields of view as usual, up to tens of degrees.
+    """
+    return make_T(ray_rotation(T_cam_from_obj[:, :3, 3]) @ T_cam_from_obj[:, :3, :3], T_cam_from_obj[:, :3, 3])
+
+
+def pose_affines(
+    T_cam_from_obj: Floats,
+    A_crop_from_obs_image: Floats,
+    A_crop_from_tmpl_image: Floats,
+    K_obs: Floats,
+    K_tmpl: Floats,
+    T_tmpl_from_obj: Floats,
+) -> Floats:
+    """Return the similarities A_obs_from_tmpl (N,3,3) crop px that poses (N,4,4) imply: `affine_poses` the other way.
+
+    Here the rotation is the object's as seen along its ray (`turn_to_ray`). Arguments as in `affine_poses`.
+    """
+    t = T_cam_from_obj[:, :3, 3]
+    turn = (
+        np.swapaxes(ray_rotation(t), 1, 2) @ T_cam_from_obj[:, :3, :3] @ np.swapaxes(T_tmpl_from_obj[:, :3, :3], 1, 2)
+    )
+    angle_rad = np.arctan2(turn[:, 1, 0] - turn[:, 0, 1], turn[:, 0, 0] + turn[:, 1, 1])
+    zoom = T_tmpl_from_obj[:, 2, 3] / t[:, 2] * K_obs[:, 0, 0] / K_tmpl[:, 0, 0]
+    scale = zoom * A_crop_from_obs_image[:, 0, 0] / A_crop_from_tmpl_image[:, 0, 0]
+    A = np.tile(np.eye(3), (len(t), 1, 1))
+    A[:, 0, 0] = A[:, 1, 1] = scale * np.cos(angle_rad)
+    A[:, 1, 0] = scale * np.sin(angle_rad)
+    A[:, 0, 1] = -A[:, 1, 0]
+    origin_obs = apply_affine(A_crop_from_obs_image, project_points(K_obs, t[:, None]))
+    origin_tmpl = apply_affine(A_crop_from_tmpl_image, project_points(K_tmpl, T_tmpl_from_obj[:, None, :3, 3]))
+    A[:, :2, 2] = (origin_obs - origin_tmpl @ np.swapaxes(A[:, :2, :2], 1, 2))[:, 0]
+    return A
+
+
+def _inplane_rotation(A: Floats) -> Floats:
+    """Return rotations (N,3,3) about the optical axis by the angle of similarity transforms (N,3,3)."""
+    cos_sin = A[:, :2, 0] / np.linalg.norm(A[:, :2, 0], axis=-1, keepdims=True)
+    R = np.zeros((len(A), 3, 3))
+    R[:, 0, 0] = R[:, 1, 1] = cos_sin[:, 0]
+    R[:, 1, 0] = cos_sin[:, 1]
+    R[:, 0, 1] = -cos_sin[:, 1]
+    R[:, 2, 2] = 1
+    return R
+
+
+def cell_centre_points(depth_centre_m: Floats, K: Floats, A_crop_from_image: Floats, T_tmpl_from_obj: Floats) -> Floats:
+    """Return the object-frame points (64,64,3) seen at the cells' centres of one template, metres.
+
+    `depth_centre_m` (64,64), `K` (3,3), `A_crop_from_image` (3,3), `T_tmpl_from_obj` (4,4). Cells of depth 0 hold the
+    camera centre: mask them out.
+    """
+    row, col = np.indices(depth_centre_m.shape, np.float64)
+    crop_px = (np.stack([col, row], axis=-1).reshape(-1, 2) + 0.5) * CELL_PX
+    uv = apply_affine(np.linalg.inv(A_crop_from_image), crop_px)
+    rays = np.concatenate([uv, np.ones_like(uv[:, :1])], axis=-1) @ np.linalg.inv(K).T
+    xyz_tmpl = rays * depth_centre_m.reshape(-1, 1)
+    R, t = T_tmpl_from_obj[:3, :3], T_tmpl_from_obj[:3, 3]
+    points: Floats = ((xyz_tmpl - t) @ R).reshape(*depth_centre_m.shape, 3)
+    return points

@@ -1,0 +1,64 @@
+"""Renders of estimates: what an object would look like as a template if its estimated pose were right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import make_T, ray_rotation
+from picopose_cli.base.types import TemplateView
+from picopose_cli.rendering.meshes import mesh_diameter_m, read_mesh
+from picopose_cli.rendering.software import SoftwareRenderer
+from picopose_cli.templates.build import make_template
+from picopose_cli.templates.views import DISTANCE_DIAMETERS, TEMPLATE_SIZE_HW, template_camera
+
+Array = NDArray[Any]
+
+
+class EstimateRenderer:
+    """Draws objects at estimated poses by the rules of a bank's templates; several threads may call it.
+
+    `meshes` are (path, unit) by object id. A mesh is read when it is first needed, and kept.
+    """
+
+    def __init__(self, meshes: Mapping[int, tuple[Path, str]]) -> None:
+        self._meshes = dict(meshes)
+        self._K = template_camera()
+        self._ready: dict[int, tuple[SoftwareRenderer, float]] = {}
+        self._lock = Lock()
+
+    def __call__(self, obj_id: int, T_cam_from_obj: Array) -> TemplateView:
+        """Return the object as a template camera sees it from the direction in which the camera of the pose does.
+
+        `T_cam_from_obj` (4,4) metres. Raises PicoPoseError when there is no mesh, it cannot be read or nothing is seen.
+        """
+        if obj_id not in self._meshes:
+            raise PicoPoseError(f"there is no mesh of object {obj_id}")
+        renderer, diameter_m = self._renderer(obj_id)
+        T = template_pose(T_cam_from_obj, diameter_m)
+        template = make_template(renderer.render(T), self._K, T)
+        crop = template.A_crop_from_image
+        return TemplateView(template.crop_rgb, template.mask, template.depth_centre_m, self._K, crop, T)
+
+    def _renderer(self, obj_id: int) -> tuple[SoftwareRenderer, float]:
+        with self._lock:
+            if obj_id not in self._ready:
+                mesh = read_mesh(*self._meshes[obj_id])
+                renderer = SoftwareRenderer(mesh, self._K, TEMPLATE_SIZE_HW)
+                self._ready[obj_id] = renderer, mesh_diameter_m(mesh)
+            return self._ready[obj_id]
+
+
+def template_pose(T_cam_from_obj: Array, diameter_m: float) -> Array:
+    """Return the pose T_tmpl_from_obj (4,4) of a template that sees the object as the camera sees it along its ray.
+
+    The object stands straight ahead at the templates' distance, not turned in the image.
+    """
+    R = ray_rotation(T_cam_from_obj[None, :3, 3])[0].T @ T_cam_from_obj[:3, :3]
+    return make_T(R, np.array([0.0, 0.0, DISTANCE_DIAMETERS * diameter_m]))

@@ -1,0 +1,86 @@
+"""From one image and its detections to square crops: each detection is cropped, or skipped with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import Floats
+from picopose_cli.base.types import Detection, ImageTask, LoadedImage, QueryBatch, Skip
+from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, normalise_bgr, square_box
+
+MIN_BOX_PX = 1.0
+"""A detection's box must cover at least this much of the image in both directions when its mask cannot be used."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One detection ready for the network.
+
+    `crop_rgb` (224,224,3) f32 in [0,1], `mask` (224,224) bool, `A_crop_from_image` (3,3), `K` (3,3); `position` is the
+    detection's place in its image's list.
+    """
+
+    position: int
+    detection: Detection
+    crop_rgb: Floats
+    mask: Floats
+    A_crop_from_image: Floats
+    K: Floats
+
+
+def crop_queries(
+    task: ImageTask, image: LoadedImage, known_objects: Collection[int]
+) -> tuple[tuple[Query, ...], tuple[Skip, ...]]:
+    """Return the crops of an image's detections and the detections that cannot be used.
+
+    `known_objects` are the objects that have templates.
+    """
+    queries, skips = [], []
+    assert task.K is not None
+    for position, (detection, mask) in enumerate(zip(task.detections, image.masks, strict=True)):
+        try:
+            if detection.obj_id not in known_objects:
+                raise PicoPoseError("the object has no usable templates")
+            if isinstance(mask, PicoPoseError):
+                raise mask
+            queries.append(_crop(position, detection, mask, image.image_rgb, task.K))
+        except PicoPoseError as error:
+            skips.append(Skip(task.scene_id, task.im_id, detection.obj_id, str(error)))
+    return tuple(queries), tuple(skips)
+
+
+def _crop(position: int, detection: Detection, mask: Floats | None, image_rgb: Floats, K: Floats) -> Query:
+    height, width = image_rgb.shape[:2]
+    if mask is None:
+        mask = _box_mask(detection.box_xywh, height, width)
+    elif mask.shape != (height, width):
+        raise PicoPoseError(f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {width}x{height}")
+    box = square_box(mask, detection.box_xywh)
+    return Query(position, detection, crop_colour(image_rgb, box), crop_mask(mask, box), crop_affine(box), K)
+
+
+def _box_mask(box_xywh: tuple[float, float, float, float], height: int, width: int) -> Floats:
+    """Return the detection's box as a mask (H,W): all that is known of a detection without one."""
+    x, y, w, h = box_xywh
+    left, right = np.clip([x, x + w], 0, width)
+    top, bottom = np.clip([y, y + h], 0, height)
+    if right - left < MIN_BOX_PX or bottom - top < MIN_BOX_PX:
+        raise PicoPoseError(f"neither mask nor box [{x:g}, {y:g}, {w:g}, {h:g}] covers any of the image")
+    mask = np.zeros((height, width), bool)
+    mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
+    return mask
+
+
+def stack_queries(queries: Sequence[Query]) -> QueryBatch:
+    """Return the network's batch of some queries, in their order."""
+    return QueryBatch(
+        inputs=normalise_bgr(np.stack([query.crop_rgb for query in queries])),
+        masks=np.stack([query.mask for query in queries]),
+        A_crop_from_image=np.stack([query.A_crop_from_image for query in queries]),
+        K=np.stack([query.K for query in queries]),
+        obj_ids=np.array([query.detection.obj_id for query in queries]),
+    )

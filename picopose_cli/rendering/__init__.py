@@ -1,0 +1,1 @@
+"""Meshes and the renderers that draw them."""

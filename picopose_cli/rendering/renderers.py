@@ -1,0 +1,128 @@
+"""The small interface behind which every renderer stands, and the choice between them."""
+
+from __future__ import annotations
+
+import ctypes.util
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import make_T
+from picopose_cli.base.processes import run_jobs
+from picopose_cli.base.types import Mesh, RenderedView
+from picopose_cli.rendering.gl import GL_KINDS, GlRenderer
+from picopose_cli.rendering.software import SoftwareRenderer
+
+Array = NDArray[Any]
+
+_SELF_TEST_S = 60.0
+_TEST_SIZE_HW = (480, 640)
+_TEST_K = np.array([[570.0, 0, 320], [0, 570, 240], [0, 0, 1]])
+_SOFTWARE_GL = ("llvmpipe", "softpipe", "swrast", "software rasterizer", "swr")
+"""GL_RENDERER of Mesa without a GPU."""
+
+
+class Renderer(Protocol):
+    """Renders one mesh with one camera.
+
+    `name` is the kind (`egl`, `osmesa`, `software`), `detail` what stands behind it (GL_RENDERER, a library's version).
+    """
+
+    name: str
+    detail: str
+    thread_safe: bool
+    """Whether several threads may render at once."""
+
+    def render(self, T_cam_from_obj: Array) -> RenderedView:
+        """Return the view at `T_cam_from_obj` (4,4), metres, OpenCV axes, lit and sampled alike by every renderer."""
+
+    def close(self) -> None:
+        """Give back what the renderer holds."""
+
+
+def open_renderer(kind: str, mesh: Mesh, K: Array, size_hw: tuple[int, int]) -> Renderer:
+    """Return a renderer of a kind for one mesh, the camera K (3,3) and images of (height, width) px.
+
+    The GL kinds belong into a worker process. Raises PicoPoseError where the kind does not work.
+    """
+    return GlRenderer(kind, mesh, K, size_hw) if kind in GL_KINDS else SoftwareRenderer(mesh, K, size_hw)
+
+
+@dataclass(frozen=True)
+class RendererChoice:
+    """Which renderer to use: its `kind`, the `detail` of what stands behind it, and `why` this one."""
+
+    kind: str
+    detail: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.detail}), {self.why}"
+
+
+def choose_renderer(requested: str) -> RendererChoice:
+    """Return the renderer asked for, or for `auto` the best that works, after a test view in a child process.
+
+    `auto` takes EGL on a GPU, else the software renderer: GL without a GPU (Mesa's llvmpipe, which is all that OSMesa
+    is) draws the same picture two to three times slower than we do, and needs libraries besides.
+    Raises PicoPoseError when the renderer asked for does not pass.
+    """
+    software = f"cv2.triangleRasterize, OpenCV {cv2.__version__}"
+    if requested == "software":
+        return RendererChoice(requested, software, "as asked")
+    if requested != "auto":
+        return RendererChoice(requested, _tested(requested), "as asked")
+    if ctypes.util.find_library("EGL") is None:
+        return RendererChoice("software", software, "there is no EGL library here")
+    try:
+        detail = _tested("egl")
+    except PicoPoseError as error:
+        return RendererChoice("software", software, error.what)
+    if any(name in detail.lower() for name in _SOFTWARE_GL):
+        return RendererChoice("software", software, f"EGL has no GPU here, only {detail}")
+    return RendererChoice("egl", detail, "passed its test")
+
+
+def _tested(kind: str) -> str:
+    [(_, outcome)] = run_jobs(draw_test_view, [kind], 1, timeout_s=_SELF_TEST_S)
+    if isinstance(outcome, PicoPoseError):
+        fix = outcome.fix or "pass --renderer software"
+        raise PicoPoseError(f"{kind} failed its test view: {outcome.what}", fix=fix)
+    return outcome
+
+
+def draw_test_view(kind: str, _: int = 1) -> str:
+    """Draw one view with a GL renderer, compare it with the software renderer's and return GL_RENDERER.
+
+    Raises PicoPoseError when the renderer cannot be made or its picture differs.
+    """
+    mesh = Mesh(
+        np.array([[0, 0, 0.05], [0.05, 0, -0.03], [-0.04, 0.04, -0.03], [-0.03, -0.04, -0.03]]),
+        np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]], np.int32),
+        np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [250, 250, 250]], np.uint8),
+    )
+    T = make_T(np.array([[0.8, 0.6, 0.0], [0.0, 0.0, -1.0], [-0.6, 0.8, 0.0]]), np.array([0.01, 0.02, 0.3]))
+    renderer = open_renderer(kind, mesh, _TEST_K, _TEST_SIZE_HW)
+    try:
+        drawn = renderer.render(T)
+    finally:
+        renderer.close()
+    _check_view(drawn, SoftwareRenderer(mesh, _TEST_K, _TEST_SIZE_HW).render(T))
+    return renderer.detail
+
+
+def _check_view(drawn: RenderedView, expected: RenderedView) -> None:
+    both = (drawn.depth_m > 0) & (expected.depth_m > 0)
+    either = (drawn.depth_m > 0) | (expected.depth_m > 0)
+    overlap = both.sum() / either.sum()
+    depth_mm = float(np.median(np.abs(drawn.depth_m - expected.depth_m)[both])) * 1000 if both.any() else np.inf
+    colour = float(np.abs(drawn.rgb.astype(int) - expected.rgb)[either].mean())
+    if overlap < 0.995 or depth_mm > 0.1 or colour > 2:
+        raise PicoPoseError(
+            f"its picture is wrong (mask overlap {overlap:.4f}, depth {depth_mm:.3f} mm and colour {colour:.1f} off)",
+            fix="pass --renderer software",
+        )

@@ -1,0 +1,90 @@
+"""The renderer that needs no GL library, no display and no GPU: `cv2.triangleRasterize` of OpenCV 5."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from picopose_cli.base.types import Mesh, RenderedView
+from picopose_cli.rendering.rasteriser import (
+    RasterMesh,
+    RasterView,
+    Window,
+    make_raster_mesh,
+    place_mesh,
+    rasterise_attributes,
+    rasterise_depth,
+)
+from picopose_cli.rendering.shading import SAMPLES, Surface, average_samples, make_surface
+
+Array = NDArray[Any]
+
+
+class SoftwareRenderer:
+    """Renders one mesh with one camera; may be used by several threads at once (OpenCV releases the GIL)."""
+
+    name = "software"
+    thread_safe = True
+
+    def __init__(self, mesh: Mesh, K: Array, size_hw: tuple[int, int]) -> None:
+        self.detail = f"cv2.triangleRasterize, OpenCV {cv2.__version__}"
+        self._surface: Surface = make_surface(mesh)
+        self._K = np.asarray(K, np.float64)
+        self._image = Window(0, 0, size_hw[1], size_hw[0])
+
+    def render(self, T_cam_from_obj: Array) -> RenderedView:
+        """Return the view at `T_cam_from_obj` (4,4), metres; colour is the mean of 2 x 2 samples, depth is exact."""
+        size_hw = self._image.size_hw
+        rgb, alpha = np.zeros((*size_hw, 3), np.uint8), np.zeros(size_hw, np.uint8)
+        depth_m = np.zeros(size_hw, np.float32)
+        view = place_mesh(self._surface.raster_mesh, self._K, T_cam_from_obj, self._image)
+        if view is not None:
+            inside = view.window.slices_in(self._image)
+            rgb[inside], alpha[inside] = _draw_colour(self._surface, view, T_cam_from_obj)
+            depth_m[inside] = rasterise_depth(view)
+        return RenderedView(rgb, alpha, depth_m)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to give back."""
+
+
+def render_depth(mesh: Mesh, K: Array, T_cam_from_obj: Array, box_xyxy: tuple[int, int, int, int]) -> Array:
+    """Return the depth (h,w) f32 in metres of a mesh inside the pixels [x0, x1) x [y0, y1) of a camera's image.
+
+    Depth is along the optical axis at the pixels' centres, 0 where nothing is seen. The object may be partly or wholly
+    outside, behind the camera or around it; what is nearer than 1 mm is not seen. An empty window gives an empty array.
+    A mesh is prepared when it is first seen and kept for as long as it lives: render the same Mesh object many times.
+    """
+    window = Window(*(int(side) for side in box_xyxy))
+    depth_m = np.zeros(window.size_hw, np.float32)
+    view = place_mesh(_prepared(mesh), np.asarray(K, np.float64), np.asarray(T_cam_from_obj, np.float64), window)
+    if view is not None:
+        depth_m[view.window.slices_in(window)] = rasterise_depth(view)
+    return depth_m
+
+
+_PREPARED: dict[int, tuple[weakref.ref[Mesh], RasterMesh]] = {}
+
+
+def _prepared(mesh: Mesh) -> RasterMesh:
+    """Return the mesh ready for the rasteriser, made once for each Mesh object (arrays cannot be dictionary keys)."""
+    key = id(mesh)
+    known = _PREPARED.get(key)
+    if known is None or known[0]() is not mesh:
+        reference = weakref.ref(mesh, lambda _: _PREPARED.pop(key, None))
+        known = (reference, make_raster_mesh(mesh.vertices_m, mesh.faces))
+        _PREPARED[key] = known
+    return known[1]
+
+
+def _draw_colour(surface: Surface, view: RasterView, T_cam_from_obj: Array) -> tuple[Array, Array]:
+    """Return colour (h,w,3) u8 and coverage (h,w) u8 of the view's window, both the mean of the pixel's samples."""
+    attributes, covered = rasterise_attributes(view, SAMPLES)
+    focal_px = np.sqrt(abs(np.linalg.det(view.K[:2, :2])))
+    samples_per_m = SAMPLES * focal_px / max(float(T_cam_from_obj[2, 3]), view.near_m)
+    colours = surface.colour(attributes, T_cam_from_obj, samples_per_m)
+    return average_samples(colours, covered)

@@ -1,0 +1,281 @@
+"""The journal of a run: what came of each finished image, kept on disk so that a killed run can go on.
+
+JSON lines beside the result file. The first line is the header, all that the results depend on; each further line is
+one image, in the order of the tasks, so the journal always holds the first images of its run. Each line carries the
+CRC-32 of the rest of it. An image counts when its line is on the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.types import ImageResult, ImageTask, PoseEstimate, Skip, StageSeconds
+
+_LOG = logging.getLogger(__name__)
+_START = b'{"crc32": "'
+_PREFIX_BYTES = len(_START) + 8 + len(b'", ')
+_DIFFERENCES_SHOWN = 4
+_MISSING = "missing"
+
+
+def journal_path(output: Path) -> Path:
+    """Return where the journal of a result file lies."""
+    return output.with_name(output.name + ".journal")
+
+
+class Journal:
+    """An open, locked journal; `done` images are in it.
+
+    Opening cuts it off after its last good line. Raises PicoPoseError when another process has it, when it holds images
+    of another run (unless `restart`), or when it cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, header: Mapping[str, Any], tasks: Sequence[ImageTask], *, restart: bool = False
+    ) -> None:
+        self.path = path
+        self._tasks = tasks
+        self._header = json.loads(json.dumps(header))
+        self.done = 0
+        self._file = _open_locked(path)
+        try:
+            if restart:
+                os.ftruncate(self._file, 0)
+            self.done = self._recover()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def append(self, result: ImageResult) -> None:
+        """Put the next image on the disk; raises PicoPoseError when it is full, which loses no image before it."""
+        task = self._tasks[self.done]
+        if (task.scene_id, task.im_id) != (result.task.scene_id, result.task.im_id):
+            raise ValueError(f"scene {result.task.scene_id}, image {result.task.im_id} is not the next of the journal")
+        self._write(_line(_image_record(result)))
+        self.done += 1
+
+    def results(self) -> Iterator[ImageResult]:
+        """Yield the images that are in the journal, in order, exactly as they were appended."""
+        with self.path.open("rb") as stream:
+            stream.readline()
+            for task in self._tasks[: self.done]:
+                record = _payload(stream.readline())
+                if record is None:
+                    raise PicoPoseError("was changed by another program", where=self.path, fix="run the command again")
+                yield _image_result(task, record)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the journal, which stays unless it is empty."""
+        if JournalFollower(self.path).done() == 0:  # `done` may lag by one when an interrupt came while appending
+            self.delete()
+        os.close(self._file)
+
+    def delete(self) -> None:
+        """Remove the journal: its images are in the result file."""
+        self.path.unlink(missing_ok=True)
+
+    def _recover(self) -> int:
+        """Keep the good lines, write the header where there is none, and return how many images are kept."""
+        end, done, lost = 0, 0, 0
+        with self.path.open("rb") as stream:
+            header = _payload(stream.readline())
+            if header is not None and header != self._header:
+                if _payload(stream.readline()) is not None:
+                    raise _of_another_run(self.path, differences(self._header, header))
+                header = None  # no image is in it: nothing is lost
+            if header is not None:
+                end = stream.tell()
+                for line in stream:
+                    if not self._is_image(_payload(line), done):
+                        lost = 1 + sum(1 for _ in stream)
+                        break
+                    end, done = end + len(line), done + 1
+        if lost > 1:
+            _LOG.warning("%s: damaged after %d images; what follows is computed again", self.path, done)
+        os.ftruncate(self._file, end)
+        if header is None:
+            self._write(_line(self._header))
+        return done
+
+    def _is_image(self, record: Mapping[str, Any] | None, index: int) -> bool:
+        if record is None or index >= len(self._tasks):
+            return False
+        task = self._tasks[index]
+        return (record.get("scene_id"), record.get("im_id")) == (task.scene_id, task.im_id)
+
+    def _write(self, line: bytes) -> None:
+        """Append a whole line; what a full disk leaves of one is cut off again."""
+        end = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, end)
+            raise PicoPoseError(
+                f"cannot be written ({error.strerror}); the {self.done} images in it are kept",
+                where=self.path,
+                fix="free space there and give the same command again",
+            ) from error
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """Return the header of a journal that a run may be writing, None where there is none yet."""
+    try:
+        with path.open("rb") as stream:
+            return _payload(stream.readline())
+    except OSError:
+        return None
+
+
+class JournalFollower:
+    """Counts the images of a journal that another process writes, reading only what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._end = 0
+        self._lines = 0
+
+    def done(self) -> int:
+        """Return how many images are in the journal by now."""
+        with suppress(OSError), self._path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size < self._end:
+                self._end = self._lines = 0  # begun anew
+            stream.seek(self._end)
+            for line in stream:
+                if line.endswith(b"\n"):
+                    self._end += len(line)
+                    self._lines += 1
+        return max(self._lines - 1, 0)
+
+
+def kept_text(images: int, journals: Sequence[Path]) -> str:
+    """Return what a stopped run of so many images has kept in its journals."""
+    done = sum(JournalFollower(journal).done() for journal in journals)
+    kept = f"{done} of {images} images are kept in {', '.join(map(str, journals))}" if done else "no image was finished"
+    return f"stopped; {kept}; the same command goes on"
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two headers, as `name: theirs there, ours here`, nested names with dots."""
+    flat_ours, flat_theirs = dict(_flat(ours)), dict(_flat(theirs))
+    names = [*flat_ours, *(name for name in flat_theirs if name not in flat_ours)]
+    return [
+        f"{name}: {_short(flat_theirs.get(name, _MISSING))} there, {_short(flat_ours.get(name, _MISSING))} here"
+        for name in names
+        if flat_ours.get(name, _MISSING) != flat_theirs.get(name, _MISSING)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."
+
+
+def _of_another_run(path: Path, found: Sequence[str]) -> PicoPoseError:
+    more = f" and {len(found) - _DIFFERENCES_SHOWN} more" if len(found) > _DIFFERENCES_SHOWN else ""
+    return PicoPoseError(
+        f"is the journal of another run ({'; '.join(found[:_DIFFERENCES_SHOWN])}{more})",
+        where=path,
+        fix="pass --restart to discard it, or another --output",
+    )
+
+
+def _open_locked(path: Path) -> int:
+    """Open a journal, made where it is missing, and lock it; the lock goes with the process."""
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise PicoPoseError(
+                f"cannot be written ({error.strerror})", where=path, fix="choose another --output"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, file):
+                return file
+        except OSError as error:
+            os.close(file)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise PicoPoseError(
+                    f"cannot be locked ({error.strerror})", where=path, fix="choose an --output on another file system"
+                ) from error
+            raise PicoPoseError(
+                "another process is writing this output", where=path, fix="wait for it, or choose another --output"
+            ) from error
+        os.close(file)  # it was finished and removed between opening and locking
+
+
+def _is_at(path: Path, file: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file))
+    return False
+
+
+def _line(payload: Mapping[str, Any]) -> bytes:
+    rest = json.dumps(payload, separators=(",", ":"))[1:].encode() + b"\n"
+    return _START + b'%08x", ' % zlib.crc32(rest) + rest
+
+
+def _payload(line: bytes) -> dict[str, Any] | None:
+    """Return what a line holds, None when it is torn or damaged."""
+    rest = line[_PREFIX_BYTES:]
+    if not line.endswith(b"\n") or line[:_PREFIX_BYTES] != _START + b'%08x", ' % zlib.crc32(rest):
+        return None
+    payload: dict[str, Any] = json.loads(b"{" + rest)
+    return payload
+
+
+def _image_record(result: ImageResult) -> dict[str, Any]:
+    return {
+        "scene_id": int(result.task.scene_id),
+        "im_id": int(result.task.im_id),
+        "time_s": float(result.time_s),
+        "estimates": [
+            [int(one.obj_id), float(one.score), np.asarray(one.T_cam_from_obj, np.float64).ravel().tolist()]
+            for one in result.estimates
+        ],
+        "skips": [[skip.obj_id, skip.reason] for skip in result.skips],
+        "seconds": asdict(result.seconds),
+    }
+
+
+def _image_result(task: ImageTask, record: Mapping[str, Any]) -> ImageResult:
+    image = (task.scene_id, task.im_id)
+    time_s = record["time_s"]
+    return ImageResult(
+        task,
+        tuple(
+            PoseEstimate(*image, obj_id, score, np.array(T, np.float64).reshape(4, 4), time_s)
+            for obj_id, score, T in record["estimates"]
+        ),
+        tuple(Skip(*image, obj_id, reason) for obj_id, reason in record["skips"]),
+        StageSeconds(**record["seconds"]),
+        time_s,
+    )

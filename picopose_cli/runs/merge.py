@@ -1,0 +1,146 @@
+"""Shards of one result: their names, and how they become the file and report of the whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_path, file_sha256
+from picopose_cli.base.types import StageSeconds
+from picopose_cli.runs.journal import differences, journal_path
+from picopose_cli.runs.report import InferReport, no_estimate_error, read_report, report_path, shard_of, write_report
+
+_OF_A_SHARD = (
+    "output", "device", "machine", "images", "kept_images", "estimates", "onboarding_s", "estimating_s", "total_s",
+    "images_per_second", "peak_memory_mb",
+)  # fmt: skip
+_DIFFERENCES_SHOWN = 4
+
+
+def shard_path(output: Path, index: int, count: int) -> Path:
+    """Return where a shard of a result file lies: `picopose_ycbv-test_2of8.csv`."""
+    return output.with_name(f"{output.stem}_{index}of{count}{output.suffix}")
+
+
+def shard_paths(output: Path, count: int) -> list[Path]:
+    """Return where the shards of a result file lie; a single one is the file itself."""
+    return [shard_path(output, index, count) for index in range(1, count + 1)] if count > 1 else [output]
+
+
+def merge_shards(output: Path, shards: Sequence[Path]) -> InferReport:
+    """Write the result file and report of a whole run from those of its shards, in any order; return the report.
+
+    The rows are those of a run without shards but for the measured time. Raises PicoPoseError when a shard is missing,
+    there twice, not complete, or of another run, and when there is not one estimate.
+    """
+    reports = {path: read_report(path) for path in shards}
+    ordered = _in_order(reports)
+    _require_one_run(ordered, reports)
+    for path in ordered:
+        if file_sha256(path) != reports[path].output_sha256:
+            raise PicoPoseError(f"is not the file that {report_path(path)} is about", where=path, fix="run it again")
+    merged = _merged(output, [reports[path] for path in ordered])
+    if not merged.estimates:
+        write_report(output, merged)
+        raise no_estimate_error(output, merged)
+    _join(output, ordered)
+    merged.output_sha256 = file_sha256(output)
+    write_report(output, merged)
+    for path in ordered:
+        journal_path(path).unlink(missing_ok=True)  # kept until now, so that a finished shard is not computed again
+    return merged
+
+
+def remove_shards(shards: Sequence[Path]) -> None:
+    """Remove the files of shards that have been merged."""
+    for path in shards:
+        path.unlink(missing_ok=True)
+        report_path(path).unlink(missing_ok=True)
+
+
+def _in_order(reports: dict[Path, InferReport]) -> list[Path]:
+    """Return the shards from first to last; raises PicoPoseError unless each is there once."""
+    places: dict[Path, tuple[int, int]] = {}
+    for path, report in reports.items():
+        place = shard_of(report.header)
+        if place is None:
+            raise PicoPoseError("is no shard", where=path, fix="merge files that picopose infer --shard wrote")
+        places[path] = place
+    counts = sorted({count for _, count in places.values()})
+    if len(counts) > 1:
+        found = ", ".join(f"{path} of {count}" for path, (_, count) in places.items())
+        raise PicoPoseError(f"the shards are of different numbers ({found})", fix="merge the shards of one run")
+    found_indices = Counter(index for index, _ in places.values())
+    twice = [index for index, number in found_indices.items() if number > 1]
+    missing = [index for index in range(1, counts[0] + 1) if index not in found_indices]
+    if twice or missing:
+        faults = [f"missing: {_numbers(missing)}"] * bool(missing) + [f"given twice: {_numbers(twice)}"] * bool(twice)
+        raise PicoPoseError(f"of {counts[0]} shards, {'; '.join(faults)}", fix="name each shard's file once")
+    return sorted(places, key=lambda path: places[path])
+
+
+def _numbers(indices: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(indices)))
+
+
+def _require_one_run(ordered: Sequence[Path], reports: dict[Path, InferReport]) -> None:
+    first = _of_the_whole(reports[ordered[0]].header)
+    for path in ordered[1:]:
+        found = differences(first, _of_the_whole(reports[path].header))
+        if found:
+            text = "; ".join(found[:_DIFFERENCES_SHOWN])
+            fix = "run one of them again with the other's options and inputs"
+            raise PicoPoseError(f"is of another run than {ordered[0]} ({text})", where=path, fix=fix)
+
+
+def _of_the_whole(header: dict[str, Any]) -> dict[str, Any]:
+    return header | {"shard": None}
+
+
+def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
+    first = reports[0]
+    merged = InferReport(
+        output=str(output),
+        options=first.options | {"shard": None, "output": str(output)},
+        versions=first.versions,
+        machine=first.machine,
+        device=", ".join(dict.fromkeys(report.device for report in reports)),
+        precision=first.precision,
+        weights=first.weights,
+        weights_sha256=first.weights_sha256,
+        targets=first.targets,
+        detections=first.detections,
+        refinement=first.refinement,
+        header=_of_the_whole(first.header),
+        banks={obj_id: sha256 for report in reports for obj_id, sha256 in report.banks.items()},
+        problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),
+        skipped=[skip for report in reports for skip in report.skipped],
+        shards=[{name: getattr(report, name) for name in _OF_A_SHARD} for report in reports],
+    )
+    for name in ("images", "kept_images", "estimated_images", "estimates"):
+        setattr(merged, name, sum(getattr(report, name) for report in reports))
+    for name in ("onboarding_s", "estimating_s", "total_s", "image_times_s"):
+        setattr(merged, name, sum(getattr(report, name) for report in reports))
+    merged.stages_s = StageSeconds()
+    for report in reports:
+        merged.stages_s.add(report.stages_s)
+    speeds = [report.images_per_second for report in reports if report.images_per_second is not None]
+    merged.images_per_second = sum(speeds) if speeds else None
+    merged.peak_memory_mb = max(report.peak_memory_mb for report in reports)
+    merged.peak_device_memory_mb = max(report.peak_device_memory_mb for report in reports)
+    return merged
+
+
+def _join(output: Path, shards: Sequence[Path]) -> None:
+    """Write the shards' rows one after the other below one header."""
+    with atomic_path(output) as temporary, temporary.open("wb") as whole:
+        for index, path in enumerate(shards):
+            with path.open("rb") as stream:
+                header = stream.readline()
+                if index == 0:
+                    whole.write(header)
+                while block := stream.read(1 << 20):
+                    whole.write(block)

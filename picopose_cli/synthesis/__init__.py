@@ -1,0 +1,1 @@
+"""Made-up objects, scenes, sensors and whole BOP data sets."""

@@ -1,0 +1,104 @@
+"""The square crop around an object: one rule for templates and for observations, as the network was trained with it.
+
+Boxes here are `box_yyxx` = (r0, r1, c0, c1): rows [r0, r1), columns [c0, c1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.types import CROP_PX, GRID_CELLS
+
+Array = NDArray[Any]
+BoxYyxx = tuple[int, int, int, int]
+
+SMALLEST_MASK_PX = 8
+"""A mask of this many pixels or fewer says less than the detection's box."""
+
+# CLIP's constants, in RGB order.
+_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+
+def square_box(mask: Array, box_xywh: tuple[float, float, float, float] | None = None) -> BoxYyxx:
+    """Return the square box (r0, r1, c0, c1) px around a mask (H,W), non-zero inside, within its image.
+
+    A mask of at most 8 px gives way to `box_xywh`, which may reach over the image's border.
+    Raises PicoPoseError when neither encloses a square of two pixels.
+    """
+    if np.count_nonzero(mask) > SMALLEST_MASK_PX:
+        rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        tight = (int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1)
+    elif box_xywh is not None and np.isfinite(box_xywh).all():
+        x, y, width, height = box_xywh
+        tight = (int(y), int(y + height), int(x), int(x + width))
+    else:
+        raise PicoPoseError("the mask is empty or a few pixels, and there is no box", fix="leave the detection out")
+    return _make_square(tight, mask.shape[0], mask.shape[1])
+
+
+def _make_square(tight: BoxYyxx, height: int, width: int) -> BoxYyxx:
+    r0, r1, c0, c1 = tight
+    side = min(max(r1 - r0, c1 - c0), min(height, width))
+    half = side // 2  # PARITY: an odd side loses a pixel
+    if half < 1:
+        raise PicoPoseError("the box is less than two pixels wide", fix="leave the detection out")
+    row, col = int((r0 + r1) / 2), int((c0 + c1) / 2)
+    top, left = (
+        min(max(centre - half, 0), size - 2 * half) for centre, size in ((row, height), (col, width))
+    )  # shifted, not shrunk, to lie inside the image
+    return top, top + 2 * half, left, left + 2 * half
+
+
+def crop_affine(box_yyxx: BoxYyxx) -> Array:
+    """Return A_crop_from_image (3,3) f32 of a box: its outer corners go to the crop's outer corners."""
+    r0, r1, c0, c1 = box_yyxx
+    scale_x, scale_y = np.float32(CROP_PX / (c1 - c0)), np.float32(CROP_PX / (r1 - r0))
+    return np.array([[scale_x, 0, -scale_x * c0], [0, scale_y, -scale_y * r0], [0, 0, 1]], np.float32)
+
+
+def crop_colour(image_rgb: Array, box_yyxx: BoxYyxx) -> Array:
+    """Return the crop (224,224,3) f32 in [0, 1] of an image (H,W,3), u8 or float in [0, 1], bilinear."""
+    r0, r1, c0, c1 = box_yyxx
+    part = image_rgb[r0:r1, c0:c1]
+    # PARITY: values are scaled before they are interpolated; on u8 OpenCV would round each sample.
+    scaled = part.astype(np.float32) / np.float32(255) if part.dtype == np.uint8 else part.astype(np.float32)
+    return np.asarray(cv2.resize(scaled, (CROP_PX, CROP_PX), interpolation=cv2.INTER_LINEAR))
+
+
+def crop_mask(mask: Array, box_yyxx: BoxYyxx) -> Array:
+    """Return the crop (224,224) bool of a mask (H,W) bool, nearest.
+
+    PARITY: the released code casts a template's alpha in [0, 1] to integer, so pass `alpha == 255`: a pixel at the
+    edge that is only partly covered does not count.
+    """
+    return resize_nearest(mask[box_yyxx[0] : box_yyxx[1], box_yyxx[2] : box_yyxx[3]].astype(np.uint8), CROP_PX) > 0
+
+
+def resize_nearest(image: Array, side: int) -> Array:
+    """Return an image (h,w,...) resized to (side,side,...) as `cv2.INTER_NEAREST` does: index floor(i * scale)."""
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST))
+
+
+def cell_centre_pixels(box_yyxx: BoxYyxx) -> tuple[Array, ...]:
+    """Return the index, for an image (H,W), of the pixels in which the centres of a crop's 64x64 cells lie."""
+    r0, r1, c0, _ = box_yyxx
+    offset = ((np.arange(GRID_CELLS) + 0.5) * (r1 - r0) / GRID_CELLS).astype(int)
+    return np.ix_(r0 + offset, c0 + offset)
+
+
+def normalise_bgr(crops_rgb: Array) -> Array:
+    """Return the network's input (B,3,224,224) f32 of crops (B,224,224,3) in RGB, u8 or float in [0, 1].
+
+    PARITY: the channels arrive in the order blue, green, red, but are normalised with constants in the order of RGB.
+    """
+    scaled = crops_rgb.astype(np.float32)
+    if crops_rgb.dtype == np.uint8:
+        scaled /= np.float32(255)
+    bgr = scaled[..., ::-1]
+    return np.ascontiguousarray(((bgr - _MEAN) / _STD).transpose(0, 3, 1, 2))

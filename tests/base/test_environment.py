@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+
+from picopose_cli.base.environment import peak_memory_mb
+
+
+def test_a_process_counts_its_own_memory_and_not_its_parents():
+    held = np.ones(400_000_000, np.uint8)
+    assert peak_memory_mb() > 400
+    code = "from picopose_cli.base.environment import peak_memory_mb; print(peak_memory_mb())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 < float(done.stdout) < 200
+    assert held.all()

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.options import DEFAULT_REFINE, InferOptions
+from picopose_cli.bop.results import read_results
+from picopose_cli.commands import infer
+from picopose_cli.runs import plan
+
+
+@pytest.fixture
+def data_dir(toy_dir, tmp_path) -> Path:
+    """A copy of the generated data set that a test may break."""
+    shutil.copytree(toy_dir, tmp_path / "bop")
+    return tmp_path / "bop"
+
+
+def run(data_dir: Path, **changes) -> infer.InferReport:
+    options = {
+        "dataset": "toy",
+        "data_dir": data_dir,
+        "weights": data_dir / "tiny.safetensors",
+        "detections": str(data_dir / "toy/detections.json"),
+        "output": data_dir / "picopose_toy-test.csv",
+        "hypotheses": 2,
+    }
+    return infer.run(InferOptions(**(options | changes)))
+
+
+def edit_json(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def reasons(report: infer.InferReport) -> str:
+    return "; ".join([*(skip.reason for skip in report.skipped), *report.problems])
+
+
+def test_writes_a_result_file_and_a_report(toy_dir, tmp_path):
+    output = tmp_path / "method_toy-test.csv"
+    report = run(toy_dir, output=output)
+    assert report.exit_code == 0
+    table = read_results(output)
+    assert len(table.row) == report.estimates == 6
+    assert sorted(set(zip(table.im_id, table.obj_id, strict=True))) == [(i, o) for i in range(3) for o in (1, 2)]
+    assert table.mean_time_s() > 0.25  # the detector's own time is in it
+    saved = json.loads(output.with_suffix(".json").read_text())
+    assert saved["options"]["hypotheses"] == 2
+    assert saved["estimates"] == 6
+    assert len(saved["weights_sha256"]) == 64
+    assert set(saved["banks"]) == {"1", "2"}
+    assert saved["stages_s"]["network"] > 0
+    assert saved["versions"]["torch"]
+
+
+def test_same_command_same_poses_whatever_the_batch(toy_dir, tmp_path):
+    tables = []
+    for index, changes in enumerate([{}, {"workers": 1}, {"batch_size": 1, "workers": 3}]):
+        output = tmp_path / f"run{index}_toy-test.csv"
+        run(toy_dir, output=output, **changes)
+        tables.append(read_results(output))
+    np.testing.assert_array_equal(tables[0].T_cam_from_obj, tables[1].T_cam_from_obj)
+    assert np.isfinite(tables[2].T_cam_from_obj).all()
+
+
+def test_ground_truth_masks_and_limit(toy_dir, tmp_path, capsys):
+    output = tmp_path / "gt_toy-test.csv"
+    report = run(toy_dir, detections="gt", limit=2, output=output)
+    assert report.exit_code == 0
+    assert report.images == 2
+    assert report.estimates == 4
+    assert "warning" not in capsys.readouterr().out  # images left out on purpose are no fault
+
+
+def test_gzipped_detections_and_the_released_rules(data_dir):
+    source = data_dir / "toy/detections.json"
+    packed = data_dir / "packed.json.gz"
+    packed.write_bytes(gzip.compress(source.read_bytes()))
+    report = run(data_dir, detections=str(packed), paper=True)
+    assert report.exit_code == 0
+    assert report.refinement == "0 rounds"
+
+
+def test_refinement_changes_poses_and_needs_the_meshes(data_dir):
+    poses = {}
+    for rounds in (0, 1):
+        output = data_dir / f"refined{rounds}_toy-test.csv"
+        assert run(data_dir, refine=rounds, output=output).refinement == f"{rounds} rounds"
+        poses[rounds] = read_results(output).T_cam_from_obj
+    assert np.isfinite(poses[1]).all()
+    assert (np.abs(poses[0] - poses[1]).max(axis=(1, 2)) > 1e-4).any()
+    next((data_dir / "toy/models").glob("obj_000002.*")).unlink()
+    report = run(data_dir)
+    assert report.exit_code == 0
+    assert report.estimates == 6
+    assert report.refinement.startswith(f"{DEFAULT_REFINE} rounds, but for objects 2,")
+    with pytest.raises(PicoPoseError, match="object 2 cannot be refined"):
+        run(data_dir, refine=1)
+    shutil.rmtree(data_dir / "toy/models")
+    report = run(data_dir)
+    assert report.estimates == 6
+    assert report.refinement.startswith("0 rounds")
+
+
+def test_the_released_rules_have_no_refinement():
+    assert InferOptions("toy", paper=True).rounds == 0
+    with pytest.raises(PicoPoseError, match="no --refine"):
+        InferOptions("toy", paper=True, refine=2)
+    with pytest.raises(PicoPoseError, match="negative"):
+        InferOptions("toy", refine=-1)
+
+
+def test_truncated_and_missing_images_are_skipped(data_dir):
+    folder = data_dir / "toy/test/000001/rgb"
+    (folder / "000000.png").write_bytes((folder / "000000.png").read_bytes()[:4000])
+    (folder / "000001.png").unlink()
+    report = run(data_dir)
+    assert report.exit_code == 1
+    assert report.estimates == 2
+    assert {skip.im_id for skip in report.skipped} == {0, 1}
+    assert all(skip.obj_id is None for skip in report.skipped)
+
+
+def test_missing_camera_is_skipped(data_dir):
+    edit_json(data_dir / "toy/test/000001/scene_camera.json", lambda content: content["2"].pop("cam_K"))
+    report = run(data_dir)
+    assert report.exit_code == 1
+    assert [(skip.im_id, skip.obj_id) for skip in report.skipped] == [(2, None)]
+    assert "cam_K" in report.skipped[0].reason
+
+
+def test_bad_detections_are_recorded(data_dir):
+    def spoil(entries):
+        entries[0]["segmentation"]["counts"] = [5, 5]
+        entries[1]["segmentation"]["size"] = [10, 10]
+        entries[2]["score"] = float("nan")
+        del entries[3]["bbox"], entries[3]["segmentation"]
+        entries[4]["segmentation"]["counts"] = [320 * 240]
+        entries[4]["bbox"] = [0, 0, 0, 0]
+
+    edit_json(data_dir / "toy/detections.json", spoil)
+    report = run(data_dir)
+    assert report.exit_code == 1
+    assert report.estimates == 1
+    assert len(report.problems) + len(report.skipped) >= 5
+
+
+def test_image_without_detections_is_recorded(data_dir):
+    path = data_dir / "toy/detections.json"
+    path.write_text(json.dumps([entry for entry in json.loads(path.read_text()) if entry["image_id"] != 1]))
+    report = run(data_dir)
+    assert report.exit_code == 1
+    assert [(skip.im_id, skip.obj_id) for skip in report.skipped] == [(1, None)]
+    assert report.estimates == 4
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "foreign", "other mesh"])
+def test_object_without_a_usable_bank_is_skipped(data_dir, kind):
+    bank = data_dir / "toy/templates/obj_000002.h5"
+    if kind == "missing":
+        bank.unlink()
+    elif kind == "truncated":
+        bank.write_bytes(bank.read_bytes()[:2000])
+    elif kind == "foreign":
+        bank.write_text("no bank")
+    else:
+        mesh = data_dir / "toy/models/obj_000002.ply"
+        mesh.write_text(mesh.read_text().replace("\n3 ", "\n3  ", 1))
+    report = run(data_dir)
+    assert report.exit_code == 1
+    assert {skip.obj_id for skip in report.skipped} == {2}
+    assert report.estimates == 3
+    assert any("object 2" in problem and "render-templates" in problem for problem in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"weights": Path("nowhere.ckpt")}, "nowhere.ckpt"),
+        ({"detections": "nowhere.json"}, "nowhere.json"),
+        ({"detections": None}, "--detections"),
+        ({"dataset": "nothere"}, "nothere"),
+        ({"split": "val"}, "val"),
+        ({"output": Path("bad_name_for_bop.v2.csv")}, "bad_name"),
+        ({"device": "tpu"}, "--device"),
+        ({"templates": Path("nowhere")}, "render-templates"),
+        ({"targets": Path("nowhere.json")}, "nowhere.json"),
+    ],
+)
+def test_what_stops_the_run_is_named(toy_dir, tmp_path, monkeypatch, changes, text):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PicoPoseError, match=text):
+        run(toy_dir, **({"output": tmp_path / "a_toy-test.csv"} | changes))
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_without_weights_the_bundled_network_is_used_and_the_released_one_is_named(
+    toy_dir, tmp_path, monkeypatch, capsys
+):
+    bundled = toy_dir / "tiny.safetensors"
+    monkeypatch.setattr(plan, "bundled_weights", lambda: bundled)
+    report = run(toy_dir, weights=None, limit=1, output=tmp_path / "a_toy-test.csv")
+    assert report.weights == str(bundled)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights: ")]
+    assert len(lines) == 1
+    assert "small network for trying picopose out" in lines[0]
+    assert f"--weights FILE: {plan.RELEASED_WEIGHTS}" in lines[0]
+    run(toy_dir, limit=1, output=tmp_path / "a_toy-test.csv")
+    assert "weights: " not in capsys.readouterr().out
+
+
+def test_output_that_cannot_be_written_is_found_before_the_work(toy_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(infer, "load_network", lambda *_: pytest.fail("the network was loaded"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PicoPoseError, match="cannot be written"):
+        run(toy_dir, output=tmp_path / "file/picopose_toy-test.csv")
+
+
+def test_nothing_is_written_when_there_is_no_estimate(data_dir):
+    for image in (data_dir / "toy/test/000001/rgb").iterdir():
+        image.write_bytes(b"")
+    with pytest.raises(PicoPoseError, match="not one estimate"):
+        run(data_dir)
+    assert not list(data_dir.glob("*.csv"))
+    assert len(json.loads((data_dir / "picopose_toy-test.json").read_text())["skipped"]) == 3
+
+
+def test_full_disk_leaves_nothing_half_written(data_dir, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(PicoPoseError, match="No space left"):
+        run(data_dir)
+    assert not list(data_dir.glob("*.csv"))
+    assert not list(data_dir.glob(".*tmp*"))

@@ -1,0 +1,352 @@
+"""`picopose score` on files: the official numbers, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from helpers.synthetic import write_bop_dataset
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import make_T
+from picopose_cli.base.options import ScoreOptions
+from picopose_cli.base.types import PoseEstimate
+from picopose_cli.bop.results import write_results
+from picopose_cli.bop.toolkit import TOOLKIT_VARIABLE
+from picopose_cli.commands import score
+
+FILES = ("gt", "fine", "mid", "coarse")
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return write_bop_dataset(tmp_path / "data", images=3)
+
+
+def write_csv(dataset, path, *, noise_m=0.0, time_s=0.5, extra=()):
+    """The ground truth as a result file, each pose moved to the right by `noise_m`, with more estimates behind."""
+    moved = make_T(np.eye(3), np.array([noise_m, 0, 0]))
+    estimates = [
+        PoseEstimate(*image, obj_id, 1 - 0.01 * row, moved @ T, time_s)
+        for image, placed in dataset.poses.items()
+        for row, (obj_id, T) in enumerate(placed)
+    ]
+    write_results(path, [*estimates, *extra])
+    return path
+
+
+def run(dataset, *paths, **options):
+    options = {"data_dir": dataset.data_dir, "workers": 1, **options}
+    return score.run(ScoreOptions(tuple(paths), **options))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_official_scores(shared_dir, name, tmp_path):
+    folder = shared_dir / "scoring"
+    official = json.loads((folder / "official_scores.json").read_text())[name]
+    ours = {}
+    for targets in ("bop19", "bop24"):
+        output = tmp_path / f"{targets}.json"
+        options = ScoreOptions(
+            (folder / f"results/{name}_ycbv-test.csv",), data_dir=folder, targets=targets, output=output, workers=2
+        )
+        score.run(options)
+        ours |= json.loads(output.read_text())
+    assert set(ours) == set(official)
+    for key, value in official.items():
+        tolerance = 1e-3 if key.endswith(("vsd", "average_recall")) else 1e-9
+        assert ours[key] == pytest.approx(value, abs=tolerance), key
+
+
+def test_ground_truth_scores_one_and_the_table_says_so(toy, tmp_path, capsys):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    report = run(toy, path)
+    assert report.exit_code == 0
+    assert report.scores["gt_toy-test"] == {
+        "bop19_average_recall": 1.0,
+        "bop19_average_recall_vsd": 1.0,
+        "bop19_average_recall_mssd": 1.0,
+        "bop19_average_recall_mspd": 1.0,
+        "bop19_average_time_per_image": 0.5,
+    }
+    lines = capsys.readouterr().out.splitlines()
+    total = next(line.split() for line in lines if line.split()[:1] == ["all"])
+    assert total == ["all", "6", "6", "6", "1.0000", "1.0000", "1.0000", "1.0000"]
+    assert "mean time an image: 0.500 s" in lines
+    detected = run(toy, path, targets="bop24").scores["gt_toy-test"]
+    assert {detected[key] for key in detected if "mAP" in key} == {1.0}
+
+
+def test_scores_do_not_depend_on_the_number_of_workers(toy, tmp_path):
+    path = write_csv(toy, tmp_path / "noisy_toy-test.csv", noise_m=0.012)
+    alone = run(toy, path, per_object=True)
+    assert 0 < alone.scores["noisy_toy-test"]["bop19_average_recall"] < 1
+    assert run(toy, path, per_object=True, workers=3) == alone
+
+
+def test_per_object_adds_average_distances(toy, tmp_path, capsys):
+    path = write_csv(toy, tmp_path / "noisy_toy-test.csv", noise_m=0.01, time_s=-1)
+    output = tmp_path / "out/scores.json"
+    run(toy, path, per_object=True, output=output)
+    written = json.loads(output.read_text())
+    assert written["add_auc"] == pytest.approx(0.9)  # 1 cm of 10
+    assert written["adds_auc"] > written["add_auc"]
+    assert written["bop19_average_time_per_image"] == -1
+    assert list(written["objects"]) == ["1", "2"]
+    assert written["objects"]["1"]["add_recall"] == 1
+    printed = capsys.readouterr().out
+    assert "ADD-S AUC" in printed
+    assert "mean time an image: not known" in printed
+
+
+def test_several_files_are_compared(toy, tmp_path, capsys):
+    paths = [
+        write_csv(toy, tmp_path / f"method{noise_mm}_toy-test.csv", noise_m=noise_mm / 1000) for noise_mm in (0, 20)
+    ]
+    output, plot = tmp_path / "scores.json", tmp_path / "recall.png"
+    report = run(toy, *paths, output=output, plot=plot)
+    written = json.loads(output.read_text())
+    assert list(written) == ["method0_toy-test", "method20_toy-test"]
+    assert written == report.scores
+    printed = capsys.readouterr().out
+    assert "comparison" in printed
+    assert "method20_toy-test" in printed
+    assert cv2.imread(str(plot)).shape[0] > 400
+
+
+@pytest.mark.parametrize("targets", ["bop19", "bop24"])
+def test_plot_of_one_file(toy, tmp_path, targets):
+    plot = tmp_path / "plots/recall.png"
+    run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), plot=plot, targets=targets)
+    assert cv2.imread(str(plot)).std() > 5
+    assert list(plot.parent.iterdir()) == [plot]
+
+
+def test_without_depth_there_is_no_total(tmp_path, capsys):
+    dataset = write_bop_dataset(tmp_path / "data", depth=False)
+    path = write_csv(dataset, tmp_path / "gt_toy-test.csv")
+    report = run(dataset, path, plot=tmp_path / "plot.png", per_object=True)
+    assert report.scores["gt_toy-test"]["bop19_average_recall_mssd"] == 1
+    assert not [
+        key for key in report.scores["gt_toy-test"] if key in {"bop19_average_recall", "bop19_average_recall_vsd"}
+    ]
+    assert "no VSD and so no AR: there are no depth images" in capsys.readouterr().out
+
+
+def test_a_data_set_for_which_bop_defines_no_vsd(tmp_path, capsys):
+    dataset = write_bop_dataset(tmp_path / "data", "handal")
+    report = run(dataset, write_csv(dataset, tmp_path / "gt_handal-test.csv"))
+    assert "bop19_average_recall" not in report.scores["gt_handal-test"]
+    assert "BOP defines no VSD for handal" in capsys.readouterr().out
+
+
+def test_rows_that_do_not_count_are_reported(toy, tmp_path, capsys):
+    T = make_T(np.eye(3), np.array([0, 0, 0.5]))
+    extra = [
+        PoseEstimate(1, 0, 99, 0.9, T, 0.5),
+        PoseEstimate(9, 0, 1, 0.9, T, 0.5),
+        PoseEstimate(1, 0, 1, 0.1, T, 0.5),
+    ]
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv", extra=extra)
+    assert run(toy, path).scores["gt_toy-test"]["bop19_average_recall"] == 1
+    printed = capsys.readouterr().out
+    assert "2 of 9 rows are for images or objects that are not asked for" in printed
+    assert "1 of 9 rows come after the number of estimates that counts" in printed
+
+
+def test_private_ground_truth_names_the_file_to_upload(tmp_path):
+    dataset = write_bop_dataset(tmp_path / "data", "hope")
+    shutil.copytree(dataset.root / "test", dataset.root / "val")
+    for path in (dataset.root / "test").rglob("scene_gt*.json"):
+        path.unlink()
+    path = write_csv(dataset, tmp_path / "mine_hope-test.csv")
+    with pytest.raises(
+        PicoPoseError, match=r"mine_hope-test.csv: the ground truth of hope's test images is private.*upload.*val"
+    ):
+        run(dataset, path)
+    shutil.rmtree(dataset.root / "test")  # who has only the validation images is told the same
+    with pytest.raises(PicoPoseError, match=r"is private.*upload"):
+        run(dataset, path)
+    assert run(dataset, path, split="val").scores["mine_hope-test"]["bop19_average_recall"] == 1
+
+
+def test_a_split_without_ground_truth_is_named(toy, tmp_path):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    (toy.root / "test/000001/scene_gt.json").unlink()
+    with pytest.raises(PicoPoseError, match=r"toy/test: test has no ground truth \(scene_gt\.json\)"):
+        run(toy, path)
+
+
+def test_images_without_anything_visible_cannot_be_scored(toy, tmp_path):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    infos = toy.root / "test/000001/scene_gt_info.json"
+    hidden = {im: [{**one, "visib_fract": 0.05} for one in ones] for im, ones in json.loads(infos.read_text()).items()}
+    infos.write_text(json.dumps(hidden))
+    with pytest.raises(PicoPoseError, match="no target image shows an object that is visible enough"):
+        run(toy, path, targets="bop24")
+    assert run(toy, path).scores["gt_toy-test"]["bop19_average_recall"] == 1  # asked for all the same
+
+
+def test_one_of_several_files_that_cannot_be_scored_is_reported(toy, tmp_path, capsys):
+    good = write_csv(toy, tmp_path / "good_toy-test.csv")
+    bad = tmp_path / "bad_toy-test.csv"
+    bad.write_text(good.read_text().replace("1.0,", "nan,", 1))
+    report = run(toy, good, bad)
+    assert report.exit_code == 1
+    assert list(report.scores) == ["good_toy-test"]
+    assert f"failed: {bad}: row 2" in capsys.readouterr().out
+    with pytest.raises(PicoPoseError, match="row 2"):
+        run(toy, bad)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("models/models_info.json", r"models_info\.json: the file does not exist"),
+        ("models/obj_000002.ply", r"models: no mesh of object 2"),
+        ("test/000001/depth/000001.png", r"000001\.png: this depth image is missing \(1 of 3 are\)"),
+        ("test/000001/scene_camera.json", r"scene_camera"),
+    ],
+)
+def test_missing_files_are_named(toy, tmp_path, broken, message):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    (toy.root / broken).unlink()
+    with pytest.raises(PicoPoseError, match=message):
+        run(toy, path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_depth_image_is_named(toy, tmp_path, workers):
+    depth = toy.root / "test/000001/depth/000001.png"
+    depth.write_bytes(depth.read_bytes()[:2000])
+    with pytest.raises(PicoPoseError, match=r"depth/000001\.png: .*damaged"):
+        run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), workers=workers)
+
+
+def test_a_damaged_mesh_is_named(toy, tmp_path):
+    mesh = toy.root / "models/obj_000002.ply"
+    mesh.write_text(mesh.read_text()[:3000])
+    with pytest.raises(PicoPoseError, match=r"obj_000002\.ply: not a readable mesh"):
+        run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"))
+
+
+def test_an_undescribed_object_and_a_missing_camera_are_named(toy, tmp_path):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    cameras = toy.root / "test/000001/scene_camera.json"
+    whole = json.loads(cameras.read_text())
+    cameras.write_text(json.dumps({**whole, "1": {"depth_scale": 0.1}}))
+    with pytest.raises(PicoPoseError, match=r"scene_camera\.json: image 1: cam_K is missing"):
+        run(toy, path)
+    cameras.write_text(json.dumps(whole))
+    infos = toy.root / "models/models_info.json"
+    infos.write_text(json.dumps({"1": json.loads(infos.read_text())["1"]}))
+    with pytest.raises(PicoPoseError, match=r"models_info\.json: object 2 is not described"):
+        run(toy, path)
+
+
+def test_a_worker_that_dies_is_an_error_that_names_the_image(toy, tmp_path, monkeypatch):
+    def die_on_image_1(path, _):
+        if path.stem == "000001":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones((240, 320), np.float32)
+
+    monkeypatch.setattr(score, "read_depth_m", die_on_image_1)
+    with pytest.raises(PicoPoseError, match=r"was killed by signal 9 on scene 1, image 1"):
+        run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), workers=2)
+
+
+def test_a_bug_in_a_worker_arrives_with_its_traceback(toy, tmp_path, monkeypatch):
+    def fail(path, depth_scale):
+        raise ZeroDivisionError(f"{path.stem} {depth_scale}")
+
+    monkeypatch.setattr(score, "read_depth_m", fail)
+    with pytest.raises(RuntimeError, match=r"(?s)scene 1, image \d.*Traceback.*ZeroDivisionError"):
+        run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), workers=2)
+
+
+FAKE_SCRIPT = """
+import argparse, json, os, pathlib, sys
+import bop_toolkit_lib
+parser = argparse.ArgumentParser()
+for name in ("renderer_type", "results_path", "eval_path", "result_filenames", "num_workers"):
+    parser.add_argument("--" + name)
+given = parser.parse_args()
+if os.environ.get("FAKE_FAILURE"):
+    sys.exit("first line\\nno display")
+assert (pathlib.Path(os.environ["BOP_PATH"]) / "toy").is_dir()
+assert (pathlib.Path(given.results_path) / given.result_filenames).read_text().startswith("scene_id")
+folder = pathlib.Path(given.eval_path) / given.result_filenames[:-4]
+folder.mkdir()
+scores = {"bop19_average_recall": 0.75, "bop19_average_time_per_image": 0.5}
+(folder / "scores_bop19.json").write_text(json.dumps(scores))
+"""
+
+
+@pytest.fixture
+def fake_toolkit(tmp_path, monkeypatch):
+    folder = tmp_path / "site"
+    for package in ("bop_toolkit_lib", "scripts"):
+        (folder / package).mkdir(parents=True)
+        (folder / package / "__init__.py").write_text("")
+    (folder / "scripts/eval_bop19_pose.py").write_text(FAKE_SCRIPT)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delenv(TOOLKIT_VARIABLE, raising=False)
+    return folder
+
+
+@pytest.mark.usefixtures("fake_toolkit")
+def test_toolkit_scores_stand_beside_ours(toy, tmp_path, capsys):
+    run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), toolkit=True)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["bop19_average_recall", "1.000000", "0.750000", "+2.5e-01"] in lines
+    assert ["bop19_average_recall_vsd", "1.000000", "-", "-"] in lines
+
+
+@pytest.mark.usefixtures("fake_toolkit")
+def test_a_failing_toolkit_is_quoted_and_our_scores_stay(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_FAILURE", "1")
+    report = run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), toolkit=True)
+    assert report.exit_code == 1
+    assert report.scores["gt_toy-test"]["bop19_average_recall"] == 1
+    assert "the toolkit ended with code 1 on gt_toy-test.csv: first line | no display" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake_toolkit")
+def test_a_toolkit_without_the_script_is_an_error_before_the_work(toy, tmp_path):
+    with pytest.raises(PicoPoseError, match=r"eval_bop24_pose\.py is not found"):
+        run(toy, tmp_path / "missing_toy-test.csv", toolkit=True, targets="bop24")
+
+
+def test_a_checkout_of_the_toolkit_may_be_named(toy, tmp_path, monkeypatch, capsys, fake_toolkit):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(fake_toolkit, checkout)
+    shutil.rmtree(fake_toolkit / "bop_toolkit_lib")
+    monkeypatch.setenv(TOOLKIT_VARIABLE, str(checkout))
+    run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), toolkit=True)
+    assert "+2.5e-01" in capsys.readouterr().out
+
+
+def test_without_the_toolkit_the_message_says_how_to_install_it(toy, tmp_path, monkeypatch):
+    monkeypatch.delenv(TOOLKIT_VARIABLE, raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(PicoPoseError, match=r"bop_toolkit_lib is not installed.*pip install --no-deps"):
+        run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), toolkit=True)
+
+
+def test_score_does_not_import_torch_or_matplotlib(toy, tmp_path):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    code = (
+        "import sys; from picopose_cli.cli import app\n"
+        f"try: app(['score', {str(path)!r}, '--data-dir', {str(toy.data_dir)!r}])\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'matplotlib', 'h5py', 'pandas') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "1.0000" in done.stdout

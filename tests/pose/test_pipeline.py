@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.types import Detection, ImageTask, LoadedImage
+from picopose_cli.pose.pipeline import estimate_groups, estimate_images, plan_groups, share_of_groups
+
+K = np.array([[300.0, 0, 32], [0, 300, 24], [0, 0, 1]])
+
+
+class FakeEstimator:
+    """Returns each detection's identity as its pose, slower for some, and remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def hypotheses(self, batch):
+        self.batches.append(batch.obj_ids.tolist())
+        return [(obj_id, A) for obj_id, A in zip(batch.obj_ids.tolist(), batch.A_crop_from_image, strict=True)]
+
+    def solve(self, hypotheses, K):
+        obj_id, A = hypotheses
+        time.sleep(0.002 * (obj_id % 3))
+        T = np.eye(4)
+        T[:3, 3] = (obj_id, A[0, 2], K[0, 2])
+        return T if obj_id != 9 else np.full((4, 4), np.nan), 0.8
+
+
+def make_task(im_id: int, obj_ids: list[int], **changes) -> ImageTask:
+    detections = tuple(Detection(obj_id, 0.5, (4.0 + obj_id, 5.0, 20.0, 20.0), None, 0.1) for obj_id in obj_ids)
+    fields = {"scene_id": 1, "im_id": im_id, "image_path": Path(f"{im_id}.png"), "K": K, "detections": detections}
+    return ImageTask(**(fields | changes))
+
+
+def load_grey(task: ImageTask) -> LoadedImage:
+    if task.im_id == 13:
+        raise PicoPoseError("is truncated", where=task.image_path)
+    return LoadedImage(np.full((48, 64, 3), 100, np.uint8), (None,) * len(task.detections))
+
+
+def run(tasks, batch_size=4, workers=2, known=range(100), estimator=None, load=load_grey):
+    estimator = estimator or FakeEstimator()
+    return list(estimate_images(tasks, load, estimator, set(known), batch_size=batch_size, workers=workers))
+
+
+def test_results_come_in_order_with_every_detection():
+    tasks = [make_task(im_id, [1, 2, 3][: im_id % 4]) for im_id in range(11)]
+    results = run(tasks)
+    assert [result.task.im_id for result in results] == list(range(11))
+    for result in results:
+        assert [estimate.obj_id for estimate in result.estimates] == [d.obj_id for d in result.task.detections]
+        for estimate in result.estimates:
+            assert estimate.T_cam_from_obj[0, 3] == estimate.obj_id
+            assert estimate.score == 0.5 * 0.8
+
+
+def ids(groups) -> list[list[int]]:
+    return [[task.im_id for task in group] for group in groups]
+
+
+def test_groups_are_whole_images_that_fit_a_batch():
+    sizes = [2, 2, 1, 9, 0, 3, 1, 0, 0, 4, 1]
+    tasks = [make_task(im_id, [1] * size) for im_id, size in enumerate(sizes)]
+    assert ids(plan_groups(tasks, 4)) == [[0, 1], [2], [3], [4, 5, 6, 7, 8], [9], [10]]
+    assert plan_groups([], 4) == []
+
+
+def test_shares_are_consecutive_together_all_and_balanced():
+    rng = np.random.default_rng(0)
+    tasks = [make_task(im_id, [1] * int(size)) for im_id, size in enumerate(rng.integers(0, 9, 300))]
+    groups = plan_groups(tasks, 8)
+    for count in (1, 2, 3, 7):
+        shares = [share_of_groups(groups, index, count) for index in range(count)]
+        assert [group for share in shares for group in share] == groups
+        loads = [sum(len(task.detections) for group in share for task in group) for share in shares]
+        assert max(loads) - min(loads) <= 2 * 8
+    many = [share_of_groups(groups[:3], index, 8) for index in range(8)]
+    assert [group for share in many for group in share] == groups[:3]
+    assert share_of_groups([], 0, 2) == []
+
+
+def test_batches_are_groups_and_a_large_image_is_split():
+    estimator = FakeEstimator()
+    sizes = [3, 1, 3, 10, 1, 2]
+    run([make_task(im_id, [im_id + 1] * size) for im_id, size in enumerate(sizes)], batch_size=4, estimator=estimator)
+    assert estimator.batches == [[1, 1, 1, 2], [3] * 3, [4] * 4, [4] * 4, [4] * 2, [5, 6, 6]]
+
+
+def test_a_group_has_the_same_batches_whichever_groups_come_before():
+    tasks = [make_task(im_id, [1, 2, 3][: im_id % 4]) for im_id in range(20)]
+    groups = plan_groups(tasks, 4)
+    whole, rest = FakeEstimator(), FakeEstimator()
+    run(tasks, estimator=whole)
+    list(estimate_groups(groups[3:], load_grey, rest, set(range(100)), batch_size=4, workers=2))
+    assert rest.batches == whole.batches[-len(rest.batches) :]
+    assert len(rest.batches) == len(groups) - 3
+
+
+def test_a_detection_without_templates_does_not_move_others_to_another_batch():
+    estimator = FakeEstimator()
+    run([make_task(im_id, [1, 2]) for im_id in range(4)], batch_size=4, estimator=estimator, known=[1])
+    assert estimator.batches == [[1, 1], [1, 1]]
+
+
+def test_sequential_works_on_one_image_at_a_time_and_measures_the_wall_clock():
+    alive: set[str] = set()
+    spans: list[tuple[str, float, float, str]] = []
+    lock = threading.Lock()
+
+    def record(stage, start, end, what):
+        with lock:
+            spans.append((stage, start, end, what))
+
+    def load(task):
+        assert not alive, "another image is at work"
+        alive.add(str(task.im_id))
+        return load_grey(task)
+
+    tasks = [make_task(im_id, [2, 5, 8, 2]) for im_id in range(4)]
+    groups = [(task,) for task in tasks]
+    results = []
+    for result in estimate_groups(
+        groups, load, FakeEstimator(), {2, 5, 8}, batch_size=3, workers=2, sequential=True, record=record
+    ):
+        results.append(result)
+        alive.clear()
+    assert [result.task.im_id for result in results] == [0, 1, 2, 3]
+    for index, result in enumerate(results):
+        of_image = [(start, end) for stage, start, end, _ in spans[index * 8 : index * 8 + 8] if stage != "read"]
+        wall = max(end for _, end in of_image) - min(start for start, _ in of_image)
+        assert result.time_s >= 0.1 + wall
+        assert result.estimates[0].time_s == result.time_s
+        assert [span[0] for span in spans[index * 8 :][:8]].count("network") == 2
+
+
+def test_each_piece_of_work_is_recorded_as_it_is_counted():
+    spans: list[tuple[str, float, float, str]] = []
+    tasks = [make_task(0, [1, 2]), make_task(1, [4])]
+    results = list(
+        estimate_groups(
+            plan_groups(tasks, 4), load_grey, FakeEstimator(), {1, 2, 4}, batch_size=4, workers=1,
+            record=lambda *span: spans.append(span),
+        )
+    )  # fmt: skip
+    for stage in ("read", "crop", "network", "pnp"):
+        recorded = sum(end - start for name, start, end, _ in spans if name.lower() == stage)
+        assert recorded == pytest.approx(sum(getattr(result.seconds, stage) for result in results))
+    assert {what for name, _, _, what in spans if name == "PnP"} == {
+        "scene 1, image 0, object 1", "scene 1, image 0, object 2", "scene 1, image 1, object 4"
+    }  # fmt: skip
+
+
+def test_leaving_early_drops_the_work_that_has_not_begun():
+    solved: list[int] = []
+
+    class Slow(FakeEstimator):
+        def solve(self, hypotheses, K):
+            solved.append(hypotheses[0])
+            time.sleep(0.2 if len(solved) > 8 else 0)
+            return super().solve(hypotheses, K)
+
+    tasks = [make_task(im_id, [1] * 8) for im_id in range(40)]
+    results = estimate_images(tasks, load_grey, Slow(), {1}, batch_size=8, workers=1)
+    next(results)
+    results.close()
+    assert len(solved) < 3 * 8
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 4), (64, 2)])
+def test_results_do_not_depend_on_batches_or_threads(batch_size, workers):
+    tasks = [make_task(im_id, [1, 2, 3, 4]) for im_id in range(9)]
+    expected = [e.T_cam_from_obj for r in run(tasks) for e in r.estimates]
+    actual = [e.T_cam_from_obj for r in run(tasks, batch_size=batch_size, workers=workers) for e in r.estimates]
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_time_is_the_same_on_all_rows_of_an_image_and_holds_the_detectors():
+    (result,) = run([make_task(0, [1, 2, 4])])
+    times = {estimate.time_s for estimate in result.estimates}
+    assert len(times) == 1
+    seconds = result.seconds
+    assert times.pop() == pytest.approx(0.1 + seconds.crop + seconds.network + seconds.pnp)
+    assert seconds.pnp >= 0.002 * (1 + 2 + 1) * 0.9
+
+
+def test_unusable_parts_are_recorded_and_the_rest_goes_on():
+    tasks = [
+        make_task(0, [1]),
+        make_task(13, [1]),
+        make_task(2, []),
+        make_task(3, [1], problem="cam_K is missing", K=None),
+        make_task(4, [1, 50]),
+        make_task(5, [9, 2]),
+    ]
+    results = run(tasks, known=[1, 2, 9])
+    reasons = {(skip.im_id, skip.obj_id): skip.reason for result in results for skip in result.skips}
+    assert "truncated" in reasons[13, None]
+    assert "no detections" in reasons[2, None]
+    assert "cam_K" in reasons[3, None]
+    assert "templates" in reasons[4, 50]
+    assert "finite" in reasons[5, 9]
+    assert len(reasons) == 5
+    assert [(e.im_id, e.obj_id) for r in results for e in r.estimates] == [(0, 1), (4, 1), (5, 2)]
+
+
+def test_bad_masks_and_boxes_are_recorded():
+    outside = Detection(1, 0.5, (100.0, 100.0, 10.0, 10.0), None, 0.1)
+    wrong_size = Detection(2, 0.5, (5.0, 5.0, 10.0, 10.0), None, 0.1)
+    undecodable = Detection(3, 0.5, (5.0, 5.0, 10.0, 10.0), None, 0.1)
+    empty_with_box = Detection(4, 0.5, (5.0, 5.0, 10.0, 10.0), None, 0.1)
+    empty_without_box = Detection(5, 0.5, (0.0, 0.0, 0.0, 0.0), None, 0.1)
+    masks = (
+        None,
+        np.ones((10, 10), bool),
+        PicoPoseError("run lengths do not fill the mask"),
+        np.zeros((48, 64), bool),
+        np.zeros((48, 64), bool),
+    )
+    detections = (outside, wrong_size, undecodable, empty_with_box, empty_without_box)
+    task = make_task(0, [], detections=detections)
+    (result,) = run([task], load=lambda _: LoadedImage(np.zeros((48, 64, 3), np.uint8), masks))
+    reasons = {skip.obj_id: skip.reason for skip in result.skips}
+    assert set(reasons) == {1, 2, 3, 5}
+    assert "neither mask nor box" in reasons[1]
+    assert "10x10" in reasons[2]
+    assert "run lengths" in reasons[3]
+    assert [estimate.obj_id for estimate in result.estimates] == [4]
+
+
+def test_an_unexpected_error_in_a_thread_is_not_lost():
+    def broken(_):
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run([make_task(0, [1])], load=broken)
+
+
+def test_at_most_a_few_images_are_read_ahead():
+    opened: list[int] = []
+
+    def load(task):
+        opened.append(task.im_id)
+        return load_grey(task)
+
+    tasks = [make_task(im_id, [1]) for im_id in range(200)]
+    results = estimate_images(tasks, load, FakeEstimator(), {1}, batch_size=2, workers=2)
+    next(results)
+    assert len(opened) < 40
+    results.close()

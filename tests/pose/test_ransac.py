@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from picopose_cli.base.geometry import make_T, project_points, rotation_angle_rad, transform_points
+from picopose_cli.base.types import Correspondences
+from picopose_cli.pose.ransac import PoseSolution, choose_released, solve_released
+
+K = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
+
+
+def random_pose(rng: np.random.Generator) -> np.ndarray:
+    R, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    return make_T(R * np.linalg.det(R), np.array([0.05, -0.03, 0.6]))
+
+
+def noisy_pairs(rng: np.random.Generator, T: np.ndarray, count=800, noise_px=0.0, outliers=0.0) -> Correspondences:
+    xyz = rng.uniform(-0.05, 0.05, (count, 3))
+    uv = project_points(K, transform_points(T, xyz)) + noise_px * rng.standard_normal((count, 2))
+    wrong = rng.random(count) < outliers
+    uv[wrong] = rng.uniform(200, 400, (int(wrong.sum()), 2))
+    return Correspondences(uv, xyz, np.ones(count))
+
+
+def test_exact_pairs_give_the_exact_pose():
+    rng = np.random.default_rng(0)
+    T = random_pose(rng)
+    solution = solve_released(noisy_pairs(rng, T), K)
+    assert rotation_angle_rad(solution.T_cam_from_obj[:3, :3], T[:3, :3]) < 1e-4
+    np.testing.assert_allclose(solution.T_cam_from_obj[:3, 3], T[:3, 3], atol=1e-5)
+    assert solution.inlier_ratio == 1.0
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_too_few_pairs_have_no_solution(count):
+    rng = np.random.default_rng(2)
+    assert solve_released(noisy_pairs(rng, random_pose(rng), count=count), K) is None
+
+
+def test_degenerate_pairs_never_raise():
+    same = Correspondences(np.full((20, 2), 100.0), np.zeros((20, 3)), np.ones(20))
+    solution = solve_released(same, K)
+    assert solution is None or np.isfinite(solution.T_cam_from_obj).all()
+
+
+def test_solutions_do_not_depend_on_threads_or_order_of_calls():
+    rng = np.random.default_rng(3)
+    problems = [noisy_pairs(rng, random_pose(rng), noise_px=1, outliers=0.4) for _ in range(8)]
+    alone = [solve_released(pairs, K).T_cam_from_obj for pairs in problems]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda pairs: solve_released(pairs, K).T_cam_from_obj, reversed(problems)))[::-1]
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_the_choice_is_by_ratio():
+    few = PoseSolution(np.eye(4), inliers=4, inlier_ratio=1.0)
+    many = PoseSolution(2 * np.eye(4), inliers=400, inlier_ratio=0.5)
+    assert choose_released([None, many, few], np.zeros((3, 4, 4))) is few.T_cam_from_obj
+
+
+def test_without_any_solution_the_first_stage_2_pose_is_taken():
+    fallback = np.stack([np.eye(4), 2 * np.eye(4)])
+    np.testing.assert_array_equal(choose_released([None, None], fallback), np.eye(4))

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.types import ImageResult, ImageTask, PoseEstimate, Skip, StageSeconds
+from picopose_cli.runs.journal import Journal, JournalFollower, differences, journal_path, read_header
+
+HEADER = {"dataset": "toy", "batch_size": 16, "shard": None, "banks": {"1": "ab", "2": None}}
+IMAGES = 7
+
+
+def make_results(seed: int = 0) -> list[ImageResult]:
+    """Results with awkward numbers, texts and sizes."""
+    rng = np.random.default_rng(seed)
+    results = []
+    for im_id in range(IMAGES):
+        time_s = float(rng.uniform() * 10.0 ** rng.integers(-3, 3))
+        poses = rng.standard_normal((im_id % 4, 4, 4)) * 10.0 ** rng.integers(-12, 5)
+        estimates = tuple(PoseEstimate(7, im_id, 3 + i, float(rng.uniform()), T, time_s) for i, T in enumerate(poses))
+        skips = (Skip(7, im_id, None, 'a "reason"\nwith ümlaut'), Skip(7, im_id, 5, "")) if im_id % 3 == 0 else ()
+        task = ImageTask(7, im_id, Path(f"{im_id}.png"), np.eye(3), ())
+        results.append(ImageResult(task, estimates, skips, StageSeconds(*rng.uniform(size=5).tolist()), time_s))
+    return results
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+RESULTS = make_results()
+TASKS = [result.task for result in RESULTS]
+
+
+def open_journal(path: Path, header=HEADER, tasks=TASKS, **changes) -> Journal:
+    return Journal(path, header, tasks, **changes)
+
+
+def written(path: Path, count: int = IMAGES) -> bytes:
+    with open_journal(path) as journal:
+        for result in RESULTS[journal.done : count]:
+            journal.append(result)
+    return path.read_bytes()
+
+
+def assert_holds(journal: Journal, count: int) -> None:
+    assert journal.done == count
+    read = list(journal.results())
+    assert len(read) == count
+    for got, expected in zip(read, RESULTS, strict=False):
+        assert got.task is expected.task
+        assert (got.skips, got.seconds, got.time_s) == (expected.skips, expected.seconds, expected.time_s)
+        assert len(got.estimates) == len(expected.estimates)
+        for a, b in zip(got.estimates, expected.estimates, strict=True):
+            assert (a.scene_id, a.im_id, a.obj_id, a.score, a.time_s) == (
+                b.scene_id, b.im_id, b.obj_id, b.score, b.time_s
+            )  # fmt: skip
+            assert a.T_cam_from_obj.tobytes() == b.T_cam_from_obj.tobytes()
+
+
+def test_what_was_appended_reads_back_exactly(tmp_path):
+    path = journal_path(tmp_path / "a_toy-test.csv")
+    assert path.name == "a_toy-test.csv.journal"
+    written(path)
+    with open_journal(path) as journal:
+        assert_holds(journal, IMAGES)
+    lines = path.read_text().splitlines()
+    assert len(lines) == 1 + IMAGES
+    assert [json.loads(line).get("im_id") for line in lines] == [None, *range(IMAGES)]
+    assert read_header(path) is not None
+
+
+def test_cut_anywhere_it_holds_the_images_before_and_goes_on_to_the_same_end(tmp_path, caplog):
+    path = tmp_path / "a.csv.journal"
+    whole = written(path)
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    near_ends = {end + step for end in [0, *ends] for step in range(-3, 4)}
+    for size in sorted(near_ends | set(np.random.default_rng(0).integers(0, len(whole), 200).tolist())):
+        path.write_bytes(whole[: max(size, 0)])
+        with open_journal(path) as journal:
+            expected = max(sum(end <= size for end in ends) - 1, 0)
+            assert journal.done == expected
+            assert path.read_bytes() == whole[: ends[expected]]
+            if size % 9 == 0:
+                assert_holds(journal, expected)
+                for result in RESULTS[expected:]:
+                    journal.append(result)
+                assert path.read_bytes() == whole
+    assert not caplog.records  # a torn end is what a kill leaves, no damage
+
+
+def test_any_changed_byte_ends_the_journal_before_it(tmp_path, caplog):
+    path = tmp_path / "a.csv.journal"
+    whole = written(path)
+    first, last = whole.index(b"\n") + 1, whole.rstrip().rindex(b"\n") + 1
+    rng = np.random.default_rng(1)
+    for place in rng.integers(first, len(whole), 100).tolist():
+        damaged = bytearray(whole)
+        damaged[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        caplog.clear()
+        with open_journal(path) as journal, caplog.at_level(logging.WARNING):
+            before = whole[:place].count(b"\n") - 1
+            assert journal.done == before
+            assert path.read_bytes() == whole[: len(path.read_bytes())]
+            if place < last:
+                assert f"damaged after {before} images" in caplog.text
+
+
+def test_an_image_that_is_not_the_next_one_is_refused_and_one_in_the_file_is_damage(tmp_path):
+    path = tmp_path / "a.csv.journal"
+    with open_journal(path) as journal:
+        journal.append(RESULTS[0])
+        with pytest.raises(ValueError, match="image 2"):
+            journal.append(RESULTS[2])
+    lines = written(path).splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], *lines[4:]]))
+    with open_journal(path) as journal:
+        assert_holds(journal, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"batch_size": 8}, "batch_size: 16 there, 8 here"),
+        ({"banks": {"1": "ab", "2": "cd"}}, "banks.2: none there, cd here"),
+        ({"banks": {"1": "ab"}}, "banks.2: none there, missing here"),
+        ({"shard": [1, 2]}, "shard"),
+        ({"new_option": True}, "new_option: missing there, True here"),
+    ],
+)
+def test_a_journal_of_another_run_is_refused_and_left_alone(tmp_path, change, text):
+    path = tmp_path / "a.csv.journal"
+    before = written(path, 3)
+    with pytest.raises(PicoPoseError, match="another run") as caught:
+        open_journal(path, header=HEADER | change)
+    assert text in str(caught.value)
+    assert "--restart" in str(caught.value)
+    assert "--output" in str(caught.value)
+    assert path.read_bytes() == before
+    with open_journal(path, header=HEADER | change, restart=True) as journal:
+        assert journal.done == 0
+        journal.append(RESULTS[0])
+    assert read_header(path) != json.loads(before.splitlines()[0])
+
+
+def test_a_journal_of_another_run_without_images_is_replaced(tmp_path):
+    path = tmp_path / "a.csv.journal"
+    path.write_bytes(written(tmp_path / "b.csv.journal", 3).splitlines(keepends=True)[0])
+    with open_journal(path, header=HEADER | {"batch_size": 8}) as journal:
+        assert read_header(path)["batch_size"] == 8
+        assert journal.done == 0
+
+
+def test_an_empty_journal_goes_when_its_run_ends_and_a_deleted_one_too(tmp_path):
+    path = tmp_path / "a.csv.journal"
+    with open_journal(path):
+        assert path.is_file()
+    assert not path.exists()
+    written(path, 2)
+    with open_journal(path) as journal:
+        journal.delete()
+    assert not path.exists()
+
+
+def test_two_at_once_are_refused(tmp_path):
+    path = tmp_path / "a.csv.journal"
+    with open_journal(path) as journal:
+        journal.append(RESULTS[0])
+        with pytest.raises(PicoPoseError, match=r"another process.*--output"):
+            open_journal(path)
+        with pytest.raises(PicoPoseError, match="another process"):
+            open_journal(path, restart=True)
+        assert_holds(journal, 1)
+    with open_journal(path) as journal:
+        assert_holds(journal, 1)
+
+
+def test_a_journal_removed_while_one_waits_for_it_is_made_anew(tmp_path, monkeypatch):
+    """The other process finishes between our opening its journal and locking it."""
+    path = tmp_path / "a.csv.journal"
+    written(path, 2)
+    real = fcntl.flock
+
+    def finish_first(file, how):
+        monkeypatch.setattr(fcntl, "flock", real)
+        path.unlink()
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", finish_first)
+    with open_journal(path) as journal:
+        journal.append(RESULTS[0])
+        assert path.is_file()
+        assert_holds(journal, 1)
+
+
+@pytest.mark.parametrize("part", [0, 10, None])
+def test_a_full_disk_loses_no_image_before(tmp_path, monkeypatch, part):
+    path = tmp_path / "a.csv.journal"
+    before = written(path, 2)
+    real = os.write
+
+    def full(file, data):
+        if part is not None:
+            real(file, data[:part])
+        if not part:
+            raise OSError(28, "No space left on device")
+        return part
+
+    with open_journal(path) as journal:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(PicoPoseError, match=r"No space left on device.*2 images.*kept"):
+            journal.append(RESULTS[2])
+        monkeypatch.setattr(os, "write", real)
+        assert path.read_bytes() == before
+        journal.append(RESULTS[2])
+        assert_holds(journal, 3)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(PicoPoseError, match=r"nowhere.*--output"):
+        open_journal(tmp_path / "nowhere/a.csv.journal")
+
+
+def test_a_follower_counts_whole_lines_and_notices_a_new_start(tmp_path):
+    path = tmp_path / "a.csv.journal"
+    follower = JournalFollower(path)
+    assert follower.done() == 0
+    whole = written(path, 5)
+    assert follower.done() == 5
+    path.write_bytes(whole + b'{"crc')
+    assert follower.done() == 5
+    written(path, 7)
+    assert follower.done() == 7
+    path.write_bytes(whole[: whole.index(b"\n") + 1])
+    assert follower.done() == 0
+
+
+def test_differences_are_named_whole():
+    found = differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": "x" * 64, "d": None}, "e": 3})
+    assert found == ["b.c: xxxxxxxxxxxx... there, 2 here", "b.d: none there, missing here", "e: 3 there, missing here"]

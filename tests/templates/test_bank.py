@@ -1,0 +1,208 @@
+"""Banks: what is stored is what the released network sees, comes back unchanged, and damage is named."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from helpers.meshes import make_box, write_ply
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import invert_T, make_T, project_points, transform_points
+from picopose_cli.base.types import Provenance, RenderedView, TemplateBank
+from picopose_cli.rendering.software import SoftwareRenderer
+from picopose_cli.templates.bank import FORMAT_VERSION, bank_path, read_bank, read_provenance, write_bank
+from picopose_cli.templates.build import join_templates, make_template, render_bank
+from picopose_cli.templates.codec import decode_lengths, decode_rgb, encode_lengths, encode_rgb
+from picopose_cli.templates.crops import normalise_bgr
+from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
+
+SOURCE = Provenance("obj_000001.ply", "ab" * 32, "mm", "software", "test", "picopose=0")
+K = template_camera()
+
+
+@pytest.fixture(scope="module")
+def bank() -> TemplateBank:
+    """A bank of three views of a box."""
+    poses = place_views(0.15)[[3, 80, 140]]
+    renderer = SoftwareRenderer(make_box((0.1, 0.06, 0.08)), K, TEMPLATE_SIZE_HW)
+    templates = [make_template(renderer.render(pose), K, pose) for pose in poses]
+    return join_templates(1, templates, K, poses, 0.15, SOURCE)
+
+
+@pytest.fixture
+def path(tmp_path: Path, bank: TemplateBank) -> Path:
+    path = bank_path(tmp_path, 1)
+    write_bank(path, bank)
+    return path
+
+
+@pytest.mark.parametrize("o", [0, 1])
+def test_templates_are_what_the_released_network_saw(shared_dir: Path, o: int):
+    with np.load(shared_dir / "golden" / "network.npz") as golden:
+        rgba, depth_mm = golden[f"template_rgba_{o}"], golden[f"template_depth_mm_{o}"]
+        poses = golden[f"template_pose_mm_{o}"]
+        masks, affines, points = (golden[f"template_in_{name}"][o] for name in ("mask", "M", "pts"))
+        T_released, first_input = golden["template_in_pose"][o], golden["template_in_rgb_first"]
+    poses[:, :3, 3] /= 1000
+    for v, pose in enumerate(poses):
+        depth_m = (depth_mm[v] / 1000).astype(np.float32)
+        template = make_template(RenderedView(rgba[v, ..., :3], rgba[v, ..., 3], depth_m), K, pose)
+        np.testing.assert_array_equal(template.mask, masks[v] > 0)
+        np.testing.assert_array_equal(template.A_crop_from_image, affines[v])
+        expected = transform_points(invert_T(T_released[v].astype(np.float64)), points[v].reshape(-1, 3))
+        np.testing.assert_allclose(template.xyz_obj_m.reshape(-1, 3), expected, atol=2e-7)
+        if (o, v) == (0, 0):
+            inputs = normalise_bgr(template.crop_rgb[None])[0]
+            assert np.abs(inputs - first_input).max() < 0.5 / 255 / 0.26 + 1e-4  # rounded to u8
+
+
+def test_centre_depth_is_the_depth_at_the_cells_centres(bank: TemplateBank):
+    """Lifted at the exact cell centre it lies on the box's surface, but for the half pixel to the nearest sample."""
+    for v in range(3):
+        rows, cols = np.nonzero(bank.depth_centre_m[v])
+        crop_px = (np.stack([cols, rows], axis=1) + 0.5) * 3.5
+        uv = (crop_px - bank.A_crop_from_image[v, :2, 2]) / bank.A_crop_from_image[v, 0, 0]
+        rays = np.concatenate([uv, np.ones((len(uv), 1))], axis=1) @ np.linalg.inv(K).T
+        xyz = transform_points(
+            invert_T(bank.T_tmpl_from_obj[v]), rays * bank.depth_centre_m[v][rows, cols][:, None].astype(float)
+        )
+        beyond = np.abs(xyz) / (np.array([0.1, 0.06, 0.08]) / 2)
+        assert np.median(np.abs(beyond.max(axis=1) - 1)) < 0.005
+        assert len(rows) > 500
+
+
+def test_released_points_project_to_their_top_left_pixel(bank: TemplateBank):
+    v = 1
+    uv = project_points(K, transform_points(bank.T_tmpl_from_obj[v], bank.xyz_obj_m[v].reshape(-1, 3))[2000:2010])
+    crop = uv * bank.A_crop_from_image[v, 0, 0] + bank.A_crop_from_image[v, :2, 2]
+    cells = np.stack([np.arange(2000, 2010) % 64, np.arange(2000, 2010) // 64], axis=1)
+    offset = crop - cells * 3.5
+    assert (offset > -1.5).all()  # at or left of the cell's corner by less than a pixel
+    assert (offset < 0.01).all()
+
+
+def test_cells_without_depth_hold_the_cameras_centre(bank: TemplateBank):
+    corner = bank.xyz_obj_m[:, 0, 0]
+    np.testing.assert_allclose(corner, invert_T(bank.T_tmpl_from_obj)[:, :3, 3], atol=1e-6)
+
+
+def test_a_bank_comes_back(bank: TemplateBank, path: Path):
+    again = read_bank(path)
+    for name in ("crops_rgb", "masks", "K", "A_crop_from_image", "T_tmpl_from_obj"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(bank, name))
+        assert getattr(again, name).dtype == getattr(bank, name).dtype
+    np.testing.assert_allclose(again.xyz_obj_m, bank.xyz_obj_m, atol=6e-7)
+    np.testing.assert_allclose(again.depth_centre_m, bank.depth_centre_m, atol=6e-7)
+    np.testing.assert_array_equal(again.depth_centre_m == 0, bank.depth_centre_m == 0)
+    assert (again.obj_id, again.diameter_m, again.provenance) == (1, 0.15, SOURCE)
+    assert read_provenance(path) == SOURCE
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_codes_are_exact():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode_rgb(encode_rgb(images)), images)
+    maps = np.concatenate([rng.uniform(-10, 10, (2, 5, 6)), np.full((1, 5, 6), -1000.0), np.zeros((1, 5, 6))])
+    decoded = decode_lengths(encode_lengths(maps))
+    np.testing.assert_allclose(decoded, maps, atol=5e-7, rtol=1e-7)
+    assert (decoded[-1] == 0).all()
+    for wrong in (np.nan, np.inf, 2000.0):
+        with pytest.raises(ValueError, match="length"):
+            encode_lengths(np.array([[wrong]]))
+
+
+def test_a_rendered_bank_says_where_it_is_from(tmp_path: Path):
+    mesh = write_ply(tmp_path / "obj_000007.ply", make_box())
+    bank = render_bank(7, mesh, mesh_unit="mm", kind="software", threads=2)
+    assert bank.obj_id == 7
+    assert bank.crops_rgb.shape == (162, 224, 224, 3)
+    assert bank.masks.any(axis=(1, 2)).all()
+    np.testing.assert_allclose(bank.diameter_m, 0.1 * np.sqrt(3), rtol=1e-6)
+    assert (bank.provenance.source, bank.provenance.mesh_unit) == ("obj_000007.ply", "mm")
+    assert bank.provenance.renderer == "software"
+    assert len(bank.provenance.source_sha256) == 64
+    assert "numpy=" in bank.provenance.versions
+    alone = render_bank(7, mesh, mesh_unit="mm", kind="software")
+    np.testing.assert_array_equal(alone.crops_rgb, bank.crops_rgb)
+    np.testing.assert_array_equal(alone.xyz_obj_m, bank.xyz_obj_m)
+
+
+def damage(path: Path, name: str, value: np.ndarray | None) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        if value is not None:
+            file[name] = value
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda path: path.unlink(), "missing.*render-templates"),
+        (lambda path: path.write_bytes(b"nothing of the kind"), "not a readable template bank"),
+        (lambda path: path.write_bytes(b""), "not a readable template bank"),
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "not a readable template bank"),
+        (lambda path: damage(path, "K", None), "not a readable template bank.*K"),
+        (lambda path: damage(path, "K", np.eye(4)), r"K is float64 \(4, 4\), needs float64 \(3, 3\)"),
+        (lambda path: damage(path, "K", np.eye(3, dtype=np.float32)), "K is float32"),
+        (lambda path: damage(path, "K", np.full((3, 3), np.nan)), "K holds NaN"),
+        (lambda path: damage(path, "T_tmpl_from_obj", np.ones((3, 4, 4))), "no rigid motion"),
+        (lambda path: damage(path, "masks", np.zeros((2, 224, 224), np.uint8)), r"masks is uint8 \(2, 224, 224\)"),
+        (lambda path: damage(path, "crops_rgb", np.zeros((0, 3, 224, 224), np.uint8)), "crops_rgb"),
+    ],
+)
+def test_damage_is_named(path: Path, spoil, text: str):
+    spoil(path)
+    with pytest.raises(PicoPoseError, match=text) as caught:
+        read_bank(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "render" in str(caught.value.fix or "")
+
+
+def test_another_format_version_or_file_is_refused(path: Path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = FORMAT_VERSION + 1
+    for read in (read_bank, read_provenance):
+        with pytest.raises(PicoPoseError, match=f"format {FORMAT_VERSION + 1}, this version reads {FORMAT_VERSION}"):
+            read(path)
+    with h5py.File(path, "w") as file:
+        file["image"] = np.zeros(3)
+    with pytest.raises(PicoPoseError, match="HDF5 file, but not a template bank"):
+        read_bank(path)
+
+
+@pytest.mark.parametrize("name", ["crops_rgb", "masks", "xyz_obj_m", "depth_centre_m", "T_tmpl_from_obj"])
+def test_a_flipped_byte_is_noticed(path: Path, name: str):
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    whole, position = path.read_bytes(), chunk.byte_offset + chunk.size // 2
+    path.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
+    with pytest.raises(PicoPoseError, match="not a readable template bank"):
+        read_bank(path)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, bank: TemplateBank, monkeypatch):
+    path = bank_path(tmp_path, 1)
+    write_bank(path, bank)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PicoPoseError, match="No space left on device"):
+        write_bank(path, replace(bank, diameter_m=9.0))
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_too_little_to_crop_is_refused():
+    view = RenderedView(np.zeros((480, 640, 3), np.uint8), np.zeros((480, 640), np.uint8), np.zeros((480, 640)))
+    with pytest.raises(PicoPoseError, match="mask is empty"):
+        make_template(view, K, make_T(np.eye(3), np.array([0.0, 0, 1])))
