@@ -37,9 +37,17 @@ from run_info import ROOT, describe_run, write_result
 import picopose_cli
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256
-from picopose_cli.base.geometry import Floats, project_points, transform_points
+from picopose_cli.base.geometry import project_points, transform_points
 from picopose_cli.base.options import CORES, PRECISIONS, InferOptions, RenderTemplatesOptions, ScoreOptions
-from picopose_cli.base.types import Correspondences, ImageTask, ObjectInfo, PoseEstimate, QueryBatch, TemplateBank
+from picopose_cli.base.types import (
+    Array,
+    Correspondences,
+    ImageTask,
+    ObjectInfo,
+    PoseEstimate,
+    QueryBatch,
+    TemplateBank,
+)
 from picopose_cli.bop.datasets import Dataset, mesh_path, object_ids, open_dataset, read_object_infos
 from picopose_cli.bop.detections import find_detections, read_detections
 from picopose_cli.bop.ground_truth import read_ground_truth
@@ -179,8 +187,8 @@ DETECTION = (
 class Recorded(Hypothesis):
     """A hypothesis with stage 3's own numbers: `flow` (2,64,64), `logit` (64,64)."""
 
-    flow: Floats
-    logit: Floats
+    flow: Array
+    logit: Array
 
 
 class SharedEstimator(Estimator):
@@ -204,7 +212,7 @@ class SharedEstimator(Estimator):
         return found
 
     def _read_hypotheses(
-        self, batch: QueryBatch, starts: list[Any], A: Floats, flow: Floats, logit: Floats
+        self, batch: QueryBatch, starts: list[Any], A: Array, flow: Array, logit: Array
     ) -> list[Hypothesis]:
         found = super()._read_hypotheses(batch, starts, A, flow, logit)
         values = [[getattr(one, field.name) for field in fields(Hypothesis)] for one in found]
@@ -214,7 +222,7 @@ class SharedEstimator(Estimator):
 class Solved:
     """The hypotheses of a detection and what the rules make of them, each rule once, with the seconds that it took."""
 
-    def __init__(self, found: Sequence[Recorded], bank: TemplateBank, A_crop: Floats, K: Floats) -> None:
+    def __init__(self, found: Sequence[Recorded], bank: TemplateBank, A_crop: Array, K: Array) -> None:
         self._found, self._bank, self._A_crop, self._K = found, bank, A_crop, K
         self._known: dict[tuple[int, bool, bool], tuple[Correspondences, Solution, float]] = {}
 
@@ -255,10 +263,10 @@ class Solved:
             return pairs, solve_released(pairs, self._K)
         return pairs, solve_robust(pairs, self._K, float(self._A_crop[0, 0]), self._fallback(line, i))
 
-    def _fallback(self, line: Line, i: int) -> Floats:
+    def _fallback(self, line: Line, i: int) -> Array:
         """Return the stage-2 pose of a hypothesis; those of the searched similarity are turned already."""
         T = self._found[i].T_stage2
-        turned: Floats = turn_to_ray(T[None])[0] if line.robust and line.flows == "regressed" else T
+        turned: Array = turn_to_ray(T[None])[0] if line.robust and line.flows == "regressed" else T
         return turned
 
 
@@ -268,7 +276,7 @@ def line_score(line: Line, query: Query, pose: RobustPose) -> float:
     return query.detection.score * (pose.confidence if calibrated else 1.0)
 
 
-def inlier_ratio(T_cam_from_obj: Floats, pairs: Correspondences, K: Floats) -> float:
+def inlier_ratio(T_cam_from_obj: Array, pairs: Correspondences, K: Array) -> float:
     """Return the share of pairs within the released rule's 2 px of the image."""
     off_px = project_points(K, transform_points(T_cam_from_obj, pairs.xyz_obj_m)) - pairs.uv_image
     return float((np.linalg.norm(off_px, axis=1) < RANSAC_PX).mean())
@@ -283,11 +291,11 @@ class TrueStarts:
 
     banks: tuple[TemplateBank, ...]
     views: tuple[int, ...]
-    A_obs_from_tmpl: Floats
-    T_stage2: Floats
+    A_obs_from_tmpl: Array
+    T_stage2: Array
 
 
-def true_starts(banks: Sequence[TemplateBank], T_true: Floats, K: Floats, A_crop_from_image: Floats) -> TrueStarts:
+def true_starts(banks: Sequence[TemplateBank], T_true: Array, K: Array, A_crop_from_image: Array) -> TrueStarts:
     """Return the templates nearest in viewing direction, with the true similarity to N observations.
 
     `banks` one a detection, `T_true` (N,4,4) metres, `K` and `A_crop_from_image` (N,3,3) of the observations.
@@ -306,7 +314,7 @@ def true_starts(banks: Sequence[TemplateBank], T_true: Floats, K: Floats, A_crop
     return TrueStarts(tuple(banks), tuple(views), A, T_stage2)
 
 
-def _geometry(K: Floats, A_crop_from_image: Floats, T_cam_from_obj: Floats) -> ViewBatch:
+def _geometry(K: Array, A_crop_from_image: Array, T_cam_from_obj: Array) -> ViewBatch:
     """Return views without their pictures, which the targets of stage 2 do not need."""
     no_picture = (torch.empty(0),) * 3
     return ViewBatch(
@@ -315,7 +323,7 @@ def _geometry(K: Floats, A_crop_from_image: Floats, T_cam_from_obj: Floats) -> V
 
 
 @torch.inference_mode()
-def offsets_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts, device: str) -> tuple[Floats, Floats]:
+def offsets_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts, device: str) -> tuple[Array, Array]:
     """Return the finest flow (N,2,64,64) and certainty logits (N,64,64) of stage 3 when it starts from the truth."""
     chosen = list(zip(starts.banks, starts.views, strict=True))
     crops_rgb = np.stack([bank.crops_rgb[view] for bank, view in chosen])
@@ -333,10 +341,10 @@ def offsets_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts,
     return offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()
 
 
-def poses_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts, device: str) -> dict[str, Floats]:
+def poses_from_truth(network: PicoPose, batch: QueryBatch, starts: TrueStarts, device: str) -> dict[str, Array]:
     """Return the poses (N,4,4) of stage 3 from the truth, by the slug of the line."""
     flows, logits = offsets_from_truth(network, batch, starts, device)
-    poses: dict[str, list[Floats]] = {line.slug: [] for line in FROM_TRUTH}
+    poses: dict[str, list[Array]] = {line.slug: [] for line in FROM_TRUTH}
     for i, (bank, view) in enumerate(zip(starts.banks, starts.views, strict=True)):
         no_pairs = Correspondences(np.empty((0, 2)), np.empty((0, 3)), np.empty(0))
         one = Recorded(view, 0.0, starts.T_stage2[i], no_pairs, 1.0, 1.0, flows[i], logits[i])
@@ -504,12 +512,12 @@ class Bench:
                 ]
         return record
 
-    def _true(self, task: ImageTask, obj_ids: Sequence[int]) -> Floats:
+    def _true(self, task: ImageTask, obj_ids: Sequence[int]) -> Array:
         """Return the true poses (N,4,4) of an image's objects, of which each is there once."""
         return np.stack([self._truths[task.scene_id, task.im_id, obj_id] for obj_id in obj_ids])
 
     @cached_property
-    def _truths(self) -> dict[tuple[int, int, int], Floats]:
+    def _truths(self) -> dict[tuple[int, int, int], Array]:
         return {
             (scene_id, im_id, instance.obj_id): instance.T_cam_from_obj
             for scene_id in self.dataset.scene_ids()
@@ -559,7 +567,7 @@ def read_journal(path: Path) -> list[Record]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def bootstrap_interval(values: Floats, weights: Floats) -> tuple[float, float]:
+def bootstrap_interval(values: Array, weights: Array) -> tuple[float, float]:
     """Return the 95 % interval of the weighted mean of `values` (N,), by drawing N of them again and again.
 
     The same draws every time, so that the interval of a difference is that of pairs.
@@ -570,7 +578,7 @@ def bootstrap_interval(values: Floats, weights: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def object_recalls(objects: dict[int, Tally]) -> tuple[Floats, Floats]:
+def object_recalls(objects: dict[int, Tally]) -> tuple[Array, Array]:
     """Return AR and number of targets (O,) of each object; the weighted mean of the first is the AR of all."""
     tallies = objects.values()
     return np.array([tally.total for tally in tallies], np.float64), np.array([tally.targets for tally in tallies])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[Any]
+from picopose_cli.base.types import Array
 
 PIXEL_CENTRE_PX = 0.5
 """Offset of a pixel's centre from its index: every renderer of this project samples there."""
 
 
-def make_T(R: Floats, t: Floats) -> Floats:
+def make_T(R: Array, t: Array) -> Array:
     """Return rigid transforms (..., 4, 4) from rotations (..., 3, 3) and translations (..., 3)."""
     T = np.zeros((*np.broadcast_shapes(R.shape[:-2], t.shape[:-1]), 4, 4), np.result_type(R, t, np.float32))
     T[..., :3, :3] = R
@@ -22,44 +19,44 @@ def make_T(R: Floats, t: Floats) -> Floats:
     return T
 
 
-def invert_T(T: Floats) -> Floats:
+def invert_T(T: Array) -> Array:
     """Return the inverses (..., 4, 4) of rigid transforms (..., 4, 4)."""
     R_inverse = np.swapaxes(T[..., :3, :3], -1, -2)
     return make_T(R_inverse, -(R_inverse @ T[..., :3, 3:])[..., 0])
 
 
-def transform_points(T_b_from_a: Floats, xyz_a: Floats) -> Floats:
+def transform_points(T_b_from_a: Array, xyz_a: Array) -> Array:
     """Map points (..., N, 3) from frame a to frame b with (..., 4, 4)."""
     return xyz_a @ np.swapaxes(T_b_from_a[..., :3, :3], -1, -2) + T_b_from_a[..., None, :3, 3]
 
 
-def project_points(K: Floats, xyz_cam: Floats) -> Floats:
+def project_points(K: Array, xyz_cam: Array) -> Array:
     """Project camera-frame points (..., N, 3) with pinhole K (..., 3, 3) to image pixels (..., N, 2), (x, y)."""
     homogeneous = xyz_cam @ np.swapaxes(K, -1, -2)
-    uv: Floats = homogeneous[..., :2] / homogeneous[..., 2:]
+    uv: Array = homogeneous[..., :2] / homogeneous[..., 2:]
     return uv
 
 
-def backproject_pixels(K: Floats, uv: Floats, depth_m: Floats) -> Floats:
+def backproject_pixels(K: Array, uv: Array, depth_m: Array) -> Array:
     """Lift image points (..., 2), (x, y) in px, at depths (...) in metres to camera-frame points (..., 3)."""
     homogeneous = np.concatenate([uv, np.ones_like(uv[..., :1])], axis=-1)
     return (homogeneous @ np.linalg.inv(K).T) * depth_m[..., None]
 
 
-def apply_affine(A_b_from_a: Floats, xy_a: Floats) -> Floats:
+def apply_affine(A_b_from_a: Array, xy_a: Array) -> Array:
     """Map 2D points (..., N, 2) with affine matrices (..., 3, 3) in homogeneous form."""
     return xy_a @ np.swapaxes(A_b_from_a[..., :2, :2], -1, -2) + A_b_from_a[..., None, :2, 2]
 
 
-def rotation_angle_rad(R_a: Floats, R_b: Floats) -> Floats:
+def rotation_angle_rad(R_a: Array, R_b: Array) -> Array:
     """Return the geodesic angle (...) in radians between rotations (..., 3, 3), accurate near zero too."""
     # ||R_a - R_b||_F = 2 sqrt(2) sin(angle / 2)
     chord = np.linalg.norm(R_a - R_b, axis=(-2, -1)) / (2 * np.sqrt(2))
-    angle: Floats = 2 * np.arcsin(np.clip(chord, 0, 1))
+    angle: Array = 2 * np.arcsin(np.clip(chord, 0, 1))
     return angle
 
 
-def ray_rotation(t: Floats) -> Floats:
+def ray_rotation(t: Array) -> Array:
     """Return the least rotations (N,3,3) that turn the optical axis into the direction of `t` (N,3), in front."""
     x, y, z = (t / np.linalg.norm(t, axis=1, keepdims=True)).T
     k = 1 / (1 + z)  # Rodrigues' formula for the axis (-y, x, 0)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.geometry import Floats, make_T
-from picopose_cli.base.types import ObjectInfo
+from picopose_cli.base.geometry import make_T
+from picopose_cli.base.types import Array, ObjectInfo
 
 MAX_SYMMETRY_STEP = 0.01
 """Largest step of a continuous symmetry, as a share of the object's diameter (toolkit: max_sym_disc_step)."""
 
 
-def symmetry_transforms(info: ObjectInfo, max_step: float = MAX_SYMMETRY_STEP) -> Floats:
+def symmetry_transforms(info: ObjectInfo, max_step: float = MAX_SYMMETRY_STEP) -> Array:
     """Return every T_obj_from_obj (S,4,4) f64, metres, that leaves the object's look unchanged.
 
     The identity is the first. A continuous symmetry is turned in equal steps of at most `max_step` diameters at the
@@ -27,11 +27,11 @@ def symmetry_transforms(info: ObjectInfo, max_step: float = MAX_SYMMETRY_STEP) -
     angles_rad = np.arange(steps) * (2 * np.pi / steps)
     turns = [_turns(np.asarray(axis), np.asarray(offset), angles_rad) for axis, offset in info.symmetries_continuous]
     continuous = np.concatenate(turns)
-    combined: Floats = (continuous[None] @ discrete[:, None]).reshape(-1, 4, 4)
+    combined: Array = (continuous[None] @ discrete[:, None]).reshape(-1, 4, 4)
     return combined
 
 
-def views_alike(T_tmpl_from_obj: Floats, symmetries: Floats) -> NDArray[np.bool_]:
+def views_alike(T_tmpl_from_obj: Array, symmetries: Array) -> NDArray[np.bool_]:
     """Return which views (V,4,4) show the same side of an object, (V,V): all but a turn in the image.
 
     A view looks like another one where one of the `symmetries` (S,4,4) takes its viewing direction nearer to the other
@@ -58,7 +58,7 @@ def first_of_alike(views: Sequence[int], alike: NDArray[np.bool_]) -> list[int]:
     return places
 
 
-def _turns(axis: Floats, offset_m: Floats, angles_rad: Floats) -> Floats:
+def _turns(axis: Array, offset_m: Array, angles_rad: Array) -> Array:
     """Return rotations (A,4,4) by `angles_rad` (A,) about the line through `offset_m` (3,) along `axis` (3,)."""
     x, y, z = np.asarray(axis, np.float64) / np.linalg.norm(axis)
     skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])

@@ -20,6 +20,8 @@ GRID_CELLS = 64
 """Side of the grid on which template points and fine correspondences live."""
 
 Array = NDArray[Any]
+"""Any NumPy array; shapes and units stand where one is used."""
+MM_PER_M = 1000.0
 
 
 def _check_shape(name: str, array: Array, *shape: int | None) -> None:

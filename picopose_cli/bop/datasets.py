@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import Array, ObjectInfo
+from picopose_cli.base.types import MM_PER_M, Array, ObjectInfo
 from picopose_cli.bop.json_files import finite_number, finite_numbers, read_indexed
 from picopose_cli.bop.known_datasets import DEFAULT_VSD_DELTA_MM, KnownSplit, known_splits, toolkit_split
 from picopose_cli.bop.layouts import (
@@ -25,7 +25,6 @@ from picopose_cli.bop.layouts import (
 )
 
 _LOG = logging.getLogger(__name__)
-_MM_PER_M = 1000.0
 _MODELS_INFO = "models_info.json"
 _EVALUATION_MODELS = "models_eval"
 NAME_DROPS = str.maketrans("", "", "_-.")
@@ -125,7 +124,7 @@ def open_dataset(
         layout=find_image_layout(root / folder, row),
         image_size_hw=row.image_size_hw if row else None,
         has_public_gt=False,
-        vsd_delta_m=(row.vsd_delta_mm if row else DEFAULT_VSD_DELTA_MM) / _MM_PER_M,
+        vsd_delta_m=(row.vsd_delta_mm if row else DEFAULT_VSD_DELTA_MM) / MM_PER_M,
     )
     dataset = _with_ground_truth(dataset, row)
     if need_images and row is not None and row.fisheye:
@@ -271,12 +270,12 @@ def _object_info(path: Path, obj_id: int, entry: Any) -> ObjectInfo:
     if discrete is None or any(matrix is None for matrix in matrices):
         raise broken("symmetries_discrete", "a list of 4x4 matrices")
     symmetries = np.array(matrices, np.float64).reshape(-1, 4, 4)
-    symmetries[:, :3, 3] /= _MM_PER_M
+    symmetries[:, :3, 3] /= MM_PER_M
     continuous = _listed(entry, "symmetries_continuous")
     axes = [_continuous(item) for item in continuous or ()]
     if continuous is None or any(axis is None for axis in axes):
         raise broken("symmetries_continuous", "a list of {axis, offset}")
-    return ObjectInfo(obj_id, diameter_mm / _MM_PER_M, symmetries, tuple(axis for axis in axes if axis is not None))
+    return ObjectInfo(obj_id, diameter_mm / MM_PER_M, symmetries, tuple(axis for axis in axes if axis is not None))
 
 
 def _listed(entry: dict[str, Any], key: str) -> list[Any] | None:
@@ -290,4 +289,4 @@ def _continuous(item: Any) -> tuple[Array, Array] | None:
     axis, offset_mm = finite_numbers(item.get("axis"), 3), finite_numbers(item.get("offset"), 3)
     if axis is None or offset_mm is None or not axis.any():
         return None
-    return axis, offset_mm / _MM_PER_M
+    return axis, offset_mm / MM_PER_M

@@ -9,11 +9,10 @@ import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
-from picopose_cli.base.types import GroundTruth
+from picopose_cli.base.types import MM_PER_M, GroundTruth
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.json_files import finite_number, finite_numbers, read_indexed, whole_number
 
-_MM_PER_M = 1000.0
 _LARGEST_DEVIATION = 0.05
 """Of R R^T from the identity: the published annotations of LM-O reach 0.01."""
 
@@ -93,7 +92,7 @@ def _instance(entry: Any, info: Any, key: tuple[int, int, int]) -> GroundTruth:
     visib_fract = 1.0 if info is None else finite_number(info.get("visib_fract"))
     if visib_fract is None or visib_fract < 0:
         raise ValueError("visib_fract in scene_gt_info is not a fraction")
-    return GroundTruth(*key, obj_id, make_T(R, t_mm / _MM_PER_M), visib_fract)
+    return GroundTruth(*key, obj_id, make_T(R, t_mm / MM_PER_M), visib_fract)
 
 
 def _report(text: str, path: Path, problems: list[str] | None) -> None:

@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import Array, Rle
+from picopose_cli.base.types import MM_PER_M, Array, Rle
 from picopose_cli.bop.rle import decode_rle
 
-_MM_PER_M = 1000.0
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 _PNG_START, _PNG_LAST = b"\x89PNG\r\n\x1a\n", b"IEND"
 _U16_PER_U8 = 257
@@ -69,7 +68,7 @@ def read_depth_m(path: Path, depth_scale: float) -> Array:
     pixels = _decode(path)
     if pixels.ndim != 2:
         raise PicoPoseError("a depth map has one channel", where=path, fix="check the file")
-    depth_m = pixels.astype(np.float32) * np.float32(depth_scale / _MM_PER_M)
+    depth_m = pixels.astype(np.float32) * np.float32(depth_scale / MM_PER_M)
     depth_m[~np.isfinite(depth_m) | (depth_m < 0)] = 0
     return depth_m
 

@@ -17,13 +17,12 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_path
 from picopose_cli.base.geometry import make_T
-from picopose_cli.base.types import Array, PoseEstimate
+from picopose_cli.base.types import MM_PER_M, Array, PoseEstimate
 from picopose_cli.bop.datasets import NAME_DROPS
 
 HEADER = "scene_id,im_id,obj_id,score,R,t,time"
 LARGEST_TIME_SPREAD_S = 0.001
 """Times of an image's rows that differ by more make the toolkit refuse the file."""
-_MM_PER_M = 1000.0
 _LARGEST_ID = 2**53
 _ROWS_AT_ONCE = 4096
 _ID_FIELDS = 3
@@ -121,7 +120,7 @@ def _fields(estimate: PoseEstimate) -> tuple[int | float | str, ...]:
     if not (np.isfinite(T).all() and np.isfinite([estimate.score, estimate.time_s]).all()):
         raise ValueError(f"scene {estimate.scene_id}, image {estimate.im_id}: an estimate is not finite")
     R = " ".join(map(repr, T[:3, :3].ravel().tolist()))
-    t = " ".join(map(repr, (T[:3, 3] * _MM_PER_M).tolist()))
+    t = " ".join(map(repr, (T[:3, 3] * MM_PER_M).tolist()))
     ids = int(estimate.scene_id), int(estimate.im_id), int(estimate.obj_id)
     return (*ids, float(estimate.score), R, t, float(estimate.time_s))
 
@@ -209,7 +208,7 @@ def _broken_field(fields: list[str]) -> str:
 
 def _table(path: Path, rows: list[ResultRow], numbers: list[int]) -> ResultTable:
     R = np.array([row.R for row in rows]).reshape(-1, 3, 3)
-    t_m = np.array([row.t_mm for row in rows]) / _MM_PER_M
+    t_m = np.array([row.t_mm for row in rows]) / MM_PER_M
     return ResultTable(
         path=path,
         scene_id=np.array([row.scene_id for row in rows], np.int64),

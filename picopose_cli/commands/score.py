@@ -15,10 +15,9 @@ from rich.progress import Progress
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes
-from picopose_cli.base.geometry import Floats
 from picopose_cli.base.options import ScoreOptions, resolve_data_dir
 from picopose_cli.base.symmetries import symmetry_transforms
-from picopose_cli.base.types import AnyTarget, GroundTruth, Mesh
+from picopose_cli.base.types import AnyTarget, Array, GroundTruth, Mesh
 from picopose_cli.bop.datasets import Dataset, mesh_path, open_dataset, read_object_infos, read_scene_cameras
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.images import read_depth_m, read_image_rgb
@@ -240,7 +239,7 @@ class _Renderer:
 
     meshes: Mapping[int, Mesh]
 
-    def __call__(self, obj_id: int, xyz_cam_m: Floats, K: Floats, box: Box) -> Floats:
+    def __call__(self, obj_id: int, xyz_cam_m: Array, K: Array, box: Box) -> Array:
         return render_depth(Mesh(xyz_cam_m, self.meshes[obj_id].faces), K, np.eye(4), box)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from picopose_cli.base.types import Array
 
 SHEET_COLUMNS = 18
 SHEET_CELL_PX = 96

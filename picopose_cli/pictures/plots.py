@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from picopose_cli.base.files import atomic_path
-from picopose_cli.base.geometry import Floats
+from picopose_cli.base.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,8 @@ class Panel:
 
     title: str
     axis: str
-    thresholds: Floats
-    lines: Mapping[str, Floats]
+    thresholds: Array
+    lines: Mapping[str, Array]
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from picopose_cli.base.geometry import Floats, apply_affine, make_T, project_points, ray_rotation
-from picopose_cli.base.types import CROP_PX, GRID_CELLS, Correspondences
+from picopose_cli.base.geometry import apply_affine, make_T, project_points, ray_rotation
+from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array, Correspondences
 
 CELL_PX = CROP_PX / GRID_CELLS
 """Side of a cell of the fine grid in crop pixels: 3.5."""
 
 
-def released_pairs(
-    flow: Floats, certainty_logit: Floats, xyz_obj_m: Floats, A_crop_from_image: Floats
-) -> Correspondences:
+def released_pairs(flow: Array, certainty_logit: Array, xyz_obj_m: Array, A_crop_from_image: Array) -> Correspondences:
     """Return the pairs that the released code hands to PnP, in its order.
 
     `flow` (2,64,64) cells (x, y), `certainty_logit` (64,64), `xyz_obj_m` (64,64,3) of the template's cells,
@@ -38,7 +36,7 @@ def released_pairs(
 
 
 def refined_pairs(
-    flow: Floats, certainty_logit: Floats, xyz_centre_obj_m: Floats, has_depth: Floats, A_crop_from_image: Floats
+    flow: Array, certainty_logit: Array, xyz_centre_obj_m: Array, has_depth: Array, A_crop_from_image: Array
 ) -> Correspondences:
     """Return pairs with continuous targets, only for cells whose centre shows the object.
 
@@ -50,7 +48,7 @@ def refined_pairs(
     return _pairs(target[:, rows, cols].T * CELL_PX, rows, cols, certainty_logit, xyz_centre_obj_m, A_crop_from_image)
 
 
-def _targets(flow: Floats, certainty_logit: Floats) -> tuple[Floats, Floats]:
+def _targets(flow: Array, certainty_logit: Array) -> tuple[Array, Array]:
     """Return the target (2,64,64) of each template cell in cells of the observation, and which cells count."""
     row, col = np.indices(certainty_logit.shape, np.float32)
     target = flow + np.stack([col, row])
@@ -59,7 +57,7 @@ def _targets(flow: Floats, certainty_logit: Floats) -> tuple[Floats, Floats]:
 
 
 def _pairs(
-    target_px: Floats, rows: Floats, cols: Floats, certainty_logit: Floats, xyz: Floats, A_crop_from_image: Floats
+    target_px: Array, rows: Array, cols: Array, certainty_logit: Array, xyz: Array, A_crop_from_image: Array
 ) -> Correspondences:
     uv_image = apply_affine(np.linalg.inv(A_crop_from_image), target_px.astype(np.float64))
     certainty = 1 / (1 + np.exp(-certainty_logit[rows, cols].astype(np.float64)))
@@ -67,13 +65,13 @@ def _pairs(
 
 
 def affine_poses(
-    A_obs_from_tmpl: Floats,
-    A_crop_from_obs_image: Floats,
-    A_crop_from_tmpl_image: Floats,
-    K_obs: Floats,
-    K_tmpl: Floats,
-    T_tmpl_from_obj: Floats,
-) -> Floats:
+    A_obs_from_tmpl: Array,
+    A_crop_from_obs_image: Array,
+    A_crop_from_tmpl_image: Array,
+    K_obs: Array,
+    K_tmpl: Array,
+    T_tmpl_from_obj: Array,
+) -> Array:
     """Return the poses T_cam_from_obj (N,4,4) that 2D affine maps between crops imply (the stage-2 pose).
 
     All arguments (N,3,3), crop or image px, but `T_tmpl_from_obj` (N,4,4), metres. The object's origin goes where the
@@ -88,7 +86,7 @@ def affine_poses(
     return make_T(_inplane_rotation(A_obs_from_tmpl) @ T_tmpl_from_obj[:, :3, :3], z[:, None] * rays)
 
 
-def turn_to_ray(T_cam_from_obj: Floats) -> Floats:
+def turn_to_ray(T_cam_from_obj: Array) -> Array:
     """Return poses (N,4,4) with their rotations turned as the ray to the object is turned from the optical axis.
 
     A template looks straight at the object. What is seen alike elsewhere in an image is an object turned along with its
@@ -98,13 +96,13 @@ def turn_to_ray(T_cam_from_obj: Floats) -> Floats:
 
 
 def pose_affines(
-    T_cam_from_obj: Floats,
-    A_crop_from_obs_image: Floats,
-    A_crop_from_tmpl_image: Floats,
-    K_obs: Floats,
-    K_tmpl: Floats,
-    T_tmpl_from_obj: Floats,
-) -> Floats:
+    T_cam_from_obj: Array,
+    A_crop_from_obs_image: Array,
+    A_crop_from_tmpl_image: Array,
+    K_obs: Array,
+    K_tmpl: Array,
+    T_tmpl_from_obj: Array,
+) -> Array:
     """Return the similarities A_obs_from_tmpl (N,3,3) crop px that poses (N,4,4) imply: `affine_poses` the other way.
 
     Here the rotation is the object's as seen along its ray (`turn_to_ray`). Arguments as in `affine_poses`.
@@ -126,7 +124,7 @@ def pose_affines(
     return A
 
 
-def _inplane_rotation(A: Floats) -> Floats:
+def _inplane_rotation(A: Array) -> Array:
     """Return rotations (N,3,3) about the optical axis by the angle of similarity transforms (N,3,3)."""
     cos_sin = A[:, :2, 0] / np.linalg.norm(A[:, :2, 0], axis=-1, keepdims=True)
     R = np.zeros((len(A), 3, 3))
@@ -137,7 +135,7 @@ def _inplane_rotation(A: Floats) -> Floats:
     return R
 
 
-def cell_centre_points(depth_centre_m: Floats, K: Floats, A_crop_from_image: Floats, T_tmpl_from_obj: Floats) -> Floats:
+def cell_centre_points(depth_centre_m: Array, K: Array, A_crop_from_image: Array, T_tmpl_from_obj: Array) -> Array:
     """Return the object-frame points (64,64,3) seen at the cells' centres of one template, metres.
 
     `depth_centre_m` (64,64), `K` (3,3), `A_crop_from_image` (3,3), `T_tmpl_from_obj` (4,4). Cells of depth 0 hold the
@@ -149,5 +147,5 @@ def cell_centre_points(depth_centre_m: Floats, K: Floats, A_crop_from_image: Flo
     rays = np.concatenate([uv, np.ones_like(uv[:, :1])], axis=-1) @ np.linalg.inv(K).T
     xyz_tmpl = rays * depth_centre_m.reshape(-1, 1)
     R, t = T_tmpl_from_obj[:3, :3], T_tmpl_from_obj[:3, 3]
-    points: Floats = ((xyz_tmpl - t) @ R).reshape(*depth_centre_m.shape, 3)
+    points: Array = ((xyz_tmpl - t) @ R).reshape(*depth_centre_m.shape, 3)
     return points

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T, ray_rotation
-from picopose_cli.base.types import TemplateView
+from picopose_cli.base.types import Array, TemplateView
 from picopose_cli.rendering.meshes import mesh_diameter_m, read_mesh
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.templates.build import make_template
 from picopose_cli.templates.views import DISTANCE_DIAMETERS, TEMPLATE_SIZE_HW, template_camera
-
-Array = NDArray[Any]
 
 
 class EstimateRenderer:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from picopose_cli.base.geometry import Floats, apply_affine, project_points
+from picopose_cli.base.geometry import apply_affine, project_points
 from picopose_cli.base.symmetries import first_of_alike, symmetry_transforms, views_alike
 from picopose_cli.base.types import Array, Correspondences, ObjectInfo, QueryBatch, TemplateBank, TemplateView
 from picopose_cli.network.devices import parts_that_fit
@@ -71,7 +71,7 @@ class Hypothesis:
 
     view: int
     score: float
-    T_stage2: Floats
+    T_stage2: Array
     pairs: Correspondences
     crop_scale: float
     support: float
@@ -88,11 +88,11 @@ class _Object:
     features: TemplateFeatures
     masks: Tensor
     origins: Tensor
-    xyz_obj_m: Floats
-    depth_centre_m: Floats
-    K: Floats
-    A_crop_from_image: Floats
-    T_tmpl_from_obj: Floats
+    xyz_obj_m: Array
+    depth_centre_m: Array
+    K: Array
+    A_crop_from_image: Array
+    T_tmpl_from_obj: Array
     alike: NDArray[np.bool_] | None
 
 
@@ -207,7 +207,7 @@ class Estimator:
                     results[start.pair.query].append(hypothesis)
         return [tuple(of_query) for of_query in results]
 
-    def solve(self, hypotheses: Sequence[Hypothesis], K: Floats) -> tuple[Floats, float]:
+    def solve(self, hypotheses: Sequence[Hypothesis], K: Array) -> tuple[Array, float]:
         """Return a detection's T_cam_from_obj (4,4) and confidence, `K` (3,3) of its image; thread-safe."""
         if not self._paper:
             best = self.candidates(hypotheses, K)[0]
@@ -215,7 +215,7 @@ class Estimator:
         T_stage2 = np.stack([hypothesis.T_stage2 for hypothesis in hypotheses])
         return choose_released([solve_released(hypothesis.pairs, K) for hypothesis in hypotheses], T_stage2), 1.0
 
-    def candidates(self, hypotheses: Sequence[Hypothesis], K: Floats) -> list[RobustPose]:
+    def candidates(self, hypotheses: Sequence[Hypothesis], K: Array) -> list[RobustPose]:
         """Return the pose of each hypothesis, not by the released rules; the one of most worth first."""
         poses = []
         for one in hypotheses:
@@ -231,23 +231,23 @@ class Estimator:
             return self._network.offset_features(self._network.extract(self._tensor(batch.inputs)))
 
     def match_views(
-        self, features: OffsetFeatures, queries: Sequence[int], views: Sequence[TemplateView], A_obs_from_tmpl: Floats
-    ) -> tuple[Floats, Floats]:
+        self, features: OffsetFeatures, queries: Sequence[int], views: Sequence[TemplateView], A_obs_from_tmpl: Array
+    ) -> tuple[Array, Array]:
         """Run stage 3 alone: the finest flow (N,2,64,64) and certainty logits (N,64,64) of N views of any object.
 
         `features` as `look` gave them, `queries` (N) whose detection each view is compared with, `A_obs_from_tmpl`
         (N,3,3) crop px. Memory that does not suffice is met as by `hypotheses`.
         """
 
-        def match(rows: slice) -> tuple[Floats, Floats]:
+        def match(rows: slice) -> tuple[Array, Array]:
             return self._match_at_once(features, queries[rows], views[rows], A_obs_from_tmpl[rows])
 
         flows, logits = zip(*parts_that_fit(match, len(views)), strict=True)
         return np.concatenate(flows), np.concatenate(logits)
 
     def _match_at_once(
-        self, features: OffsetFeatures, queries: Sequence[int], views: Sequence[TemplateView], A_obs_from_tmpl: Floats
-    ) -> tuple[Floats, Floats]:
+        self, features: OffsetFeatures, queries: Sequence[int], views: Sequence[TemplateView], A_obs_from_tmpl: Array
+    ) -> tuple[Array, Array]:
         crops_rgb, masks = np.stack([view.crop_rgb for view in views]), np.stack([view.mask for view in views])
         with self._arithmetic():
             of_views = self._network.offset_features(self._network.extract(self._tensor(normalise_bgr(crops_rgb))))
@@ -337,7 +337,7 @@ class Estimator:
         return unit_cells(maps[-1]).to(self._dtype)
 
     def _read_hypotheses(
-        self, batch: QueryBatch, starts: list[_Start], A: Floats, flow: Floats, logit: Floats
+        self, batch: QueryBatch, starts: list[_Start], A: Array, flow: Array, logit: Array
     ) -> list[Hypothesis]:
         pairs = [start.pair for start in starts]
         banks = [self._objects[pair.obj_id] for pair in pairs]
@@ -364,17 +364,17 @@ class Estimator:
             for i, (pair, bank) in enumerate(zip(pairs, banks, strict=True))
         ]
 
-    def _pairs(self, bank: _Object, view: int, flow: Floats, logit: Floats, A_crop: Floats) -> Correspondences:
+    def _pairs(self, bank: _Object, view: int, flow: Array, logit: Array, A_crop: Array) -> Correspondences:
         if self._paper:
             return released_pairs(flow, logit, bank.xyz_obj_m[view], A_crop)
         depth = bank.depth_centre_m[view]
         xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[view], bank.T_tmpl_from_obj[view])
         return refined_pairs(flow, logit, xyz, depth > 0, A_crop)
 
-    def _grid_masks(self, masks: Floats) -> Tensor:
+    def _grid_masks(self, masks: Array) -> Tensor:
         return masks_on_grid(self._tensor(masks), self._network.config.grid)
 
-    def _tensor(self, array: Floats) -> Tensor:
+    def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     @contextmanager

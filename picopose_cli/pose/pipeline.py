@@ -17,8 +17,16 @@ from typing import TypeVar
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import Floats
-from picopose_cli.base.types import ImageResult, ImageTask, LoadedImage, PoseEstimate, QueryBatch, Skip, StageSeconds
+from picopose_cli.base.types import (
+    Array,
+    ImageResult,
+    ImageTask,
+    LoadedImage,
+    PoseEstimate,
+    QueryBatch,
+    Skip,
+    StageSeconds,
+)
 from picopose_cli.pose.matcher import Estimator, Hypothesis
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.refine import Refiner
@@ -150,7 +158,7 @@ class _OpenImage:
     skips: tuple[Skip, ...]
     seconds: StageSeconds
     read_at: float
-    solutions: dict[int, Future[tuple[tuple[Floats, float], float]]] = field(default_factory=dict)
+    solutions: dict[int, Future[tuple[tuple[Array, float], float]]] = field(default_factory=dict)
 
     def finish(self, *, sequential: bool) -> ImageResult:
         """Wait for the image's poses and give each the image's time."""
@@ -259,14 +267,14 @@ def _refine_batch(
     work.record("refine", started, ended, f"{len(members)} detections")
     for (image, query), (_, pnp_s), poses in zip(members, solved, refined, strict=True):
         image.seconds.refine += (ended - started) / len(members)
-        done: Future[tuple[tuple[Floats, float], float]] = Future()
+        done: Future[tuple[tuple[Array, float], float]] = Future()
         done.set_result(((poses[0].T_cam_from_obj, poses[0].confidence), pnp_s))
         image.solutions[query.position] = done
 
 
 def _solve(
     work: _Work,
-    solve: Callable[[Sequence[Hypothesis], Floats], Solution],
+    solve: Callable[[Sequence[Hypothesis], Array], Solution],
     hypotheses: Sequence[Hypothesis],
     query: Query,
     image: str,

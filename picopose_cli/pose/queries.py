@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import Floats
-from picopose_cli.base.types import Detection, ImageTask, LoadedImage, QueryBatch, Skip
+from picopose_cli.base.types import Array, Detection, ImageTask, LoadedImage, QueryBatch, Skip
 from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, normalise_bgr, square_box
 
 MIN_BOX_PX = 1.0
@@ -26,10 +25,10 @@ class Query:
 
     position: int
     detection: Detection
-    crop_rgb: Floats
-    mask: Floats
-    A_crop_from_image: Floats
-    K: Floats
+    crop_rgb: Array
+    mask: Array
+    A_crop_from_image: Array
+    K: Array
 
 
 def crop_queries(
@@ -53,7 +52,7 @@ def crop_queries(
     return tuple(queries), tuple(skips)
 
 
-def _crop(position: int, detection: Detection, mask: Floats | None, image_rgb: Floats, K: Floats) -> Query:
+def _crop(position: int, detection: Detection, mask: Array | None, image_rgb: Array, K: Array) -> Query:
     height, width = image_rgb.shape[:2]
     if mask is None:
         mask = _box_mask(detection.box_xywh, height, width)
@@ -63,7 +62,7 @@ def _crop(position: int, detection: Detection, mask: Floats | None, image_rgb: F
     return Query(position, detection, crop_colour(image_rgb, box), crop_mask(mask, box), crop_affine(box), K)
 
 
-def _box_mask(box_xywh: tuple[float, float, float, float], height: int, width: int) -> Floats:
+def _box_mask(box_xywh: tuple[float, float, float, float], height: int, width: int) -> Array:
     """Return the detection's box as a mask (H,W): all that is known of a detection without one."""
     x, y, w, h = box_xywh
     left, right = np.clip([x, x + w], 0, width)

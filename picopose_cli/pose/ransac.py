@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from picopose_cli.base.geometry import Floats, make_T
-from picopose_cli.base.types import Correspondences
+from picopose_cli.base.geometry import make_T
+from picopose_cli.base.types import Array, Correspondences
 
 RANSAC_ITERATIONS = 150
 RANSAC_PX = 2.0
@@ -24,12 +24,12 @@ MIN_PAIRS = 4
 class PoseSolution:
     """A pose from pairs: `T_cam_from_obj` (4,4) metres, the number of inliers and their share of all pairs."""
 
-    T_cam_from_obj: Floats
+    T_cam_from_obj: Array
     inliers: int
     inlier_ratio: float
 
 
-def solve_released(pairs: Correspondences, K: Floats) -> PoseSolution | None:
+def solve_released(pairs: Correspondences, K: Array) -> PoseSolution | None:
     """Return the released solution: EPnP in RANSAC, 2 px in the full image, 150 draws; None where it fails."""
     if len(pairs.uv_image) < MIN_PAIRS:
         return None
@@ -51,7 +51,7 @@ def solve_released(pairs: Correspondences, K: Floats) -> PoseSolution | None:
     return PoseSolution(_pose(rvec, tvec), count, count / len(pairs.uv_image))
 
 
-def choose_released(solutions: Sequence[PoseSolution | None], fallback_poses: Floats) -> Floats:
+def choose_released(solutions: Sequence[PoseSolution | None], fallback_poses: Array) -> Array:
     """Return T_cam_from_obj of the hypothesis with the highest inlier ratio, the first of equals.
 
     A hypothesis without a solution counts as ratio 0 with its stage-2 pose of `fallback_poses` (H,4,4).
@@ -60,10 +60,10 @@ def choose_released(solutions: Sequence[PoseSolution | None], fallback_poses: Fl
     ratios = [0.0 if solution is None else solution.inlier_ratio for solution in solutions]
     index = int(np.argmax(ratios))
     solution = solutions[index]
-    pose: Floats = fallback_poses[index] if solution is None else solution.T_cam_from_obj
+    pose: Array = fallback_poses[index] if solution is None else solution.T_cam_from_obj
     return pose
 
 
-def _pose(rvec: Floats, tvec: Floats) -> Floats:
+def _pose(rvec: Array, tvec: Array) -> Array:
     R, _ = cv2.Rodrigues(rvec)
     return make_T(np.asarray(R), np.asarray(tvec).reshape(3))

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import Floats, rotation_angle_rad
+from picopose_cli.base.geometry import rotation_angle_rad
 from picopose_cli.base.types import Array, QueryBatch, TemplateView
 from picopose_cli.network.offsets import OffsetFeatures
 from picopose_cli.pose.correspondences import cell_centre_points, pose_affines, refined_pairs
@@ -30,7 +30,7 @@ STILL_DEG, STILL_SHARE = 0.1, 5e-4
 VIEWS_AT_ONCE = 16
 """Renders that go through the network together."""
 
-Render = Callable[[int, Floats], TemplateView]
+Render = Callable[[int, Array], TemplateView]
 """Takes (obj_id, T_cam_from_obj) and draws the object as seen along its ray; any thread may call it. Raises
 PicoPoseError where nothing can be drawn."""
 
@@ -107,7 +107,7 @@ def is_still(before: RobustPose, after: RobustPose) -> bool:
     return not (moved > STILL_SHARE * np.linalg.norm(T[:3, 3]) or turned_deg > STILL_DEG)
 
 
-def view_affines(T: Floats, batch: QueryBatch, queries: Sequence[int], views: Sequence[TemplateView]) -> Floats:
+def view_affines(T: Array, batch: QueryBatch, queries: Sequence[int], views: Sequence[TemplateView]) -> Array:
     """Return where stage 3 starts, A_obs_from_tmpl (N,3,3), for poses T (N,4,4) of some of a batch's detections."""
     rows = list(queries)
     crops, cameras = np.stack([v.A_crop_from_image for v in views]), np.stack([v.K for v in views])
@@ -115,7 +115,7 @@ def view_affines(T: Floats, batch: QueryBatch, queries: Sequence[int], views: Se
     return pose_affines(T, batch.A_crop_from_image[rows], crops, batch.K[rows], cameras, T_tmpl)
 
 
-def overlap(template_mask: Array, observed_mask: Array, A_obs_from_tmpl: Floats) -> float:
+def overlap(template_mask: Array, observed_mask: Array, A_obs_from_tmpl: Array) -> float:
     """Return the intersection over union of an observation's mask and a template's under a similarity (3,3), crop px.
 
     Both masks (S,S) bool. What of the template falls outside of the observation's crop does not count.
@@ -127,7 +127,7 @@ def overlap(template_mask: Array, observed_mask: Array, A_obs_from_tmpl: Floats)
 
 
 def solve_view(
-    flow: Floats, logit: Floats, view: TemplateView, A_crop_from_image: Floats, K: Floats, T_start: Floats
+    flow: Array, logit: Array, view: TemplateView, A_crop_from_image: Array, K: Array, T_start: Array
 ) -> RobustPose | None:
     """Return the pose that a view's flow (2,64,64) and certainty logits (64,64) speak for, None where there is none."""
     xyz = cell_centre_points(view.depth_centre_m, view.K, view.A_crop_from_image, view.T_tmpl_from_obj)

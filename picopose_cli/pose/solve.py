@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from picopose_cli.base.geometry import Floats, make_T
-from picopose_cli.base.types import GRID_CELLS, Correspondences
+from picopose_cli.base.geometry import make_T
+from picopose_cli.base.types import GRID_CELLS, Array, Correspondences
 
 KERNELS_PX = (40.0, 20.0, 10.0)
 """Scales of the Geman-McClure kernel, crop px: stage 2 errs by tens of crop pixels, stage 3 by several."""
@@ -37,7 +37,7 @@ class RobustPose:
     refinement, the overlap of its silhouette with the detection's mask.
     """
 
-    T_cam_from_obj: Floats
+    T_cam_from_obj: Array
     evidence: float
     support: float = 1.0
 
@@ -59,17 +59,17 @@ class _Placed:
     `in_front` (N,) bool: of the camera; the others' numbers mean nothing.
     """
 
-    xyz_cam: Floats
-    residual_px: Floats
-    in_front: Floats
+    xyz_cam: Array
+    residual_px: Array
+    in_front: Array
 
-    def squared(self, scale: float) -> Floats:
+    def squared(self, scale: float) -> Array:
         """Return the squared lengths (N,) of the residuals times `scale`."""
-        squared: Floats = (self.residual_px**2).sum(axis=0) * scale**2
+        squared: Array = (self.residual_px**2).sum(axis=0) * scale**2
         return squared
 
 
-def solve_robust(pairs: Correspondences, K: Floats, crop_scale: float, T_start: Floats) -> RobustPose | None:
+def solve_robust(pairs: Correspondences, K: Array, crop_scale: float, T_start: Array) -> RobustPose | None:
     """Return the pose near `T_start` (4,4) that minimises the kernels of the pairs' distances, weighted by certainty.
 
     `K` (3,3) of the image; `crop_scale` crop px an image px: distances count in pixels of what the network saw. None
@@ -83,19 +83,19 @@ def solve_robust(pairs: Correspondences, K: Floats, crop_scale: float, T_start: 
     return max(solutions, key=lambda solution: solution.evidence, default=None)
 
 
-def evidence(T_cam_from_obj: Floats, pairs: Correspondences, K: Floats, crop_scale: float) -> float:
+def evidence(T_cam_from_obj: Array, pairs: Correspondences, K: Array, crop_scale: float) -> float:
     """Return the sum over the pairs of certainty times a Gaussian of the distance: a mass, in pairs, not a ratio."""
     placed = _project(T_cam_from_obj, pairs, K)
     return float(pairs.certainty @ (placed.in_front * np.exp(-0.5 * placed.squared(crop_scale / EVIDENCE_PX))))
 
 
-def choose_by_evidence(solutions: Sequence[RobustPose | None], fallback_poses: Floats) -> RobustPose:
+def choose_by_evidence(solutions: Sequence[RobustPose | None], fallback_poses: Array) -> RobustPose:
     """Return the solution of most worth, the first of equals; without any the first fallback pose (H,4,4)."""
     found = [solution for solution in solutions if solution is not None]
     return max(found, key=lambda solution: solution.worth) if found else RobustPose(fallback_poses[0], 0.0)
 
 
-def _least_squares(pairs: Correspondences, K: Floats) -> Floats | None:
+def _least_squares(pairs: Correspondences, K: Array) -> Array | None:
     """Return the pose (4,4) that all pairs together speak for, found without a start; None where they do not say."""
     try:
         found, rvec, tvec = cv2.solvePnP(pairs.xyz_obj_m, pairs.uv_image, K, None, flags=cv2.SOLVEPNP_SQPNP)
@@ -108,18 +108,18 @@ def _least_squares(pairs: Correspondences, K: Floats) -> Floats | None:
     return T if _is_possible(T) else None
 
 
-def _is_possible(T: Floats) -> bool:
+def _is_possible(T: Array) -> bool:
     return bool(np.isfinite(T).all() and T[2, 3] > 0)
 
 
-def _narrow(T: Floats, pairs: Correspondences, K: Floats, crop_scale: float) -> Floats:
+def _narrow(T: Array, pairs: Correspondences, K: Array, crop_scale: float) -> Array:
     """Search under one kernel after the other."""
     for kernel_px in KERNELS_PX:
         T = _descend(T, pairs, K, crop_scale, kernel_px)
     return T
 
 
-def _descend(T: Floats, pairs: Correspondences, K: Floats, crop_scale: float, kernel_px: float) -> Floats:
+def _descend(T: Array, pairs: Correspondences, K: Array, crop_scale: float, kernel_px: float) -> Array:
     """Take Gauss-Newton steps while the robust cost falls."""
     placed = _project(T, pairs, K)
     cost = _cost(placed, pairs, crop_scale / kernel_px)
@@ -139,14 +139,14 @@ def _cost(placed: _Placed, pairs: Correspondences, residual_scale: float) -> flo
     return float(pairs.certainty @ np.where(placed.in_front, squared / (1 + squared), 1.0))
 
 
-def _project(T: Floats, pairs: Correspondences, K: Floats) -> _Placed:
+def _project(T: Array, pairs: Correspondences, K: Array) -> _Placed:
     xyz_cam = T[:3, :3] @ pairs.xyz_obj_m.T + T[:3, 3:]  # (3,N)
     in_front = xyz_cam[2] > 0
     xyz_cam[2, ~in_front] = 1.0  # any number that divides
     return _Placed(xyz_cam, K[:2] @ (xyz_cam / xyz_cam[2]) - pairs.uv_image.T, in_front)
 
 
-def _step(T: Floats, placed: _Placed, pairs: Correspondences, K: Floats, residual_scale: float) -> Floats:
+def _step(T: Array, placed: _Placed, pairs: Correspondences, K: Array, residual_scale: float) -> Array:
     """Return the pose after one damped step; a pair's weight is certainty / (1 + r^2)^2, the kernel's.
 
     A change is a turn about the object's origin, then a shift: a point moves by turn x (its offset from it) + shift.
@@ -169,6 +169,6 @@ def _step(T: Floats, placed: _Placed, pairs: Correspondences, K: Floats, residua
     return make_T(np.asarray(turn) @ T[:3, :3], T[:3, 3] + change[3:])
 
 
-def _cross(a: Floats, b: Floats) -> Floats:
+def _cross(a: Array, b: Array) -> Array:
     """Return the cross products of columns, (3,N)."""
     return np.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import Mesh
-
-Array = NDArray[Any]
+from picopose_cli.base.types import Array, Mesh
 
 GREY_RGB = (128, 128, 128)
 """Colour of a part without any, when another part of the same mesh has one."""

@@ -12,15 +12,12 @@ import types
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import invert_T, make_T
-from picopose_cli.base.types import Mesh, RenderedView
+from picopose_cli.base.types import Array, Mesh, RenderedView
 from picopose_cli.rendering.rasteriser import Window, place_mesh
 from picopose_cli.rendering.shading import SAMPLES, Grey, Surface, Textured, average_samples, make_surface
-
-Array = NDArray[Any]
 
 GL_KINDS = ("egl", "osmesa")
 _OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])

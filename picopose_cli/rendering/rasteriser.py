@@ -10,15 +10,12 @@ are checked when a RasterMesh is made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.geometry import make_T, transform_points
-
-Array = NDArray[Any]
+from picopose_cli.base.types import Array
 
 NEAR_M = 1e-3
 """Surfaces nearer to the camera than this are not seen."""

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import ctypes.util
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.processes import run_jobs
-from picopose_cli.base.types import Mesh, RenderedView
+from picopose_cli.base.types import Array, Mesh, RenderedView
 from picopose_cli.rendering.gl import GL_KINDS, GlRenderer
 from picopose_cli.rendering.software import SoftwareRenderer
-
-Array = NDArray[Any]
 
 _SELF_TEST_S = 60.0
 _TEST_SIZE_HW = (480, 640)

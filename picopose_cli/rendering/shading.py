@@ -7,16 +7,13 @@ Coloured and textured meshes are drawn as they are, without light: that is what 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from picopose_cli.base.types import Mesh
+from picopose_cli.base.types import Array, Mesh
 from picopose_cli.rendering.rasteriser import RasterMesh, make_raster_mesh
-
-Array = NDArray[Any]
 
 SAMPLES = 2
 """Colour samples along each side of a pixel."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from picopose_cli.base.types import Mesh, RenderedView
+from picopose_cli.base.types import Array, Mesh, RenderedView
 from picopose_cli.rendering.rasteriser import (
     RasterMesh,
     RasterView,
@@ -20,8 +18,6 @@ from picopose_cli.rendering.rasteriser import (
     rasterise_depth,
 )
 from picopose_cli.rendering.shading import SAMPLES, Surface, average_samples, make_surface
-
-Array = NDArray[Any]
 
 
 class SoftwareRenderer:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.geometry import Floats
+from picopose_cli.base.types import Array
 from picopose_cli.scoring.localisation import UNKNOWN_TIME_S
 from picopose_cli.scoring.matching import UNMATCHED, best_scored, match_greedily
 from picopose_cli.scoring.pairs import PairErrors
@@ -29,9 +29,9 @@ class Precision:
     targets: int
     estimates: int
     matches: int
-    mssd: Floats
-    mspd: Floats
-    mssd_mm: Floats
+    mssd: Array
+    mspd: Array
+    mssd_mm: Array
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class DetectionScores:
     value: ClassVar = "average precision"
     errors: ClassVar = tuple(THRESHOLDS)
 
-    def curve(self, error: str) -> Floats:
+    def curve(self, error: str) -> Array:
         """Return the mean over objects of the average precision by `mssd`, `mspd` or `mssd_mm`, (thresholds,)."""
-        mean: Floats = np.mean([getattr(precision, error) for precision in self.objects.values()], axis=0)
+        mean: Array = np.mean([getattr(precision, error) for precision in self.objects.values()], axis=0)
         return mean
 
     def object_mean(self, obj_id: int, error: str) -> float | None:
@@ -103,7 +103,7 @@ def _object_precision(images: list[PairErrors]) -> Precision:
     return Precision(targets, len(order), matches[0], *curves)
 
 
-def _errors(pairs: PairErrors, error: str) -> Floats:
+def _errors(pairs: PairErrors, error: str) -> Array:
     return {"mssd": pairs.mssd_m / pairs.diameter_m, "mspd": pairs.mspd_px, "mssd_mm": pairs.mssd_m * 1000}[error]
 
 

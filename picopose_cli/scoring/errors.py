@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.geometry import Floats, project_points, transform_points
+from picopose_cli.base.geometry import project_points, transform_points
+from picopose_cli.base.types import Array
 
 BATCH_POINTS = 400_000
 """Points placed at once: keeps the temporary arrays near the cache and memory flat."""
@@ -18,7 +19,7 @@ BATCH_POINTS = 400_000
 _DIRECTIONS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]], np.float64)
 
 
-def mssd(T_est: Floats, T_gt: Floats, xyz_obj_m: Floats, symmetries: Floats, *, limit_m: float = np.inf) -> Floats:
+def mssd(T_est: Array, T_gt: Array, xyz_obj_m: Array, symmetries: Array, *, limit_m: float = np.inf) -> Array:
     """Return the maximum symmetry-aware surface distances (E,G) in metres; infinity stands for any above `limit_m`.
 
     `T_est` (E,4,4), `T_gt` (G,4,4), `xyz_obj_m` (N,3), `symmetries` (S,4,4): the smallest over the symmetries of the
@@ -28,8 +29,8 @@ def mssd(T_est: Floats, T_gt: Floats, xyz_obj_m: Floats, symmetries: Floats, *, 
 
 
 def mspd(
-    T_est: Floats, T_gt: Floats, K: Floats, xyz_obj_m: Floats, symmetries: Floats, *, limit_px: float = np.inf
-) -> Floats:
+    T_est: Array, T_gt: Array, K: Array, xyz_obj_m: Array, symmetries: Array, *, limit_px: float = np.inf
+) -> Array:
     """Return the maximum symmetry-aware projection distances (E,G) in pixels; infinity stands for any above `limit_px`.
 
     `K` (3,3) is the camera, the other shapes are as in `mssd`. Source: Hodan et al., BOP Challenge 2020 (toolkit:
@@ -39,8 +40,8 @@ def mspd(
 
 
 def _pairwise(
-    M_est: Floats, M_gt: Floats, xyz_obj_m: Floats, symmetries: Floats, limit: float, *, projected: bool
-) -> Floats:
+    M_est: Array, M_gt: Array, xyz_obj_m: Array, symmetries: Array, limit: float, *, projected: bool
+) -> Array:
     """Return (E,G) smallest largest distances for the 3x4 maps (E,3,4) and (G,3,4) of the two sides."""
     points = np.concatenate([xyz_obj_m.T, np.ones((1, len(xyz_obj_m)))])  # (4,N)
     heights = _DIRECTIONS @ points[:3]
@@ -67,7 +68,7 @@ def _batches(items: NDArray[np.intp], points_each: int) -> Iterator[NDArray[np.i
         yield items[start : start + step].T
 
 
-def _smallest_largest(M_est: Floats, M_gt: Floats, points: Floats, bounds: Floats, projected: bool) -> Floats:
+def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, projected: bool) -> Array:
     """Return for P pairs the smallest over S symmetries of the largest distance over `points` (4,N).
 
     Not every symmetry is tried on every point. The distance of any one point bounds a symmetry's largest distance
@@ -90,23 +91,23 @@ def _smallest_largest(M_est: Floats, M_gt: Floats, points: Floats, bounds: Float
         bounds[pending] = np.fmax(bounds[pending], np.nan_to_num(at_worst, nan=np.inf, posinf=np.inf))
         bounds[pending, chosen] = np.inf  # looked at
         pending = pending[bounds[pending].min(axis=1) < best[pending]]
-    distances: Floats = np.sqrt(best)
+    distances: Array = np.sqrt(best)
     return distances
 
 
-def _squared_distances(M_est: Floats, M_gt: Floats, points: Floats, projected: bool) -> Floats:
+def _squared_distances(M_est: Array, M_gt: Array, points: Array, projected: bool) -> Array:
     """Return the squared distances (..., N) between `points` (..., 4, N) placed by two maps (..., 3, 4)."""
-    squared: Floats = np.square(_place(M_gt, points, projected) - _place(M_est, points, projected)).sum(axis=-2)
+    squared: Array = np.square(_place(M_gt, points, projected) - _place(M_est, points, projected)).sum(axis=-2)
     return squared
 
 
-def _place(M: Floats, points: Floats, projected: bool) -> Floats:
+def _place(M: Array, points: Array, projected: bool) -> Array:
     """Map homogeneous points (..., 4, N) by (..., 3, 4): to camera space (..., 3, N) or to pixels (..., 2, N)."""
-    placed: Floats = M @ points
+    placed: Array = M @ points
     return placed[..., :2, :] / placed[..., 2:, :] if projected else placed
 
 
-def add(T_est: Floats, T_gt: Floats, xyz_obj_m: Floats) -> Floats:
+def add(T_est: Array, T_gt: Array, xyz_obj_m: Array) -> Array:
     """Return the average distances (E,G) in metres of the model points between two poses.
 
     Source: Hinterstoisser et al., ACCV 2012 (toolkit: pose_error.add).
@@ -119,7 +120,7 @@ def add(T_est: Floats, T_gt: Floats, xyz_obj_m: Floats) -> Floats:
     return distances
 
 
-def adds(T_est: Floats, T_gt: Floats, xyz_obj_m: Floats) -> Floats:
+def adds(T_est: Array, T_gt: Array, xyz_obj_m: Array) -> Array:
     """Return the average distances (E,G) in metres from each point at the GT to the nearest one at the estimate.
 
     Source: Hinterstoisser et al., ACCV 2012 (toolkit: pose_error.adi).
@@ -135,7 +136,7 @@ def adds(T_est: Floats, T_gt: Floats, xyz_obj_m: Floats) -> Floats:
     return distances
 
 
-def overlapping_spheres(T_est: Floats, T_gt: Floats, diameter_m: float) -> NDArray[np.bool_]:
+def overlapping_spheres(T_est: Array, T_gt: Array, diameter_m: float) -> NDArray[np.bool_]:
     """Return (E,G): are the origins of two poses nearer than the object's diameter.
 
     Pairs that are not get an infinite MSSD (toolkit: eval_calc_errors, spheres_overlap).
@@ -145,7 +146,7 @@ def overlapping_spheres(T_est: Floats, T_gt: Floats, diameter_m: float) -> NDArr
     return near
 
 
-def overlapping_sphere_images(T_est: Floats, T_gt: Floats, diameter_m: float) -> NDArray[np.bool_]:
+def overlapping_sphere_images(T_est: Array, T_gt: Array, diameter_m: float) -> NDArray[np.bool_]:
     """Return (E,G): do the images of the bounding spheres meet, by the toolkit's approximation.
 
     Pairs that don't get the worst VSD (toolkit: misc.overlapping_sphere_projections).

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import Floats
 from picopose_cli.base.processes import WorkerDiedError, run_jobs
+from picopose_cli.base.types import Array
 from picopose_cli.scoring.pairs import Candidates, DepthView, PairErrors, RenderDepth, ScoredObject, pair_errors
 
-ReadDepth = Callable[[Path, float], Floats]
+ReadDepth = Callable[[Path, float], Array]
 """Reads a depth image (H,W) in metres from its path and scale."""
 
 
@@ -21,7 +21,7 @@ class ImageJob:
 
     scene_id: int
     im_id: int
-    K: Floats
+    K: Array
     candidates: tuple[Candidates, ...]
     depth_path: Path | None = None
     depth_scale: float = 1.0

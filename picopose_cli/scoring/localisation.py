@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from picopose_cli.base.geometry import Floats
+from picopose_cli.base.types import Array
 from picopose_cli.scoring.matching import UNMATCHED, match_greedily
 from picopose_cli.scoring.pairs import PairErrors
 from picopose_cli.scoring.thresholds import (
@@ -36,9 +36,9 @@ class Tally:
 
     targets: int
     estimates: int
-    mssd: Floats
-    mspd: Floats
-    vsd: Floats | None = None
+    mssd: Array
+    mspd: Array
+    vsd: Array | None = None
     add: int | None = None
     adds: int | None = None
     add_area: float | None = None
@@ -58,7 +58,7 @@ class Tally:
         """How many targets were found at the widest MSSD threshold, half a diameter."""
         return int(self.mssd[-1])
 
-    def recall(self, error: str) -> Floats:
+    def recall(self, error: str) -> Array:
         """Return the recall (thresholds,) by `vsd` (mean over taus), `mssd` or `mspd`."""
         found = np.asarray(getattr(self, error), np.float64)
         return (found.mean(axis=0) if found.ndim == 2 else found) / max(self.targets, 1)
@@ -96,7 +96,7 @@ class LocalisationScores:
         """The errors that recalls were computed for."""
         return self.total.errors
 
-    def curve(self, error: str) -> Floats:
+    def curve(self, error: str) -> Array:
         """Return the recall of all objects together by an error, (thresholds,)."""
         return self.total.recall(error)
 
@@ -167,13 +167,13 @@ def tally_target(pairs: PairErrors) -> Tally:
     )
 
 
-def _found(errors: Floats, thresholds: Floats) -> Floats:
+def _found(errors: Array, thresholds: Array) -> Array:
     """Return how many instances are found at each threshold (T,) by errors (E,G)."""
-    found: Floats = (match_greedily(errors, thresholds) != UNMATCHED).sum(axis=1)
+    found: Array = (match_greedily(errors, thresholds) != UNMATCHED).sum(axis=1)
     return found
 
 
-def _find_by_average(error_m: Floats | None, diameter_m: float) -> tuple[int | None, float | None]:
+def _find_by_average(error_m: Array | None, diameter_m: float) -> tuple[int | None, float | None]:
     """Return how many instances are found at a tenth of the diameter, and the summed area under the recall curve.
 
     The area of one instance is that of a step from 0 to 1 at its error, 1 - error / 10 cm. Each estimate is given to

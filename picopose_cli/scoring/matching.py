@@ -5,24 +5,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.geometry import Floats
+from picopose_cli.base.types import Array
 
 UNMATCHED = -1
 
 Indices = NDArray[np.intp]
 
 
-def best_scored(scores: Floats, count: int | None = None) -> Indices:
+def best_scored(scores: Array, count: int | None = None) -> Indices:
     """Return the indices of the `count` highest `scores` (E,), best first; equal scores keep their order."""
     return np.argsort(-scores, kind="stable")[:count]
 
 
-def most_visible(visib_fracts: Floats, count: int) -> Indices:
+def most_visible(visib_fracts: Array, count: int) -> Indices:
     """Return the indices of the `count` highest `visib_fracts` (G,) in rising order; of equal ones the first count."""
     return np.sort(np.argsort(-visib_fracts, kind="stable")[:count])
 
 
-def match_greedily(errors: Floats, thresholds: Floats, asked: NDArray[np.bool_] | None = None) -> Indices:
+def match_greedily(errors: Array, thresholds: Array, asked: NDArray[np.bool_] | None = None) -> Indices:
     """Match estimates, best score first, to instances; return the instance's index or UNMATCHED, (T,E).
 
     `errors` (E,G) or one such array for each threshold (T,E,G); `thresholds` (T,). At each threshold an estimate takes,

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.geometry import Floats
+from picopose_cli.base.types import Array
 from picopose_cli.scoring.errors import add, adds, mspd, mssd, overlapping_sphere_images, overlapping_spheres
 from picopose_cli.scoring.surfaces import Box, Surface, make_surface, place_on_grid, vsd
 from picopose_cli.scoring.thresholds import (
@@ -32,9 +32,9 @@ class ScoredObject:
     """
 
     obj_id: int
-    xyz_obj_m: Floats
+    xyz_obj_m: Array
     diameter_m: float
-    symmetries: Floats
+    symmetries: Array
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Candidates:
     """
 
     obj_id: int
-    scores: Floats
-    T_est: Floats
-    T_gt: Floats
+    scores: Array
+    T_est: Array
+    T_gt: Array
     asked: NDArray[np.bool_]
 
 
@@ -63,13 +63,13 @@ class PairErrors:
 
     obj_id: int
     diameter_m: float
-    scores: Floats
+    scores: Array
     asked: NDArray[np.bool_]
-    mssd_m: Floats
-    mspd_px: Floats
-    vsd: Floats | None = None
-    add_m: Floats | None = None
-    adds_m: Floats | None = None
+    mssd_m: Array
+    mspd_px: Array
+    vsd: Array | None = None
+    add_m: Array | None = None
+    adds_m: Array | None = None
 
 
 class RenderDepth(Protocol):
@@ -78,7 +78,7 @@ class RenderDepth(Protocol):
     The object's vertices (N,3) come in the camera frame, in the order of its model.
     """
 
-    def __call__(self, obj_id: int, xyz_cam_m: Floats, K: Floats, box: Box, /) -> Floats:
+    def __call__(self, obj_id: int, xyz_cam_m: Array, K: Array, box: Box, /) -> Array:
         """Return the depth (h,w) of the pixels of `box` = (x0, y0, x1, y1) seen by camera `K` (3,3)."""
         ...
 
@@ -87,12 +87,12 @@ class RenderDepth(Protocol):
 class DepthView:
     """What VSD needs of an image: the measured depth (H,W) in metres (0 unknown), the camera, and a renderer."""
 
-    measured_m: Floats
-    K: Floats
+    measured_m: Array
+    K: Array
     tolerance_m: float
     render: RenderDepth
 
-    def surface(self, scored: ScoredObject, T_cam_from_obj: Floats) -> Surface:
+    def surface(self, scored: ScoredObject, T_cam_from_obj: Array) -> Surface:
         """Render an object at a pose, only inside its own box, and see what of it is visible."""
         height, width = self.measured_m.shape
         xyz_cam_m, box = place_on_grid(scored.xyz_obj_m, T_cam_from_obj, self.K, (height, width))
@@ -103,7 +103,7 @@ class DepthView:
 def pair_errors(
     candidates: Candidates,
     scored: ScoredObject,
-    K: Floats,
+    K: Array,
     width_px: int,
     *,
     view: DepthView | None = None,
@@ -132,7 +132,7 @@ def pair_errors(
     )
 
 
-def _surface_errors(candidates: Candidates, scored: ScoredObject, view: DepthView) -> Floats:
+def _surface_errors(candidates: Candidates, scored: ScoredObject, view: DepthView) -> Array:
     """Return VSD (T,E,G); each pose is rendered once, and not at all when its sphere meets no other."""
     T_est, T_gt = candidates.T_est, candidates.T_gt
     errors = np.ones((len(VSD_TAUS), len(T_est), len(T_gt)))
@@ -144,7 +144,7 @@ def _surface_errors(candidates: Candidates, scored: ScoredObject, view: DepthVie
     return errors
 
 
-def _once(known: dict[bytes, Surface], T: Floats, make: Callable[[Floats], Surface]) -> Surface:
+def _once(known: dict[bytes, Surface], T: Array, make: Callable[[Array], Surface]) -> Surface:
     key = T.tobytes()
     if key not in known:
         known[key] = make(T)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.geometry import Floats
-from picopose_cli.base.types import GroundTruth, ImageTarget, Target
+from picopose_cli.base.types import Array, GroundTruth, ImageTarget, Target
 from picopose_cli.scoring.matching import best_scored, most_visible
 from picopose_cli.scoring.pairs import Candidates
 from picopose_cli.scoring.thresholds import LEAST_VISIBLE
@@ -27,8 +26,8 @@ class Estimates:
     scene_id: NDArray[np.int64]
     im_id: NDArray[np.int64]
     obj_id: NDArray[np.int64]
-    score: Floats
-    T_cam_from_obj: Floats
+    score: Array
+    T_cam_from_obj: Array
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.geometry import Floats
+from picopose_cli.base.types import Array
 
 Box = tuple[int, int, int, int]
 """Pixels [x0, x1) x [y0, y1) of an image, as (x0, y0, x1, y1)."""
@@ -31,11 +31,11 @@ class Surface:
     """
 
     box: Box
-    distance_m: Floats
+    distance_m: Array
     visible: NDArray[np.bool_]
 
 
-def place_on_grid(xyz_obj_m: Floats, T_cam_from_obj: Floats, K: Floats, size_hw: tuple[int, int]) -> tuple[Floats, Box]:
+def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tuple[int, int]) -> tuple[Array, Box]:
     """Return points (N,3) in the camera frame as OpenGL draws them, and the pixels of an image they may cover.
 
     OpenGL rounds projected vertices to 1/256 px before it decides which pixels a triangle covers. The points returned
@@ -57,7 +57,7 @@ def place_on_grid(xyz_obj_m: Floats, T_cam_from_obj: Floats, K: Floats, size_hw:
     return np.stack([x * xyz[2], y * xyz[2], xyz[2]], axis=1), (left, top, right, bottom)
 
 
-def make_surface(depth_m: Floats, box: Box, measured_depth_m: Floats, K: Floats, tolerance_m: float) -> Surface:
+def make_surface(depth_m: Array, box: Box, measured_depth_m: Array, K: Array, tolerance_m: float) -> Surface:
     """Return the surface of a render `depth_m` (h,w) of `box`, seen or hidden by `measured_depth_m` (H,W) in metres.
 
     Source: toolkit, visibility._estimate_visib_mask in its mode bop19, with distances of misc.depth_im_to_dist_im_fast,
@@ -74,7 +74,7 @@ def make_surface(depth_m: Floats, box: Box, measured_depth_m: Floats, K: Floats,
     return Surface(box, distance_m, visible)
 
 
-def vsd(est: Surface, gt: Surface, diameter_m: float, taus: Floats) -> Floats:
+def vsd(est: Surface, gt: Surface, diameter_m: float, taus: Array) -> Array:
     """Return the Visible Surface Discrepancy (T,) in [0, 1] for misalignment tolerances `taus` (T,) of the diameter.
 
     The step cost of the BOP challenge. The estimate also counts as visible wherever the ground truth is visible and
@@ -90,7 +90,7 @@ def vsd(est: Surface, gt: Surface, diameter_m: float, taus: Floats) -> Floats:
         return np.ones(len(taus))
     apart = np.where(both, np.abs(gt.distance_m[in_gt] - est.distance_m[in_est]) / diameter_m, -1.0)
     misaligned = np.array([np.count_nonzero(apart >= tau) for tau in taus])
-    discrepancy: Floats = (misaligned + union - np.count_nonzero(both)) / union
+    discrepancy: Array = (misaligned + union - np.count_nonzero(both)) / union
     return discrepancy
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from picopose_cli.base.types import Array
 from picopose_cli.rendering.rasteriser import Window, place_mesh, rasterise_both
 from picopose_cli.synthesis.lighting import colour_samples, light_mesh
 from picopose_cli.synthesis.scenes import Placed, Scene, shadow_outline
-
-Array = NDArray[Any]
 
 NOBODY = -1
 """Owner of a sample that shows the background."""

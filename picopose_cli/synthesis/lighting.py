@@ -7,17 +7,13 @@ the surface's own colour, what exceeds 1 is added as white.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from picopose_cli.base.types import Mesh
+from picopose_cli.base.types import Array, Mesh
 from picopose_cli.rendering.rasteriser import RasterMesh, make_raster_mesh
 from picopose_cli.rendering.shading import Surface, make_surface
-
-Array = NDArray[Any]
 
 _CREASE_COS = np.cos(np.radians(40))
 """Faces that meet at a sharper angle than this show an edge."""

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from picopose_cli.base.types import Array
 from picopose_cli.synthesis.roughen import roughen_mask
-
-Array = NDArray[Any]
 
 RIGHT_SHARE, PART_SHARE, WRONG_SHARE = 0.9, 0.4, 0.7
 """How often a visible object is detected, detected again from a part of it, and detected as another object."""

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import Mesh
+from picopose_cli.base.types import Array, Mesh
 from picopose_cli.rendering.meshes import mesh_bounds_m, mesh_diameter_m, read_mesh
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.synthesis.lighting import LitMesh, make_lit_mesh
@@ -24,7 +22,6 @@ from picopose_cli.synthesis.textures import paint_object, solid_colours
 from picopose_cli.templates.build import make_template
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
 
-Array = NDArray[Any]
 _LOG = logging.getLogger(__name__)
 
 _LEAST_CONTRAST = 18.0

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from picopose_cli.base.types import Array
 
 _LETTERS = (
     ((0, 0), (1, 0), (1, 0.3), (0.3, 0.3), (0.3, 1), (0, 1)),  # L

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import CROP_PX, GRID_CELLS
+from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array
 from picopose_cli.rendering.rasteriser import Window, place_mesh, rasterise_depth
 from picopose_cli.synthesis.compose import Picture, draw_scene
 from picopose_cli.synthesis.objects import MeshFolder, TrainingObject, make_procedural_object, nearest_views
@@ -27,8 +25,6 @@ from picopose_cli.synthesis.scenes import Difficulty, Placed, Scene, image_box, 
 from picopose_cli.synthesis.sensor import photograph
 from picopose_cli.synthesis.textures import paint_background
 from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, square_box
-
-Array = NDArray[Any]
 
 SMALLEST_VISIBLE_PX, SMALLEST_VISIBLE_SHARE = 1024, 0.3
 NEAREST_VIEWS = 5

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.geometry import invert_T, make_T, project_points, transform_points
+from picopose_cli.base.types import Array
 from picopose_cli.synthesis.lighting import Light, random_light
 from picopose_cli.synthesis.objects import TrainingObject
-
-Array = NDArray[Any]
 
 IMAGE_HW = (480, 640)
 FOCAL_PX = (400.0, 2500.0)

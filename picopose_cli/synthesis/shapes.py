@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from picopose_cli.base.types import Array
 from picopose_cli.synthesis.outlines import random_outline, triangulate
 
-Array = NDArray[Any]
 Tile = tuple[float, float, float, float]
 """A rectangle (u0, v0, u1, v1) of the texture."""
 

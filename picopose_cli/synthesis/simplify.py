@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from picopose_cli.base.types import Mesh
-
-Array = NDArray[Any]
+from picopose_cli.base.types import Array, Mesh
 
 _FIRST_CELLS, _MOST_CELLS = 24, 512
 

@@ -13,15 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.geometry import make_T
-from picopose_cli.base.types import Mesh
+from picopose_cli.base.types import Array, Mesh
 from picopose_cli.synthesis.objects import has_contrast
 from picopose_cli.synthesis.shapes import Shape, Tile, centred, join, surface_grid, turned_profile
 from picopose_cli.synthesis.textures import paint_bands, paint_object, pixels_of_tile
 
-Array = NDArray[Any]
 Painter = Callable[[np.random.Generator, Sequence[Tile], int], Array]
 
 _AROUND = 48

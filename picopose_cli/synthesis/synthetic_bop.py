@@ -13,11 +13,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from picopose_cli.base.files import atomic_write_bytes
-from picopose_cli.base.types import Mesh
+from picopose_cli.base.types import Array, Mesh
 from picopose_cli.bop.rle import encode_rle
 from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.rendering.rasteriser import Window
@@ -36,8 +35,6 @@ from picopose_cli.synthesis.scenes import (
 from picopose_cli.synthesis.sensor import photograph
 from picopose_cli.synthesis.symmetric import NO_SYMMETRIES, make_symmetric_mesh
 from picopose_cli.synthesis.textures import paint_background
-
-Array = NDArray[Any]
 
 SCENE_ID = 0
 DETECTIONS = {"gt": "detections_gt.json", "rough": "detections_rough.json", "noisy": "detections_noisy.json"}

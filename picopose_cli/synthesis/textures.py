@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from picopose_cli.base.types import Array
 from picopose_cli.synthesis.shapes import Tile
 
-Array = NDArray[Any]
 Painter = Callable[[np.random.Generator, int, int, Array], Array]
 """Makes a picture (h,w,3) u8 from a palette (P,3) f32 in [0, 255]."""
 

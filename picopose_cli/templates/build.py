@@ -6,16 +6,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.environment import package_versions
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import invert_T, transform_points
-from picopose_cli.base.types import GRID_CELLS, Provenance, RenderedView, TemplateBank
+from picopose_cli.base.types import GRID_CELLS, Array, Provenance, RenderedView, TemplateBank
 from picopose_cli.rendering.meshes import mesh_diameter_m, mesh_sha256, read_mesh
 from picopose_cli.rendering.renderers import Renderer, open_renderer
 from picopose_cli.templates.crops import (
@@ -27,8 +25,6 @@ from picopose_cli.templates.crops import (
     square_box,
 )
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

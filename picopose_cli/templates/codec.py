@@ -5,12 +5,9 @@ Everything is exact modulo 2^n: what is decoded equals what was encoded, lengths
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from picopose_cli.base.types import Array
 
 MICROMETRES_PER_M = 1e6
 LONGEST_M = 1000.0

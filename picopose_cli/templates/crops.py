@@ -5,16 +5,12 @@ Boxes here are `box_yyxx` = (r0, r1, c0, c1): rows [r0, r1), columns [c0, c1).
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import CROP_PX, GRID_CELLS
+from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array
 
-Array = NDArray[Any]
 BoxYyxx = tuple[int, int, int, int]
 
 SMALLEST_MASK_PX = 8

@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import invert_T
-from picopose_cli.base.types import Provenance, RenderedView, TemplateBank
+from picopose_cli.base.types import MM_PER_M, Array, Provenance, RenderedView, TemplateBank
 from picopose_cli.templates.build import join_templates, make_template, versions_text
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, template_camera
-
-Array = NDArray[Any]
 
 IMAGES_KIND = "images"
 """What a bank built from images gives as its renderer and mesh unit."""
 _POSES_FOLDER = "object_poses"
-_MM_PER_M = 1000.0
 
 
 def image_object_ids(folder: Path) -> list[int]:
@@ -108,7 +103,7 @@ def _read_poses(path: Path) -> Array:
     rigid = np.isfinite(poses).all() and np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max() < 1e-3
     if not rigid or (np.linalg.det(R) < 0).any() or (poses[:, 2, 3] <= 0).any():
         raise PicoPoseError("a pose is no rigid motion that puts the object before the camera", where=path, fix=fix)
-    poses[:, :3, 3] /= _MM_PER_M
+    poses[:, :3, 3] /= MM_PER_M
     return poses
 
 
@@ -129,7 +124,7 @@ def _read_view(colour_path: Path, depth_path: Path) -> RenderedView:
         raise PicoPoseError(f"is {_describe(depth_mm)}, not {width}x{height} of 16-bit depth", where=depth_path)
     if rgba[..., 3].any() and not depth_mm.any():
         raise PicoPoseError("holds no depth, yet the object is seen in its image", where=depth_path)
-    return RenderedView(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3], (depth_mm / _MM_PER_M).astype(np.float32))
+    return RenderedView(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3], (depth_mm / MM_PER_M).astype(np.float32))
 
 
 def _read_png(path: Path) -> Array:

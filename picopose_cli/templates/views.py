@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.geometry import make_T
-
-Array = NDArray[Any]
+from picopose_cli.base.types import Array
 
 TEMPLATE_SIZE_HW = (480, 640)
 DISTANCE_DIAMETERS = 2.0

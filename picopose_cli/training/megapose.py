@@ -20,11 +20,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
-from picopose_cli.base.types import Rle, TemplateBank
+from picopose_cli.base.types import Array, Rle, TemplateBank
 from picopose_cli.bop.json_files import finite_numbers, read_json_list, read_json_object, whole_number
 from picopose_cli.bop.rle import decode_rle
 from picopose_cli.synthesis.objects import nearest_views
@@ -33,7 +32,6 @@ from picopose_cli.synthesis.sensor import photograph
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.templates.crops import cell_centre_pixels, crop_affine, crop_colour, crop_mask, square_box
 
-Array = NDArray[Any]
 _LOG = logging.getLogger(__name__)
 
 MODEL_LISTS = ("gso_models.json", "shapenet_models.json")

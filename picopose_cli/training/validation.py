@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picopose_cli.base.geometry import Floats, rotation_angle_rad, transform_points
-from picopose_cli.base.types import CROP_PX, TemplateBank
+from picopose_cli.base.geometry import rotation_angle_rad, transform_points
+from picopose_cli.base.types import CROP_PX, Array, TemplateBank
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures
 from picopose_cli.network.picopose import PicoPose
@@ -55,7 +55,7 @@ class _Object:
     views: ViewBatch
     maps: FeatureMaps
     cells: Tensor
-    points_m: Floats
+    points_m: Array
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class _Tried:
     views: Tensor
     A_obs_from_tmpl: Tensor
     offsets: OffsetEstimate
-    T_stage2: Floats
+    T_stage2: Array
     solutions: list[RobustPose | None]
 
     @property
-    def T_stage3(self) -> Floats:
+    def T_stage3(self) -> Array:
         """Stage 3's poses, stage 2's where there is none."""
         pairs = zip(self.solutions, self.T_stage2, strict=True)
         return np.stack([fallback if solution is None else solution.T_cam_from_obj for solution, fallback in pairs])
@@ -96,7 +96,7 @@ class Validator:
     def __call__(self, network: PicoPose, step: int) -> dict[str, float]:  # noqa: ARG002 - the loop tells the step
         """Return the mean of every number over all samples."""
         rows: Rows = defaultdict(list)
-        certainty: list[tuple[Floats, Floats]] = []
+        certainty: list[tuple[Array, Array]] = []
         with torch.inference_mode():
             for key, bank in self._data.banks.items():
                 samples = [sample for sample in self._data.samples if sample.object_key == key]
@@ -112,7 +112,7 @@ class Validator:
         bank: TemplateBank,
         samples: Sequence[Sample],
         rows: Rows,
-        certainty: list[tuple[Floats, Floats]],
+        certainty: list[tuple[Array, Array]],
     ) -> None:
         onboarded, queries = self._onboard(network, bank), self._look(network, samples)
         scores = template_scores(queries.cells, self._grid(network, queries.batch.observation.masks), onboarded.cells)
@@ -198,7 +198,7 @@ def view_angles_deg(T_cam_from_obj: Tensor, T_views: Tensor) -> Tensor:
     return torch.rad2deg((directions[0] @ directions[1].T).clamp(-1, 1).acos())
 
 
-def surface_points(bank: TemplateBank) -> Floats:
+def surface_points(bank: TemplateBank) -> Array:
     """Return points (N,3) in metres spread over what the bank's views show of the object."""
     chosen = range(0, len(bank.depth_centre_m), max(1, len(bank.depth_centre_m) // _POINT_VIEWS))
     points = np.concatenate(
@@ -209,11 +209,11 @@ def surface_points(bank: TemplateBank) -> Floats:
         ]
     )
     rng = np.random.default_rng(0)
-    sampled: Floats = points[rng.choice(len(points), min(_SURFACE_POINTS, len(points)), replace=False)]
+    sampled: Array = points[rng.choice(len(points), min(_SURFACE_POINTS, len(points)), replace=False)]
     return sampled
 
 
-def pose_recalls(T_est: Floats, T_true: Floats, points_m: Floats, diameter_m: float) -> tuple[float, float]:
+def pose_recalls(T_est: Array, T_true: Array, points_m: Array, diameter_m: float) -> tuple[float, float]:
     """Return the mean recalls of one pose (4,4) for the greatest and for the mean nearest distance of points (N,3).
 
     The first is MSSD without symmetries, the second ADD-S, both at 5 to 50 % of the diameter.
@@ -226,7 +226,7 @@ def pose_recalls(T_est: Floats, T_true: Floats, points_m: Floats, diameter_m: fl
     return float((furthest < THRESHOLDS * diameter_m).mean()), float((nearest < THRESHOLDS * diameter_m).mean())
 
 
-def average_precision(scores: Floats, labels: Floats) -> float:
+def average_precision(scores: Array, labels: Array) -> float:
     """Return the area under precision over recall of scores (N,) for labels (N,) bool; 0 where nothing is true."""
     ranked = labels[np.argsort(-scores, kind="stable")].astype(np.float64)
     if not ranked.any():
@@ -264,7 +264,7 @@ def _add_flow(rows: Rows, name: str, tried: _Tried, pairs: PairBatch) -> None:
         rows[f"{name}_flow_{grid}_px"] += means.tolist()
 
 
-def _add_poses(rows: Rows, poses: Mapping[str, Floats], samples: Sequence[Sample], onboarded: _Object) -> None:
+def _add_poses(rows: Rows, poses: Mapping[str, Array], samples: Sequence[Sample], onboarded: _Object) -> None:
     for name, T in poses.items():
         for T_est, sample in zip(T, samples, strict=True):
             T_true = sample.observation.T_cam_from_obj
@@ -279,7 +279,7 @@ def _pairs_with(batch: PairBatch, views: ViewBatch, index: Tensor) -> PairBatch:
     return PairBatch(batch.observation, views.mapped(lambda tensor: tensor[index]), batch.diameter_m)
 
 
-def _stage2_poses(A_obs_from_tmpl: Tensor, pairs: PairBatch) -> Floats:
+def _stage2_poses(A_obs_from_tmpl: Tensor, pairs: PairBatch) -> Array:
     observation, template = pairs.observation, pairs.template
     arguments = (
         A_obs_from_tmpl, observation.A_crop_from_image, template.A_crop_from_image, observation.K, template.K,
@@ -289,7 +289,7 @@ def _stage2_poses(A_obs_from_tmpl: Tensor, pairs: PairBatch) -> Floats:
 
 
 def _solve(
-    offsets: OffsetEstimate, queries: _Queries, bank: TemplateBank, views: Tensor, starts: Floats
+    offsets: OffsetEstimate, queries: _Queries, bank: TemplateBank, views: Tensor, starts: Array
 ) -> list[RobustPose | None]:
     flow, logits = offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()
     solutions = []
@@ -303,7 +303,7 @@ def _solve(
     return solutions
 
 
-def _best_of(attempts: Sequence[_Tried]) -> Floats:
+def _best_of(attempts: Sequence[_Tried]) -> Array:
     """Return the pose (B,4,4) of the attempt with most evidence, a query each."""
     chosen = [
         choose_by_evidence([attempt.solutions[i] for attempt in attempts], np.stack([a.T_stage2[i] for a in attempts]))
