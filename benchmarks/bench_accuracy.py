@@ -39,15 +39,8 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256
 from picopose_cli.base.geometry import project_points, transform_points
 from picopose_cli.base.options import CORES, PRECISIONS, InferOptions, RenderTemplatesOptions, ScoreOptions
-from picopose_cli.base.types import (
-    Array,
-    Correspondences,
-    ImageTask,
-    ObjectInfo,
-    PoseEstimate,
-    QueryBatch,
-    TemplateBank,
-)
+from picopose_cli.base.tasks import ImageTask
+from picopose_cli.base.types import Array, Correspondences, ObjectInfo, PoseEstimate, QueryBatch, TemplateBank
 from picopose_cli.bop.datasets import Dataset, mesh_path, object_ids, open_dataset, read_object_infos
 from picopose_cli.bop.detections import find_detections, read_detections
 from picopose_cli.bop.ground_truth import read_ground_truth

@@ -39,7 +39,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from picopose_cli.base.environment import peak_memory_mb
 from picopose_cli.base.files import file_sha256
 from picopose_cli.base.geometry import apply_affine, project_points
-from picopose_cli.base.types import Detection, ImageTask, LoadedImage, Provenance, QueryBatch, TemplateBank
+from picopose_cli.base.tasks import ImageTask, LoadedImage
+from picopose_cli.base.types import Detection, Provenance, QueryBatch, TemplateBank
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import load_network, save_network
 from picopose_cli.network.config import VIT_L

@@ -17,16 +17,8 @@ from typing import TypeVar
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import (
-    Array,
-    ImageResult,
-    ImageTask,
-    LoadedImage,
-    PoseEstimate,
-    QueryBatch,
-    Skip,
-    StageSeconds,
-)
+from picopose_cli.base.tasks import ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
+from picopose_cli.base.types import Array, PoseEstimate, QueryBatch
 from picopose_cli.pose.matcher import Estimator, Hypothesis
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.refine import Refiner

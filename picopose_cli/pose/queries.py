@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import Array, Detection, ImageTask, LoadedImage, QueryBatch, Skip
+from picopose_cli.base.tasks import ImageTask, LoadedImage, Skip
+from picopose_cli.base.types import Array, Detection, QueryBatch
 from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, normalise_bgr, square_box
 
 MIN_BOX_PX = 1.0

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import ImageResult, ImageTask, PoseEstimate, Skip, StageSeconds
+from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
+from picopose_cli.base.types import PoseEstimate
 
 _LOG = logging.getLogger(__name__)
 _START = b'{"crc32": "'

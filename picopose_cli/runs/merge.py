@@ -9,7 +9,7 @@ from typing import Any
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_path, file_sha256
-from picopose_cli.base.types import StageSeconds
+from picopose_cli.base.tasks import StageSeconds
 from picopose_cli.runs.journal import differences, journal_path
 from picopose_cli.runs.report import InferReport, no_estimate_error, read_report, report_path, shard_of, write_report
 

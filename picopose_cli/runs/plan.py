@@ -15,7 +15,8 @@ from picopose_cli.base.environment import machine, package_versions
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256, require_writable
 from picopose_cli.base.options import InferOptions, options_record, resolve_data_dir
-from picopose_cli.base.types import AnyTarget, Detection, ImageTask, ObjectInfo, Provenance
+from picopose_cli.base.tasks import ImageTask
+from picopose_cli.base.types import AnyTarget, Detection, ObjectInfo, Provenance
 from picopose_cli.bop.datasets import Dataset, mesh_path, models_info_path, open_dataset, read_object_infos
 from picopose_cli.bop.detections import find_detections, ground_truth_detections, read_detections
 from picopose_cli.bop.results import parse_result_name, result_file_name

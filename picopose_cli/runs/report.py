@@ -10,7 +10,7 @@ from typing import Any
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes
-from picopose_cli.base.types import ImageResult, Skip, StageSeconds
+from picopose_cli.base.tasks import ImageResult, Skip, StageSeconds
 from picopose_cli.bop.json_files import read_json_object
 
 SHOWN_LINES = 5

@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import AnyTarget, Array, Detection, ImageTarget, ImageTask, LoadedImage
+from picopose_cli.base.tasks import ImageTask, LoadedImage
+from picopose_cli.base.types import AnyTarget, Array, Detection, ImageTarget
 from picopose_cli.bop.datasets import Camera, Dataset, read_scene_cameras
 from picopose_cli.bop.detections import select_detections
 from picopose_cli.bop.images import read_image_rgb, read_mask

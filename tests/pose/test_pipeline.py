@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import Detection, ImageTask, LoadedImage
+from picopose_cli.base.tasks import ImageTask, LoadedImage
+from picopose_cli.base.types import Detection
 from picopose_cli.pose.pipeline import estimate_groups, estimate_images, plan_groups, share_of_groups
 
 K = np.array([[300.0, 0, 32], [0, 300, 24], [0, 0, 1]])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import ImageResult, ImageTask, PoseEstimate, Skip, StageSeconds
+from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
+from picopose_cli.base.types import PoseEstimate
 from picopose_cli.runs.journal import Journal, JournalFollower, differences, journal_path, read_header
 
 HEADER = {"dataset": "toy", "batch_size": 16, "shard": None, "banks": {"1": "ab", "2": None}}

@@ -10,7 +10,8 @@ import pytest
 from helpers.bop_folder import HEIGHT, MASK_BOX, WIDTH, K, box_mask, edit_json, write_scene
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import Detection, ImageTarget, ImageTask, Rle, Target
+from picopose_cli.base.tasks import ImageTask
+from picopose_cli.base.types import Detection, ImageTarget, Rle, Target
 from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.bop.rle import encode_rle
 from picopose_cli.runs.tasks import keep_what_counts, load_image, make_image_tasks, tasks_sha256
