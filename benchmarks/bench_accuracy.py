@@ -70,11 +70,11 @@ from picopose_cli.runs.tasks import load_image, make_image_tasks
 from picopose_cli.scoring.detection import DetectionScores
 from picopose_cli.scoring.localisation import LocalisationScores, Tally
 from picopose_cli.scoring.thresholds import MSSD_THRESHOLDS
-from picopose_cli.synthesis.synthetic_bop import DETECTIONS, write_procedural_dataset
+from picopose_cli.synthesis.bop_dataset import DETECTIONS, write_procedural_dataset
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.templates.crops import normalise_bgr
 from picopose_cli.training.batches import ViewBatch
-from picopose_cli.training.targets import affine_targets
+from picopose_cli.training.supervision import true_affine
 from picopose_cli.training.validation import view_angles_deg
 
 Item = TypeVar("Item")
@@ -301,7 +301,7 @@ def true_starts(banks: Sequence[TemplateBank], T_true: Array, K: Array, A_crop_f
     K_tmpl = np.stack([bank.K for bank in banks])
     A_crop_tmpl = np.stack([bank.A_crop_from_image[view] for bank, view in chosen])
     T_tmpl = np.stack([bank.T_tmpl_from_obj[view] for bank, view in chosen])
-    targets = affine_targets(_geometry(K, A_crop_from_image, T_true), _geometry(K_tmpl, A_crop_tmpl, T_tmpl))
+    targets = true_affine(_geometry(K, A_crop_from_image, T_true), _geometry(K_tmpl, A_crop_tmpl, T_tmpl))
     A = targets.A_obs_from_tmpl.double().numpy()
     T_stage2 = turn_to_ray(affine_poses(A, A_crop_from_image, A_crop_tmpl, K, K_tmpl, T_tmpl))
     return TrueStarts(tuple(banks), tuple(views), A, T_stage2)

@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 from run_info import describe_run, write_result
 
-from picopose_cli.synthesis.pairs import ProceduralOptions, ProceduralSource
+from picopose_cli.synthesis.procedural_source import ProceduralOptions, ProceduralSource
 
 LEVELS = (0.0, 0.3, 1.0)
 TARGET_PER_S = {0.0: 40.0, 0.3: 40.0, 1.0: 15.0}

@@ -28,7 +28,7 @@ from picopose_cli.pictures.overlays import OUTLINE_FINENESS, encode_png, pose_ov
 from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.errors import mssd
-from picopose_cli.synthesis.synthetic_bop import DETECTIONS, write_procedural_dataset
+from picopose_cli.synthesis.bop_dataset import DETECTIONS, write_procedural_dataset
 
 DATASET, SEED = "demo", 2
 RESULTS_NAME, SCORES_NAME, OVERLAYS_NAME = "picopose_demo-test.csv", "scores.json", "overlays"

@@ -19,7 +19,14 @@ from picopose_cli.base.options import TrainOptions, options_record
 from picopose_cli.network.checkpoint import save_network
 from picopose_cli.network.devices import choose_device, device_name
 from picopose_cli.synthesis.samples import SampleSource
-from picopose_cli.training.loop import Group, TrainSummary, join_group, leave_group, ramp_samples, train
+from picopose_cli.training.loop import (
+    TrainingProcess,
+    TrainSummary,
+    join_processes,
+    leave_processes,
+    ramp_samples,
+    train,
+)
 from picopose_cli.training.start import CONFIGS, start_network
 from picopose_cli.training.validation import Validator
 
@@ -60,21 +67,21 @@ def run(options: TrainOptions) -> TrainReport:
             _print_summary(summary, path)
         return TrainReport(path, summary)
     finally:
-        leave_group(group)
+        leave_processes(group)
 
 
-def _join(options: TrainOptions) -> Group:
+def _join(options: TrainOptions) -> TrainingProcess:
     """Return this process's part of the run; `auto` is bf16 on a GPU, where that is several times faster."""
     device = choose_device(options.device)
     precision = options.precision
     if precision == "auto":
         precision = "fp32" if device == "cpu" else "bf16"
-    return join_group(device, precision)
+    return join_processes(device, precision)
 
 
 def _open_source(options: TrainOptions, world: int) -> SampleSource:
     if options.source == "procedural":
-        from picopose_cli.synthesis.pairs import ProceduralOptions, ProceduralSource
+        from picopose_cli.synthesis.procedural_source import ProceduralOptions, ProceduralSource
 
         ramp = ramp_samples(options, world)
         return ProceduralSource(ProceduralOptions(seed=options.seed, objects=options.objects, ramp_samples=ramp))
@@ -86,11 +93,11 @@ def _open_source(options: TrainOptions, world: int) -> SampleSource:
     return ShardSource(ShardOptions(options.shards, templates, seed=options.seed))
 
 
-def _validator(options: TrainOptions, group: Group) -> Validator | None:
+def _validator(options: TrainOptions, group: TrainingProcess) -> Validator | None:
     """Return what scores the network on held-out procedural objects, the same for every source and run."""
     if not options.validation_objects or not group.leads:
         return None
-    from picopose_cli.training.held_out import make_validation_set
+    from picopose_cli.training.validation_set import make_validation_set
 
     return Validator(make_validation_set(options.validation_objects), group.device, group.precision)
 
@@ -113,7 +120,7 @@ def _stopped_by_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _write_summary(options: TrainOptions, group: Group, summary: TrainSummary, network: Path) -> None:
+def _write_summary(options: TrainOptions, group: TrainingProcess, summary: TrainSummary, network: Path) -> None:
     """Write the run beside those before it: together they are the history of the network."""
     path = options.output / SUMMARY_NAME
     this = {

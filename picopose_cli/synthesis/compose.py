@@ -1,4 +1,4 @@
-"""Draws a scene, or a part of it: objects behind each other, lit, with shadows, before a background."""
+"""RandomDraws a scene, or a part of it: objects behind each other, lit, with shadows, before a background."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from picopose_cli.base.types import Array
 from picopose_cli.rendering.rasteriser import Window, place_mesh, rasterise_both
 from picopose_cli.synthesis.lighting import colour_samples, light_mesh
-from picopose_cli.synthesis.scenes import Placed, Scene, shadow_outline
+from picopose_cli.synthesis.scenes import PlacedObject, Scene, shadow_outline
 
 NOBODY = -1
 """Owner of a sample that shows the background."""
@@ -18,7 +18,7 @@ _TABLE_PICTURE_DIAMETERS = (3.0, 9.0)
 
 
 @dataclass(frozen=True)
-class Picture:
+class SceneImage:
     """A drawn part of an image.
 
     `rgb` (h,w,3) u8 of `window`; `owner` (h s, w s) i8 index of the object that each of s x s samples a pixel shows;
@@ -46,7 +46,7 @@ class Picture:
         return float((self.owner == index).sum() / max(self.counts[index], 1))
 
 
-def draw_scene(scene: Scene, window: Window, samples: int, background: Array) -> Picture:
+def draw_scene(scene: Scene, window: Window, samples: int, background: Array) -> SceneImage:
     """Draw the pixels of `window` with `samples` x `samples` colours each, over the picture `background` (H,W,3) u8."""
     height, width = (samples * side for side in window.size_hw)
     colours = np.zeros((height, width, 3), np.uint8)
@@ -57,11 +57,11 @@ def draw_scene(scene: Scene, window: Window, samples: int, background: Array) ->
         counts[index] = _draw_object(placed, index, scene, window, samples, (colours, depth_m, owner))
     depth_m[owner == NOBODY] = 0
     rgb = _over(colours, owner, _draw_background(scene, window, background), samples)
-    return Picture(rgb, owner, depth_m, counts, window, samples)
+    return SceneImage(rgb, owner, depth_m, counts, window, samples)
 
 
 def _draw_object(
-    placed: Placed, index: int, scene: Scene, window: Window, samples: int, canvas: tuple[Array, Array, Array]
+    placed: PlacedObject, index: int, scene: Scene, window: Window, samples: int, canvas: tuple[Array, Array, Array]
 ) -> int:
     """Draw one object where it is nearer than what is there; return how many samples it covers."""
     K = np.diag([samples, samples, 1.0]) @ scene.K

@@ -17,7 +17,7 @@ from picopose_cli.synthesis.roughen import roughen_mask
 
 RIGHT_SHARE, PART_SHARE, WRONG_SHARE = 0.9, 0.4, 0.7
 """How often a visible object is detected, detected again from a part of it, and detected as another object."""
-MOST_BACKGROUND = 3
+MAX_BACKGROUND = 3
 """Up to so many segments of the background are taken for objects, at least one."""
 _MEAN_SCORES = {"right": 0.60, "part": 0.50, "wrong": 0.48, "background": 0.42}
 _SCORE_SPREAD = 0.08
@@ -56,7 +56,7 @@ def noisy_detections(
         if others and rng.random() < WRONG_SHARE:
             label = others[int(rng.integers(len(others)))]
             found.append(NoisyDetection(label, _score(rng, "wrong"), roughen_mask(rng, mask)))
-    for _ in range(int(rng.integers(1, MOST_BACKGROUND + 1))):
+    for _ in range(int(rng.integers(1, MAX_BACKGROUND + 1))):
         blob = _background_blob(rng, occupied)
         if blob is not None:
             label = obj_ids[int(rng.integers(len(obj_ids)))]

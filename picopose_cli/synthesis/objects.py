@@ -15,7 +15,7 @@ from picopose_cli.base.types import Array, Mesh
 from picopose_cli.rendering.meshes import mesh_bounds_m, mesh_diameter_m, read_mesh
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.synthesis.lighting import LitMesh, make_lit_mesh
-from picopose_cli.synthesis.samples import View
+from picopose_cli.synthesis.samples import CropView
 from picopose_cli.synthesis.shapes import Shape, Tile, centred, distinct_shape, random_shape, random_size_m
 from picopose_cli.synthesis.simplify import simplify_mesh
 from picopose_cli.synthesis.textures import paint_object, solid_colours
@@ -27,17 +27,17 @@ _LOG = logging.getLogger(__name__)
 _LEAST_CONTRAST = 18.0
 """Standard deviation of a texture, in levels of 255, below which it is as good as plain."""
 _TEXTURE_PX = 384
-MOST_FACES = 5000
+MAX_FACES = 5000
 """Scanned meshes are simplified to this: at training's resolution more is not seen."""
 
 
 @dataclass(frozen=True)
-class TrainingObject:
+class SyntheticObject:
     """An object with its mesh, centred in its frame, and all that is kept of it while it is in use."""
 
     key: str
     mesh: Mesh
-    _templates: dict[int, View] = field(default_factory=dict, repr=False, compare=False)
+    _templates: dict[int, CropView] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def diameter_m(self) -> float:
@@ -58,13 +58,13 @@ class TrainingObject:
     def _renderer(self) -> SoftwareRenderer:
         return SoftwareRenderer(self.mesh, template_camera(), TEMPLATE_SIZE_HW)
 
-    def template(self, view_id: int) -> View:
+    def template(self, view_id: int) -> CropView:
         """Return a template as `render-templates` would draw it; each is drawn once and kept."""
         if view_id not in self._templates:
             K, T = template_camera(), self.poses[view_id]
             drawn = make_template(self._renderer.render(T), K, T)
             affine = drawn.A_crop_from_image.astype(np.float64)
-            self._templates[view_id] = View(drawn.crop_rgb, drawn.mask, drawn.depth_centre_m, K, affine, T)
+            self._templates[view_id] = CropView(drawn.crop_rgb, drawn.mask, drawn.depth_centre_m, K, affine, T)
         return self._templates[view_id]
 
 
@@ -102,7 +102,7 @@ def has_contrast(picture: Array) -> bool:
     return float(picture[::4, ::4].astype(np.float32).std(axis=(0, 1)).max()) > _LEAST_CONTRAST
 
 
-def make_procedural_object(seed: int | Sequence[int], key: str, *, texture_px: int = _TEXTURE_PX) -> TrainingObject:
+def make_procedural_object(seed: int | Sequence[int], key: str, *, texture_px: int = _TEXTURE_PX) -> SyntheticObject:
     """Return the object of a seed: shape, size and look; the same seed gives the same object."""
     rng = np.random.default_rng(seed)
     look = rng.random()
@@ -110,10 +110,10 @@ def make_procedural_object(seed: int | Sequence[int], key: str, *, texture_px: i
     shape = random_shape(rng) if look < 0.88 else centred(distinct_shape(rng), random_size_m(rng))
     if look < 0.78:
         texture = _paint_with_contrast(rng, shape.tiles, texture_px)
-        return TrainingObject(key, Mesh(shape.vertices, shape.faces, uv=shape.uv, texture_rgb=texture))
+        return SyntheticObject(key, Mesh(shape.vertices, shape.faces, uv=shape.uv, texture_rgb=texture))
     if look < 0.88:
-        return TrainingObject(key, Mesh(shape.vertices, shape.faces, vertex_rgb=_solid(rng, shape.vertices)))
-    return TrainingObject(key, Mesh(shape.vertices, shape.faces))
+        return SyntheticObject(key, Mesh(shape.vertices, shape.faces, vertex_rgb=_solid(rng, shape.vertices)))
+    return SyntheticObject(key, Mesh(shape.vertices, shape.faces))
 
 
 def _solid(rng: np.random.Generator, vertices: Array) -> Array:
@@ -137,7 +137,7 @@ class MeshFolder:
         self._meshes: dict[int, Mesh] = {}
 
     def load(self, index: int) -> Mesh | None:
-        """Return a mesh, centred, in metres, of at most about MOST_FACES faces; None when it cannot be used."""
+        """Return a mesh, centred, in metres, of at most about MAX_FACES faces; None when it cannot be used."""
         path = self.paths[index]
         if index not in self._meshes and path not in self.problems:
             try:
@@ -146,10 +146,10 @@ class MeshFolder:
                 _LOG.warning("left out: %s", error)
                 self.problems[path] = error
             else:
-                self._meshes[index] = _centred(simplify_mesh(mesh, MOST_FACES))
+                self._meshes[index] = _centred(simplify_mesh(mesh, MAX_FACES))
         return self._meshes.get(index)
 
-    def make_object(self, seed: int | Sequence[int], key: str) -> TrainingObject:
+    def make_object(self, seed: int | Sequence[int], key: str) -> SyntheticObject:
         """Return a random object of the folder with its own look, or one painted over or painted where it has none.
 
         Raises PicoPoseError when no mesh of the folder can be used.
@@ -159,7 +159,7 @@ class MeshFolder:
             mesh = self.load(int(index))
             if mesh is not None:
                 name = f"{key}-{self.paths[index].stem}"
-                return TrainingObject(name, _dressed(rng, _rescaled(rng, mesh)))
+                return SyntheticObject(name, _dressed(rng, _rescaled(rng, mesh)))
         raise PicoPoseError("no mesh of the folder can be used", where=self.paths[0].parent, fix="see the log")
 
 

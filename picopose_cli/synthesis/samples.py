@@ -10,7 +10,7 @@ from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array
 
 
 @dataclass(frozen=True)
-class View:
+class CropView:
     """One side of a pair: a square crop and where its camera stood.
 
     `crop_rgb` (224,224,3) u8; `mask` (224,224) bool, the object's visible part; `depth_centre_m` (64,64) f32 depth of
@@ -48,8 +48,8 @@ class Sample:
 
     object_key: str
     diameter_m: float
-    observation: View
-    template: View
+    observation: CropView
+    template: CropView
 
 
 class SampleSource(Protocol):

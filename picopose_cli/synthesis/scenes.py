@@ -10,7 +10,7 @@ import numpy as np
 from picopose_cli.base.geometry import invert_T, make_T, project_points, transform_points
 from picopose_cli.base.types import Array
 from picopose_cli.synthesis.lighting import Light, random_light
-from picopose_cli.synthesis.objects import TrainingObject
+from picopose_cli.synthesis.objects import SyntheticObject
 
 IMAGE_HW = (480, 640)
 FOCAL_PX = (400.0, 2500.0)
@@ -29,7 +29,7 @@ class Difficulty:
 
     roll_rad: float
     """Rotations in the image plane go up to this, either way."""
-    most_objects: int
+    max_objects: int
     clutter: int
     """Most objects that nobody asks for."""
     table_share: float
@@ -47,7 +47,7 @@ class Difficulty:
         crowd = max(level - _SINGLE_OBJECT_LEVEL, 0) / (1 - _SINGLE_OBJECT_LEVEL)
         return Difficulty(
             roll_rad=np.pi * min(level / _FULL_ROTATION_LEVEL, 1),
-            most_objects=1 + round(5 * crowd),
+            max_objects=1 + round(5 * crowd),
             clutter=round(4 * crowd),
             table_share=0.45 * min(crowd * 2, 1),
             plain_share=1 - 0.9 * min(level / 0.3, 1),
@@ -58,10 +58,10 @@ class Difficulty:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedObject:
     """An object in a scene: `T_cam_from_obj` (4,4) metres; `paint_rgb` (3,) for one without colour of its own."""
 
-    item: TrainingObject
+    item: SyntheticObject
     T_cam_from_obj: Array
     paint_rgb: Array
 
@@ -74,7 +74,7 @@ class Scene:
     picture number `picture`, laid out from `picture_seed`; `plain` means that a single colour does.
     """
 
-    placed: tuple[Placed, ...]
+    placed: tuple[PlacedObject, ...]
     wanted: int
     K: Array
     size_hw: tuple[int, int]
@@ -87,7 +87,7 @@ class Scene:
 
 def random_scene(
     rng: np.random.Generator,
-    pool: Sequence[TrainingObject],
+    pool: Sequence[SyntheticObject],
     difficulty: Difficulty,
     *,
     pictures: int,
@@ -103,7 +103,7 @@ def random_scene(
     scale = 1.0 if size_hw else float(rng.choice([0.75, 1.0, 1.0, 1.0, 1.125, 1.5]))
     height, width = size_hw or (round(IMAGE_HW[0] * scale), round(IMAGE_HW[1] * scale))
     K = random_camera(rng, width, height)
-    wanted = len(pool) if everything else int(rng.integers(1, difficulty.most_objects + 1))
+    wanted = len(pool) if everything else int(rng.integers(1, difficulty.max_objects + 1))
     clutter = int(rng.integers(0, difficulty.clutter + 1))
     on_table = rng.random() < difficulty.table_share
     chosen = _choose_objects(rng, pool, wanted + clutter, alike=on_table and not everything)
@@ -112,7 +112,7 @@ def random_scene(
         T_cam_from_table, poses = lay_table(rng, chosen, K, (height, width), side_px, difficulty.roll_rad)
     else:
         T_cam_from_table, poses = None, _float(rng, chosen, K, (height, width), side_px, difficulty.roll_rad)
-    placed = tuple(Placed(item, T, _paint(rng)) for item, T in zip(chosen, poses, strict=True))
+    placed = tuple(PlacedObject(item, T, _paint(rng)) for item, T in zip(chosen, poses, strict=True))
     return Scene(
         placed,
         min(wanted, len(chosen)),
@@ -146,8 +146,8 @@ def look_at(direction: Array, roll_rad: float) -> Array:
 
 
 def _choose_objects(
-    rng: np.random.Generator, pool: Sequence[TrainingObject], count: int, *, alike: bool
-) -> list[TrainingObject]:
+    rng: np.random.Generator, pool: Sequence[SyntheticObject], count: int, *, alike: bool
+) -> list[SyntheticObject]:
     order = [pool[index] for index in rng.permutation(len(pool))]
     if alike:  # on one table, a thimble would vanish beside a bucket
         first = order[0].diameter_m
@@ -157,7 +157,7 @@ def _choose_objects(
 
 def _float(
     rng: np.random.Generator,
-    chosen: Sequence[TrainingObject],
+    chosen: Sequence[SyntheticObject],
     K: Array,
     size_hw: tuple[int, int],
     box_px: float,
@@ -196,7 +196,7 @@ def _facing(ray: Array) -> Array:
 
 def lay_table(
     rng: np.random.Generator,
-    chosen: Sequence[TrainingObject],
+    chosen: Sequence[SyntheticObject],
     K: Array,
     size_hw: tuple[int, int],
     box_px: float,
@@ -256,7 +256,7 @@ def _paint(rng: np.random.Generator) -> Array:
     return np.clip(grey + rng.normal(0, 5 if rng.random() < 0.7 else 60, 3), 15, 255)
 
 
-def image_box(placed: Placed, K: Array) -> Array:
+def image_box(placed: PlacedObject, K: Array) -> Array:
     """Return the box (x0, y0, x1, y1) px of the object's vertices in the image, (4,) f64; it may reach outside."""
     corners = placed.item.lit.raster_mesh.corners + placed.item.lit.raster_mesh.centre
     xyz_cam = transform_points(placed.T_cam_from_obj, corners)
@@ -264,7 +264,7 @@ def image_box(placed: Placed, K: Array) -> Array:
     return np.concatenate([uv.min(axis=0), uv.max(axis=0)])
 
 
-def shadow_outline(placed: Placed, scene: Scene) -> Array | None:
+def shadow_outline(placed: PlacedObject, scene: Scene) -> Array | None:
     """Return the points (N,2) px in the image on which the object's vertices throw their shadow on the table."""
     if scene.T_cam_from_table is None:
         return None

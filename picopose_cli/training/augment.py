@@ -8,16 +8,16 @@ from torch import Tensor
 
 from picopose_cli.base.types import CROP_PX, GRID_CELLS
 from picopose_cli.training.batches import ViewBatch
-from picopose_cli.training.targets import inverse
+from picopose_cli.training.supervision import inverse
 
 
-def turn_observations(view: ViewBatch, turn_rad: Tensor) -> ViewBatch:
+def rotate_observations(view: ViewBatch, roll_rad: Tensor) -> ViewBatch:
     """Return the views (B) with their crops turned by angles (B,) and cut square around the turned masks.
 
     The turn is part of `A_crop_from_image`, so all geometry stays exact. What lies outside a view's old crop is filled
     from the next view of the batch. An angle of 0 leaves a view as it is but for the new cut.
     """
-    S = _turn_and_cut(view.masks, turn_rad)  # new crop px from old crop px
+    S = _turn_and_cut(view.masks, roll_rad)  # new crop px from old crop px
     images = view.crops_rgb.permute(0, 3, 1, 2).float()  # (B,3,S,S)
     inside = _warp(torch.ones_like(images[:, :1]), S, CROP_PX, "nearest")
     colours = torch.where(inside > 0.5, _warp(images, S, CROP_PX, "bilinear"), images.roll(1, 0))
@@ -33,11 +33,11 @@ def turn_observations(view: ViewBatch, turn_rad: Tensor) -> ViewBatch:
     )
 
 
-def _turn_and_cut(masks: Tensor, turn_rad: Tensor) -> Tensor:
+def _turn_and_cut(masks: Tensor, roll_rad: Tensor) -> Tensor:
     """Return the similarity (B,3,3) f64 that turns masks (B,S,S) and fills the crop with their bounding square."""
     side = masks.shape[-1]
     centre = torch.arange(side, device=masks.device) + 0.5
-    cos, sin = turn_rad.double().cos()[:, None, None], turn_rad.double().sin()[:, None, None]
+    cos, sin = roll_rad.double().cos()[:, None, None], roll_rad.double().sin()[:, None, None]
     x, y = cos * centre - sin * centre[:, None], sin * centre + cos * centre[:, None]  # (B,S,S)
     (x_low, x_high), (y_low, y_high) = _range_inside(x, masks), _range_inside(y, masks)
     scale = side / torch.maximum(x_high - x_low, y_high - y_low).clamp(min=8)

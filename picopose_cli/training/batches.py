@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from picopose_cli.synthesis.samples import Sample, SampleSource, View
+from picopose_cli.synthesis.samples import CropView, Sample, SampleSource
 
 # CLIP's constants in RGB order, on channels that arrive as blue, green, red: see picopose_cli.templates.crops.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -25,7 +25,7 @@ _BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """One side of B pairs, as in `samples.View`.
+    """One side of B pairs, as in `samples.CropView`.
 
     `crops_rgb` (B,224,224,3) u8, `masks` (B,224,224) bool, `depth_centre_m` (B,64,64) f32; f64: `K` and
     `A_crop_from_image` (B,3,3), `T_cam_from_obj` (B,4,4) metres.
@@ -76,7 +76,7 @@ def collate(samples: Sequence[Sample]) -> PairBatch:
     )
 
 
-def _collate_views(views: Sequence[View]) -> ViewBatch:
+def _collate_views(views: Sequence[CropView]) -> ViewBatch:
     types = {"crops_rgb": np.uint8, "masks": bool, "depth_centre_m": np.float32}
     names = {"crops_rgb": "crop_rgb", "masks": "mask"}
     return ViewBatch(
@@ -100,7 +100,7 @@ def network_inputs(crops_rgb: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Position:
+class StreamPosition:
     """Where a stream of batches stands: this process is `rank` of `world`, and has consumed `batches` batches."""
 
     rank: int = 0
@@ -115,7 +115,7 @@ class BatchStream(IterableDataset[PairBatch]):
     own order; a stream that begins at batch n therefore continues one that stopped there, given the same sizes.
     """
 
-    def __init__(self, source: SampleSource, batch_size: int, workers: int, position: Position) -> None:
+    def __init__(self, source: SampleSource, batch_size: int, workers: int, position: StreamPosition) -> None:
         self._source = source
         self._batch_size = batch_size
         self._shares = max(1, workers)
@@ -135,7 +135,7 @@ class BatchStream(IterableDataset[PairBatch]):
 
 
 def open_batches(
-    source: SampleSource, *, batch_size: int, workers: int, position: Position, pinned: bool
+    source: SampleSource, *, batch_size: int, workers: int, position: StreamPosition, pinned: bool
 ) -> Iterator[PairBatch]:
     """Return an endless iterator of batches from a position on; workers make batches ahead.
 

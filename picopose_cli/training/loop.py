@@ -24,10 +24,10 @@ from picopose_cli.base.options import TrainOptions
 from picopose_cli.network.config import LEVELS
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.synthesis.samples import SampleSource
-from picopose_cli.training.batches import PairBatch, Position, open_batches
+from picopose_cli.training.batches import PairBatch, StreamPosition, open_batches
 from picopose_cli.training.log import Journal
 from picopose_cli.training.losses import LossTerms, PairLosses, draw
-from picopose_cli.training.replay import ReplayPool
+from picopose_cli.training.sample_pool import SamplePool
 from picopose_cli.training.state import (
     TrainState,
     find_checkpoint,
@@ -52,7 +52,7 @@ Validate = Callable[[PicoPose, int], dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Group:
+class TrainingProcess:
     """The processes of a run: this is `rank` of `world`, on `device` with `precision` fp32 or bf16."""
 
     device: torch.device
@@ -81,7 +81,7 @@ class TrainSummary:
     finished: bool = False
 
 
-def join_group(device: str, precision: str) -> Group:
+def join_processes(device: str, precision: str) -> TrainingProcess:
     """Return this process's part: alone, or as torchrun's environment says (one process a GPU).
 
     `device` is `cpu` or `cuda:N`; with several processes each takes the GPU of its local rank.
@@ -95,10 +95,10 @@ def join_group(device: str, precision: str) -> Group:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    return Group(torch.device(device), precision, rank, world)
+    return TrainingProcess(torch.device(device), precision, rank, world)
 
 
-def leave_group(group: Group) -> None:
+def leave_processes(group: TrainingProcess) -> None:
     """End the processes' connection, if there is one."""
     if group.world > 1:
         torch.distributed.destroy_process_group()
@@ -116,7 +116,7 @@ def train(
     options: TrainOptions,
     network: PicoPose,
     source: SampleSource,
-    group: Group,
+    group: TrainingProcess,
     *,
     validate: Validate | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -145,7 +145,9 @@ def train(
 class _Trainer:
     """One run of the loop over a state."""
 
-    def __init__(self, options: TrainOptions, state: TrainState, group: Group, validate: Validate | None) -> None:
+    def __init__(
+        self, options: TrainOptions, state: TrainState, group: TrainingProcess, validate: Validate | None
+    ) -> None:
         self._options, self._state, self._group, self._validate = options, state, group, validate
         self._model: nn.Module = PairLosses(state.network, options.recipe, turn=options.turn_deg > 0)
         if options.compile:
@@ -184,7 +186,7 @@ class _Trainer:
         return summary
 
     def _open(self, source: SampleSource) -> Iterator[PairBatch]:
-        position = Position(self._group.rank, self._group.world, self._state.batches)
+        position = StreamPosition(self._group.rank, self._group.world, self._state.batches)
         pinned = self._group.device.type == "cuda"
         batches = open_batches(
             source, batch_size=self._options.batch_size, workers=self._options.workers, position=position, pinned=pinned
@@ -192,7 +194,7 @@ class _Trainer:
         on_device = (batch.to(self._group.device) for batch in self._counted(batches))
         if self._options.replay == 1:
             return on_device
-        return ReplayPool(
+        return SamplePool(
             on_device, self._options.replay, _seed(self._options, self._state.step, self._group)
         ).batches()
 
@@ -316,16 +318,16 @@ class _Running:
         return means
 
 
-def _seed(options: TrainOptions, step: int, group: Group) -> int:
+def _seed(options: TrainOptions, step: int, group: TrainingProcess) -> int:
     return int(np.random.SeedSequence([options.seed, step, group.rank]).generate_state(1)[0])
 
 
-def _facts(options: TrainOptions, group: Group) -> dict[str, Any]:
+def _facts(options: TrainOptions, group: TrainingProcess) -> dict[str, Any]:
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     return plain | {"world": group.world, "torch": torch.__version__}
 
 
-def _report_changes(before: dict[str, Any], options: TrainOptions, group: Group) -> None:
+def _report_changes(before: dict[str, Any], options: TrainOptions, group: TrainingProcess) -> None:
     now = json.loads(json.dumps(_facts(options, group)))
     for name in (*_MUST_AGREE, "world"):
         if before.get(name) != now[name]:

@@ -15,12 +15,12 @@ from picopose_cli.network.config import LEVELS
 from picopose_cli.network.matching import masks_on_grid, unit_cells
 from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.training.augment import turn_observations
+from picopose_cli.training.augment import rotate_observations
 from picopose_cli.training.batches import PairBatch, network_inputs
-from picopose_cli.training.targets import AffineTargets, FlowTargets, affine_targets, flow_targets
+from picopose_cli.training.supervision import TrueAffine, TrueFlow, true_affine, true_flow
 
 TEMPERATURE = 0.1
-MOST_POSITIVES, MOST_POSITIVES_ON_CPU = 8192, 2048
+MAX_POSITIVES, MAX_POSITIVES_ON_CPU = 8192, 2048
 """Positive cell pairs of a batch that are contrasted with each other; their product is held at once."""
 SCALE_SIGMA = (0.01, 0.2)
 ROTATION_SIGMA_RAD = (math.radians(1), math.radians(15))
@@ -33,26 +33,26 @@ LossTerms = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Draws:
+class RandomDraws:
     """The random numbers of one batch of B pairs, drawn beforehand so that the losses are a plain function.
 
     `noise` (B,4) normal and `strength` (B,3) in [0, 1) blur the affine that stage 3 starts from; `choice` (B,P) in
-    [0, 1) selects the cells that are contrasted; `turn_rad` (B,) turns the observation.
+    [0, 1) selects the cells that are contrasted; `roll_rad` (B,) turns the observation.
     """
 
     noise: Tensor
     strength: Tensor
     choice: Tensor
-    turn_rad: Tensor
+    roll_rad: Tensor
 
-    def to(self, device: torch.device) -> Draws:
+    def to(self, device: torch.device) -> RandomDraws:
         """Return the draws on a device."""
-        return Draws(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        return RandomDraws(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
 
-def draw(count: int, cells: int, turn_max_rad: float, generator: torch.Generator) -> Draws:
+def draw(count: int, cells: int, turn_max_rad: float, generator: torch.Generator) -> RandomDraws:
     """Return the draws for `count` pairs on grids of `cells` cells; turns are uniform within +/- `turn_max_rad`."""
-    return Draws(
+    return RandomDraws(
         torch.randn(count, 4, generator=generator),
         torch.rand(count, 3, generator=generator),
         torch.rand(count, cells, generator=generator),
@@ -69,14 +69,14 @@ class PairLosses(nn.Module):
         self._recipe = recipe
         self._turn = turn
 
-    def forward(self, batch: PairBatch, draws: Draws, levels: int = LEVELS) -> LossTerms:
+    def forward(self, batch: PairBatch, draws: RandomDraws, levels: int = LEVELS) -> LossTerms:
         """Return the losses of a batch on the network's device, of stage 3 on its first `levels`."""
         if self._turn:
-            turned = turn_observations(batch.observation, draws.turn_rad)
+            turned = rotate_observations(batch.observation, draws.roll_rad)
             batch = PairBatch(turned, batch.template, batch.diameter_m)
         network, count = self.network, len(batch)
-        affine_truth = affine_targets(batch.observation, batch.template)
-        flow_truth = flow_targets(batch, network.config.flow_grids[:levels])
+        affine_truth = true_affine(batch.observation, batch.template)
+        flow_truth = true_flow(batch, network.config.flow_grids[:levels])
         maps = network.extract(
             torch.cat([network_inputs(batch.observation.crops_rgb), network_inputs(batch.template.crops_rgb)])
         )
@@ -87,13 +87,13 @@ class PairLosses(nn.Module):
         features = network.offset_features(tuple(torch.cat([m[:first], m[count : count + first]]) for m in maps))
         query, template = _halves(features, first)
         pairs = torch.arange(first, device=masks.device)[:, None].expand(-1, 2)
-        start = blurred_affine(affine_truth, draws)[:first]
+        start = perturbed_affine(affine_truth, draws)[:first]
         offsets = network.regress_offsets(
             query, template, pairs, start, masks[:first], pairs_at_a_time=first, levels=levels
         )
         terms = {"matching": matching_loss(query_cells, template_cells, flow_truth[0], draws.choice)}
         terms |= affine_losses(affine, affine_truth, network.config.vit.patch_px)
-        terms |= offset_losses(offsets, tuple(FlowTargets(t.flow[:first], t.valid[:first]) for t in flow_truth))
+        terms |= offset_losses(offsets, tuple(TrueFlow(t.flow[:first], t.valid[:first]) for t in flow_truth))
         return {"total": weighted_sum(terms, self._recipe.losses)} | terms
 
 
@@ -102,11 +102,11 @@ def weighted_sum(terms: LossTerms, weights: LossWeights) -> Tensor:
     return torch.stack([getattr(weights, name.split("_")[0]) * value for name, value in terms.items()]).sum()
 
 
-def matching_loss(query_cells: Tensor, template_cells: Tensor, truth: FlowTargets, choice: Tensor) -> Tensor:
+def matching_loss(query_cells: Tensor, template_cells: Tensor, truth: TrueFlow, choice: Tensor) -> Tensor:
     """Return InfoNCE from template cells to observation cells (B,P,C) of length 1.
 
     A valid template cell's positive is the observation cell that holds its target; its negatives are the positives of
-    all others in the batch. `choice` (B,P) says which cells are taken where there are more than `MOST_POSITIVES`.
+    all others in the batch. `choice` (B,P) says which cells are taken where there are more than `MAX_POSITIVES`.
     """
     batch, cells, width = query_cells.shape
     grid = truth.flow.shape[-1]
@@ -115,7 +115,7 @@ def matching_loss(query_cells: Tensor, template_cells: Tensor, truth: FlowTarget
     target_row = (truth.flow[:, 1] + rows).floor().clamp(0, grid - 1).long()
     target = (target_row * grid + target_col).flatten(1)  # (B,P)
     # A fixed number a pair keeps the shapes constant, and the device from waiting for the host.
-    most = MOST_POSITIVES_ON_CPU if choice.device.type == "cpu" else MOST_POSITIVES
+    most = MAX_POSITIVES_ON_CPU if choice.device.type == "cpu" else MAX_POSITIVES
     taken = min(cells, max(1, most // batch))
     rank, chosen = torch.where(truth.valid.flatten(1), choice, -1.0).topk(taken, dim=1)
     used = (rank >= 0).flatten()  # (N,)
@@ -132,7 +132,7 @@ def matching_loss(query_cells: Tensor, template_cells: Tensor, truth: FlowTarget
     return (loss * used).sum() / used.sum().clamp(min=1)
 
 
-def affine_losses(estimate: AffineEstimate, truth: AffineTargets, patch_px: int) -> LossTerms:
+def affine_losses(estimate: AffineEstimate, truth: TrueAffine, patch_px: int) -> LossTerms:
     """Return the losses of stage 2: L1 of the translation in cells, squared log-scale error, in-plane angle (rad)."""
     return {
         "translation": (estimate.translation_cells - truth.translation_px / patch_px).abs().mean(),
@@ -156,7 +156,7 @@ def angle_between(a: Tensor, b: Tensor) -> Tensor:
     return torch.atan2(cross.abs(), (a * b).sum(1))
 
 
-def offset_losses(estimate: OffsetEstimate, truth: tuple[FlowTargets, ...]) -> LossTerms:
+def offset_losses(estimate: OffsetEstimate, truth: tuple[TrueFlow, ...]) -> LossTerms:
     """Return the losses of stage 3 a level: cross entropy of the certainty, L1 of the flow in cells where valid."""
     terms: LossTerms = {}
     for flow, logits, level in zip(estimate.flows, estimate.certainty_logits, truth, strict=True):
@@ -168,7 +168,7 @@ def offset_losses(estimate: OffsetEstimate, truth: tuple[FlowTargets, ...]) -> L
     return terms
 
 
-def blurred_affine(truth: AffineTargets, draws: Draws) -> Tensor:
+def perturbed_affine(truth: TrueAffine, draws: RandomDraws) -> Tensor:
     """Return the true similarity (N,3,3) with errors as stage 2 makes them: where stage 3 starts from."""
     scale_sigma, rotation_sigma, translation_sigma = (
         low + (high - low) * draws.strength[:, i]

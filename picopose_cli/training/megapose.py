@@ -27,7 +27,7 @@ from picopose_cli.base.types import Array, Rle, TemplateBank
 from picopose_cli.bop.json_files import finite_numbers, read_json_list, read_json_object, whole_number
 from picopose_cli.bop.rle import decode_rle
 from picopose_cli.synthesis.objects import nearest_views
-from picopose_cli.synthesis.samples import Sample, View
+from picopose_cli.synthesis.samples import CropView, Sample
 from picopose_cli.synthesis.sensor import photograph
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.templates.crops import cell_centre_pixels, crop_affine, crop_colour, crop_mask, square_box
@@ -35,7 +35,7 @@ from picopose_cli.templates.crops import cell_centre_pixels, crop_affine, crop_c
 _LOG = logging.getLogger(__name__)
 
 MODEL_LISTS = ("gso_models.json", "shapenet_models.json")
-SMALLEST_VISIBLE_PX, SMALLEST_VISIBLE_SHARE = 1024, 0.3
+MIN_VISIBLE_PX, MIN_VISIBLE_SHARE = 1024, 0.3
 NEAREST_VIEWS = 5
 _SHARD = re.compile(r"shard-\d{6}\.tar")
 _PARTS = ("rgb.jpg", "depth.png", "camera.json", "gt.json", "gt_info.json", "mask_visib.json")
@@ -216,7 +216,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield key, parts
 
 
-def decode_observation(parts: dict[str, bytes], gt_id: int) -> View:
+def decode_observation(parts: dict[str, bytes], gt_id: int) -> CropView:
     """Return the crop around one instance of an image; raises PicoPoseError when something of it is broken."""
     try:
         camera, truth = json.loads(parts["camera.json"]), json.loads(parts["gt.json"])[gt_id]
@@ -243,12 +243,12 @@ def decode_observation(parts: dict[str, bytes], gt_id: int) -> View:
     return crop_observation(rgb[..., ::-1], depth_m, mask, K.reshape(3, 3), T_cam_from_obj)
 
 
-def crop_observation(rgb: Array, depth_m: Array, mask: Array, K: Array, T_cam_from_obj: Array) -> View:
+def crop_observation(rgb: Array, depth_m: Array, mask: Array, K: Array, T_cam_from_obj: Array) -> CropView:
     """Return the crop of an image (H,W,3) u8 with depth (H,W) f32 around the visible mask (H,W) bool of an object."""
     box = square_box(mask)
     A = crop_affine(box).astype(np.float64)
     at_centres = cell_centre_pixels(box)
-    return View(
+    return CropView(
         crop_rgb=np.rint(crop_colour(rgb, box) * 255).astype(np.uint8),
         mask=crop_mask(mask, box),
         depth_centre_m=np.where(mask[at_centres], depth_m[at_centres], 0).astype(np.float32),
@@ -258,8 +258,8 @@ def crop_observation(rgb: Array, depth_m: Array, mask: Array, K: Array, T_cam_fr
     )
 
 
-def _template(bank: TemplateBank, view_id: int) -> View:
-    return View(
+def _template(bank: TemplateBank, view_id: int) -> CropView:
+    return CropView(
         crop_rgb=bank.crops_rgb[view_id],
         mask=bank.masks[view_id],
         depth_centre_m=bank.depth_centre_m[view_id],
@@ -270,7 +270,7 @@ def _template(bank: TemplateBank, view_id: int) -> View:
 
 
 def _is_seen(info: dict[str, Any]) -> bool:
-    return bool(info["px_count_visib"] >= SMALLEST_VISIBLE_PX and float(info["visib_fract"]) >= SMALLEST_VISIBLE_SHARE)
+    return bool(info["px_count_visib"] >= MIN_VISIBLE_PX and float(info["visib_fract"]) >= MIN_VISIBLE_SHARE)
 
 
 def _decode_image(data: bytes, flags: int) -> Array:

@@ -24,7 +24,7 @@ from picopose_cli.pose.correspondences import affine_poses, cell_centre_points, 
 from picopose_cli.pose.solve import RobustPose, choose_by_evidence, solve_robust
 from picopose_cli.synthesis.samples import Sample
 from picopose_cli.training.batches import PairBatch, ViewBatch, collate, network_inputs
-from picopose_cli.training.targets import affine_targets, flow_targets
+from picopose_cli.training.supervision import true_affine, true_flow
 
 HYPOTHESES = 5
 NEAR_VIEW_DEG = 20.0
@@ -136,7 +136,7 @@ class Validator:
                 _add_affine(rows, name, attempt, pairs)
             if name != "chosen":
                 _add_flow(rows, name, attempt, pairs)
-        truth = flow_targets(_pairs_with(queries.batch, onboarded.views, nearest), network.config.flow_grids[-1:])[0]
+        truth = true_flow(_pairs_with(queries.batch, onboarded.views, nearest), network.config.flow_grids[-1:])[0]
         shown = onboarded.views.depth_centre_m[nearest] > 0
         logits = tried["true_template"].offsets.certainty_logits[-1][:, 0]
         certainty.append((logits[shown].cpu().numpy(), truth.valid[shown].cpu().numpy()))
@@ -171,7 +171,7 @@ class Validator:
         """Run stages 2 and 3 with a view (B,) for each query; `truth`: stage 3 from the true similarity."""
         pairs = _pairs_with(queries.batch, onboarded.views, views)
         masks = self._grid(network, pairs.template.masks)
-        target = affine_targets(pairs.observation, pairs.template)
+        target = true_affine(pairs.observation, pairs.template)
         with self._autocast():
             affine = network.regress_affine(queries.cells, onboarded.cells[views], masks, target.origin_tmpl_crop)
             A = target.A_obs_from_tmpl if truth else affine.A_obs_from_tmpl
@@ -244,7 +244,7 @@ def _add_choice(rows: Rows, angles: Tensor, ranked: Tensor) -> None:
 
 
 def _add_affine(rows: Rows, name: str, tried: _Tried, pairs: PairBatch) -> None:
-    truth = affine_targets(pairs.observation, pairs.template)
+    truth = true_affine(pairs.observation, pairs.template)
     A = tried.A_obs_from_tmpl
     origin = truth.origin_tmpl_crop[:, None]
     moved = (origin @ A[:, :2, :2].transpose(1, 2))[:, 0] + A[:, :2, 2] - origin[:, 0]
@@ -257,7 +257,7 @@ def _add_affine(rows: Rows, name: str, tried: _Tried, pairs: PairBatch) -> None:
 def _add_flow(rows: Rows, name: str, tried: _Tried, pairs: PairBatch) -> None:
     """Add the end-point errors of every level in crop px, over the valid cells of each sample that has any."""
     grids = tuple(flow.shape[-1] for flow in tried.offsets.flows)
-    for grid, flow, truth in zip(grids, tried.offsets.flows, flow_targets(pairs, grids), strict=True):
+    for grid, flow, truth in zip(grids, tried.offsets.flows, true_flow(pairs, grids), strict=True):
         error = (flow - truth.flow).norm(dim=1) * truth.valid
         cells = truth.valid.sum((1, 2))
         means = (error.sum((1, 2)) / cells.clamp(min=1) * CROP_PX / grid)[cells > 0]

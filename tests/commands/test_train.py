@@ -19,7 +19,7 @@ from picopose_cli.network.checkpoint import load_network
 from picopose_cli.network.config import MINI
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.training.batches import collate
-from picopose_cli.training.loop import Group, train
+from picopose_cli.training.loop import TrainingProcess, train
 from picopose_cli.training.losses import PairLosses, draw
 from picopose_cli.training.start import start_network
 
@@ -111,7 +111,7 @@ def test_a_short_training_learns(tmp_path: Path) -> None:
     before = held_out_losses(network, held_out)
     changes = {"steps": 60, "batch_size": 14, "lr": 1.5e-3, "ema": 0.9, "turn_deg": 0.0}
     source = ToySource(kept=140, keys=keys, loose=0.4)
-    train(options(tmp_path, **changes), network, source, Group(torch.device("cpu"), "fp32"))
+    train(options(tmp_path, **changes), network, source, TrainingProcess(torch.device("cpu"), "fp32"))
     after = held_out_losses(network, held_out)
     assert before.keys() == after.keys()
     for name, value in after.items():

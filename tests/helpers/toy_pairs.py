@@ -14,7 +14,7 @@ from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import Mesh, RenderedView, TemplateBank
 from picopose_cli.rendering.meshes import mesh_diameter_m
 from picopose_cli.rendering.software import SoftwareRenderer
-from picopose_cli.synthesis.samples import Sample, View
+from picopose_cli.synthesis.samples import CropView, Sample
 from picopose_cli.templates.build import join_templates, make_template
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
 
@@ -29,7 +29,7 @@ MESHES = {
 
 def render_view(
     mesh: Mesh, K: np.ndarray, T: np.ndarray, rng: np.random.Generator | None = None, loose: float = 0.0
-) -> View:
+) -> CropView:
     """One crop of a mesh: on black, or on a random background when `rng` is given.
 
     A `loose` crop reaches out to the lower right by up to this share of the object's size, as a rough mask makes it.
@@ -48,7 +48,7 @@ def render_view(
         row, col = np.rint([rows.mean(), cols.mean()] + reach + np.sign(reach) * size / 2).astype(int)
         alpha[max(row - 2, 0) : row + 3, max(col - 2, 0) : col + 3] = 255  # a speck that is no part of the object
     crop = make_template(RenderedView(rgb, alpha, drawn.depth_m), K, T)
-    return View(crop.crop_rgb, crop.mask, crop.depth_centre_m, K, crop.A_crop_from_image.astype(np.float64), T)
+    return CropView(crop.crop_rgb, crop.mask, crop.depth_centre_m, K, crop.A_crop_from_image.astype(np.float64), T)
 
 
 def nearest_view(T_cam_from_obj: np.ndarray, T_views: np.ndarray) -> int:

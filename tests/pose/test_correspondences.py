@@ -25,7 +25,7 @@ from picopose_cli.pose.correspondences import (
 )
 from picopose_cli.pose.solve import solve_robust
 from picopose_cli.training.batches import collate
-from picopose_cli.training.targets import affine_targets, flow_targets
+from picopose_cli.training.supervision import true_affine, true_flow
 
 K = np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]])
 
@@ -172,7 +172,7 @@ def test_pose_affines_undo_affine_poses():
 def test_pose_affines_are_what_stage_2_is_taught(key):
     rng = np.random.default_rng(3)
     batch = collate([make_sample(key, rng) for _ in range(8)])
-    truth = affine_targets(batch.observation, batch.template)
+    truth = true_affine(batch.observation, batch.template)
     views = [batch.observation, batch.template]
     crops, cameras, poses = (
         [getattr(view, name).double().numpy() for view in views]
@@ -191,7 +191,7 @@ def test_noise_free_flow_gives_the_true_image_to_a_tenth_of_a_crop_pixel(key):
     rng = np.random.default_rng(4)
     for sample in (make_sample(key, rng) for _ in range(5)):
         batch = collate([sample])
-        target = flow_targets(batch, (64,))[0]
+        target = true_flow(batch, (64,))[0]
         logit = torch.where(target.valid, 9.0, -9.0)[0].numpy()
         view, A_crop = sample.template, sample.observation.A_crop_from_image
         xyz = cell_centre_points(view.depth_centre_m, view.K, view.A_crop_from_image, view.T_cam_from_obj)

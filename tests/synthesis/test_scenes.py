@@ -13,8 +13,8 @@ from picopose_cli.rendering.rasteriser import Window
 from picopose_cli.rendering.software import SoftwareRenderer, render_depth
 from picopose_cli.synthesis.compose import NOBODY, draw_scene
 from picopose_cli.synthesis.lighting import Light, light_mesh, make_lit_mesh
-from picopose_cli.synthesis.objects import TrainingObject, make_procedural_object, nearest_views
-from picopose_cli.synthesis.scenes import Difficulty, Placed, Scene, image_box, look_at, random_scene
+from picopose_cli.synthesis.objects import SyntheticObject, make_procedural_object, nearest_views
+from picopose_cli.synthesis.scenes import Difficulty, PlacedObject, Scene, image_box, look_at, random_scene
 from picopose_cli.synthesis.shapes import bent_box, superquadric
 from picopose_cli.templates.views import view_poses
 
@@ -23,7 +23,7 @@ GREY = np.full((8, 8, 3), 90, np.uint8)
 
 
 @pytest.fixture(scope="module")
-def pool() -> list[TrainingObject]:
+def pool() -> list[SyntheticObject]:
     return [make_procedural_object(seed, str(seed), texture_px=96) for seed in range(12)]
 
 
@@ -33,10 +33,10 @@ def scenes(pool, level: float, count: int = 20):
 
 def test_difficulty_rises_one_thing_after_the_other():
     easy, turned, hard = (Difficulty.at(level) for level in (0, 0.3, 1))
-    assert (easy.roll_rad, easy.most_objects, easy.clutter, easy.table_share, easy.rough_share) == (0, 1, 0, 0, 0)
+    assert (easy.roll_rad, easy.max_objects, easy.clutter, easy.table_share, easy.rough_share) == (0, 1, 0, 0, 0)
     assert turned.roll_rad == pytest.approx(np.pi)
-    assert turned.most_objects <= 2
-    assert (hard.most_objects, hard.clutter) == (6, 4)
+    assert turned.max_objects <= 2
+    assert (hard.max_objects, hard.clutter) == (6, 4)
     assert Difficulty.at(7) == hard
 
 
@@ -104,7 +104,7 @@ def test_first_objects_box_has_a_usual_size(pool):
 
 def one_object(mesh: Mesh, T: np.ndarray, light: Light = FLAT) -> Scene:
     K = np.array([[600.0, 0, 160], [0, 590, 120], [0, 0, 1]])
-    placed = Placed(TrainingObject("one", mesh), T, np.array([200.0, 100, 50]))
+    placed = PlacedObject(SyntheticObject("one", mesh), T, np.array([200.0, 100, 50]))
     return Scene((placed,), 1, K, (240, 320), light, None, 0, 0, True)
 
 
@@ -140,7 +140,7 @@ def test_a_window_shows_the_same_as_the_whole_image():
 
 def test_the_nearer_object_hides_the_other():
     scene = one_object(coloured_mesh(), POSE)
-    front = Placed(TrainingObject("two", coloured_mesh(1)), POSE @ make_T(np.eye(3), np.zeros(3)), np.zeros(3))
+    front = PlacedObject(SyntheticObject("two", coloured_mesh(1)), POSE @ make_T(np.eye(3), np.zeros(3)), np.zeros(3))
     front = replace(front, T_cam_from_obj=make_T(POSE[:3, :3], np.array([0.09, -0.01, 0.35])))
     both = replace(scene, placed=(*scene.placed, front), wanted=2)
     picture = draw_scene(both, Window(0, 0, 320, 240), 1, GREY)

@@ -22,13 +22,13 @@ from picopose_cli.base.options import MINI_RECIPE, RELEASED_RECIPE, TrainOptions
 from picopose_cli.network.checkpoint import load_network, save_network
 from picopose_cli.network.config import VIT_L
 from picopose_cli.synthesis.samples import Sample
-from picopose_cli.training.batches import Position, collate, open_batches
-from picopose_cli.training.loop import Group, ramp_samples, train
-from picopose_cli.training.replay import ReplayPool
+from picopose_cli.training.batches import StreamPosition, collate, open_batches
+from picopose_cli.training.loop import TrainingProcess, ramp_samples, train
+from picopose_cli.training.sample_pool import SamplePool
 from picopose_cli.training.start import start_network
 from picopose_cli.training.state import find_checkpoint, learning_rate, read_checkpoint, start_state, write_checkpoint
 
-CPU = Group(torch.device("cpu"), "fp32")
+CPU = TrainingProcess(torch.device("cpu"), "fp32")
 SOURCE = ToySource(kept=12)
 TINY = replace(
     TOY,
@@ -91,7 +91,7 @@ def test_half_precision_stays_near(tmp_path: Path) -> None:
     """bf16 autocast keeps coordinates and losses in f32: the first losses are almost those of fp32."""
     losses = []
     for precision in ("fp32", "bf16"):
-        group = Group(torch.device("cpu"), precision)
+        group = TrainingProcess(torch.device("cpu"), precision)
         summary = train(options(tmp_path / precision, steps=1), start_network(TINY, None, 0), SOURCE, group)
         losses.append(summary.losses)
     for name, value in losses[0].items():
@@ -112,21 +112,21 @@ class Numbered:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_continue_in_the_same_order(workers: int) -> None:
-    def numbers(position: Position, count: int) -> list[list[float]]:
+    def numbers(position: StreamPosition, count: int) -> list[list[float]]:
         batches = open_batches(Numbered(), batch_size=2, workers=workers, position=position, pinned=False)
         return [next(batches).diameter_m.tolist() for _ in range(count)]
 
-    whole = numbers(Position(1, 2), 8)
+    whole = numbers(StreamPosition(1, 2), 8)
     assert len({number for batch in whole for number in batch}) == 16
     for stopped in (1, 3, 5):
-        assert numbers(Position(1, 2, stopped), 8 - stopped) == whole[stopped:]
-    other = numbers(Position(0, 2), 8)
+        assert numbers(StreamPosition(1, 2, stopped), 8 - stopped) == whole[stopped:]
+    other = numbers(StreamPosition(0, 2), 8)
     assert not {number for batch in other for number in batch} & {number for batch in whole for number in batch}
 
 
 def test_replay_uses_each_sample_about_so_often() -> None:
     fresh = (collate([replace(Numbered().like, diameter_m=float(2 * n + i)) for i in range(2)]) for n in range(40))
-    pool = ReplayPool(fresh, times=3, seed=0, pool_batches=4)
+    pool = SamplePool(fresh, times=3, seed=0, pool_batches=4)
     seen = [batch.diameter_m.tolist() for batch in pool.batches()]
     assert len(seen) == 120
     counts = np.bincount(np.array(seen).astype(int).ravel(), minlength=80)
@@ -262,14 +262,14 @@ sys.path[:0] = sys.argv[2:]
 import torch
 torch.set_num_threads(1)
 from test_loop import SOURCE, TINY, options, weights
-from picopose_cli.training.loop import join_group, leave_group, train
+from picopose_cli.training.loop import join_processes, leave_processes, train
 from picopose_cli.training.start import start_network
-group = join_group("cpu", "fp32")
+group = join_processes("cpu", "fp32")
 network = start_network(TINY, None, 0)
 summary = train(options(Path(sys.argv[1]) / "run", steps=3, accumulate=2), network, SOURCE, group)
 assert summary.step == 3
 torch.save(weights(network), Path(sys.argv[1]) / f"rank{group.rank}.pt")
-leave_group(group)
+leave_processes(group)
 """
 
 

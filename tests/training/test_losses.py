@@ -17,29 +17,29 @@ from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.training.batches import collate
 from picopose_cli.training.losses import (
     TEMPERATURE,
-    Draws,
     PairLosses,
+    RandomDraws,
     affine_losses,
     angle_between,
-    blurred_affine,
     draw,
     matching_loss,
     offset_losses,
+    perturbed_affine,
     safe_log,
     weighted_sum,
 )
 from picopose_cli.training.start import start_network
-from picopose_cli.training.targets import AffineTargets, FlowTargets
+from picopose_cli.training.supervision import TrueAffine, TrueFlow
 
 
-def random_truth(batch: int, grid: int, seed: int = 0) -> FlowTargets:
+def random_truth(batch: int, grid: int, seed: int = 0) -> TrueFlow:
     generator = torch.Generator().manual_seed(seed)
     cells = torch.stack(torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="xy")).float()
     target = torch.rand(batch, 2, grid, grid, generator=generator) * grid
-    return FlowTargets(target - cells, torch.rand(batch, grid, grid, generator=generator) < 0.4)
+    return TrueFlow(target - cells, torch.rand(batch, grid, grid, generator=generator) < 0.4)
 
 
-def plain_matching_loss(query: torch.Tensor, template: torch.Tensor, truth: FlowTargets) -> float:
+def plain_matching_loss(query: torch.Tensor, template: torch.Tensor, truth: TrueFlow) -> float:
     grid = truth.flow.shape[-1]
     pairs = []
     for b in range(len(query)):
@@ -71,13 +71,13 @@ def test_matching_loss_equals_the_plain_one() -> None:
 
 def test_matching_loss_takes_some_of_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, query, template = random_truth(3, 4), unit(3, 16, 1), unit(3, 16, 2)
-    monkeypatch.setattr("picopose_cli.training.losses.MOST_POSITIVES_ON_CPU", 6)
+    monkeypatch.setattr("picopose_cli.training.losses.MAX_POSITIVES_ON_CPU", 6)
     choice = torch.rand(3, 16, generator=torch.Generator().manual_seed(0))
     kept = torch.zeros(3, 16, dtype=torch.bool)
     for b in range(3):
         order = torch.where(truth.valid[b].flatten(), choice[b], -1.0).argsort(descending=True)
         kept[b, order[:2]] = True
-    fewer = FlowTargets(truth.flow, truth.valid & kept.view(3, 4, 4))
+    fewer = TrueFlow(truth.flow, truth.valid & kept.view(3, 4, 4))
     assert fewer.valid.sum() == 6
     assert matching_loss(query, template, truth, choice).item() == pytest.approx(
         plain_matching_loss(query, template, fewer), rel=1e-5
@@ -86,7 +86,7 @@ def test_matching_loss_takes_some_of_too_many(monkeypatch: pytest.MonkeyPatch) -
 
 def test_nothing_valid_costs_nothing() -> None:
     truth = random_truth(2, 4)
-    nothing = FlowTargets(truth.flow, torch.zeros_like(truth.valid))
+    nothing = TrueFlow(truth.flow, torch.zeros_like(truth.valid))
     query = unit(2, 16, 1).requires_grad_()
     loss = matching_loss(query, unit(2, 16, 2), nothing, torch.rand(2, 16))
     loss.backward()
@@ -116,9 +116,9 @@ def test_log_goes_on_below_its_limit() -> None:
     np.testing.assert_allclose(scale.grad, [0.5, 1, 10, 10, 10], rtol=1e-5)
 
 
-def truth_of(count: int) -> AffineTargets:
+def truth_of(count: int) -> TrueAffine:
     generator = torch.Generator().manual_seed(3)
-    return AffineTargets(
+    return TrueAffine(
         20 * torch.randn(count, 2, generator=generator),
         0.5 + torch.rand(count, generator=generator),
         6 * torch.rand(count, generator=generator) - 3,
@@ -157,9 +157,9 @@ def test_the_blur_is_centred_on_the_truth_and_keeps_the_sign_of_the_angle() -> N
     """The released noise took acos of the angle, which mirrors every second rotation."""
     truth = truth_of(2000)
     draws = draw(2000, 1, 0.0, torch.Generator().manual_seed(0))
-    still = Draws(torch.zeros_like(draws.noise), draws.strength, draws.choice, draws.turn_rad)
-    torch.testing.assert_close(blurred_affine(truth, still), truth.A_obs_from_tmpl)
-    A = blurred_affine(truth, draws)
+    still = RandomDraws(torch.zeros_like(draws.noise), draws.strength, draws.choice, draws.roll_rad)
+    torch.testing.assert_close(perturbed_affine(truth, still), truth.A_obs_from_tmpl)
+    A = perturbed_affine(truth, draws)
     turn = torch.atan2(A[:, 1, 0], A[:, 0, 0]) - truth.angle_rad
     turn = torch.rad2deg(torch.atan2(turn.sin(), turn.cos()))
     assert abs(turn.mean()) < 0.7
@@ -202,7 +202,7 @@ def test_a_share_of_the_pairs_is_enough_for_stage_3() -> None:
 
     def terms(recipe: Recipe, pairs: slice) -> dict[str, float]:
         part = batch.mapped(lambda tensor: tensor[pairs])
-        drawn = Draws(draws.noise[pairs], draws.strength[pairs], draws.choice[pairs], draws.turn_rad[pairs])
+        drawn = RandomDraws(draws.noise[pairs], draws.strength[pairs], draws.choice[pairs], draws.roll_rad[pairs])
         with torch.inference_mode():
             found = PairLosses(network, recipe, turn=False)(part, drawn)
         return {name: value.item() for name, value in found.items() if name != "total"}

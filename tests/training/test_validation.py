@@ -15,11 +15,10 @@ from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import TemplateBank
 from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.network.picopose import PicoPose
-from picopose_cli.synthesis.samples import Sample, View
+from picopose_cli.synthesis.samples import CropView, Sample
 from picopose_cli.training import validation
-from picopose_cli.training.held_out import make_validation_set
 from picopose_cli.training.start import start_network
-from picopose_cli.training.targets import flow_targets
+from picopose_cli.training.supervision import true_flow
 from picopose_cli.training.validation import (
     ValidationSet,
     Validator,
@@ -28,6 +27,7 @@ from picopose_cli.training.validation import (
     surface_points,
     view_angles_deg,
 )
+from picopose_cli.training.validation_set import make_validation_set
 
 EVERY = 6
 
@@ -46,7 +46,7 @@ def data(bank: TemplateBank) -> ValidationSet:
         R = Rotation.from_euler("zx", [40 * view, tilt_deg], degrees=True).as_matrix()
         T = make_T(R @ bank.T_tmpl_from_obj[view, :3, :3], np.array([0.01, -0.01, 0.4]))
         nearest = nearest_view(T, bank.T_tmpl_from_obj)
-        template = View(
+        template = CropView(
             bank.crops_rgb[nearest], bank.masks[nearest], bank.depth_centre_m[nearest], bank.K,
             bank.A_crop_from_image[nearest].astype(np.float64), bank.T_tmpl_from_obj[nearest],
         )  # fmt: skip
@@ -61,7 +61,7 @@ def test_with_the_truth_in_their_place_the_poses_are_right(
     truths = []
 
     def remember(pairs: object, grids: object) -> object:
-        found = flow_targets(pairs, grids)  # type: ignore[arg-type]
+        found = true_flow(pairs, grids)  # type: ignore[arg-type]
         truths.append(found)
         return found
 

@@ -15,7 +15,7 @@ from picopose_cli.base.types import Mesh, ObjectInfo, RenderedView
 from picopose_cli.rendering.meshes import mesh_diameter_m
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.synthesis.shapes import Shape
-from picopose_cli.synthesis.symmetric import NO_SYMMETRIES, Symmetries, make_symmetric_mesh
+from picopose_cli.synthesis.symmetric_objects import NO_SYMMETRIES, Symmetries, make_symmetric_mesh
 
 SIDE_PX = 120
 K = np.array([[225.0, 0, SIDE_PX / 2], [0, 225, SIDE_PX / 2], [0, 0, 1]])

@@ -25,7 +25,7 @@ LEAST_CORNERS = 2
 
 
 @dataclass(frozen=True)
-class AffineTargets:
+class TrueAffine:
     """The true 2D similarity of N pairs in crop px, f32.
 
     `translation_px` (N,2): how far the object's projected origin moves, from `origin_tmpl_crop` (N,2); `scale` (N,);
@@ -49,14 +49,14 @@ class AffineTargets:
 
 
 @dataclass(frozen=True)
-class FlowTargets:
+class TrueFlow:
     """Where one level's template cells lie in the observation: `flow` (N,2,g,g) cells (x, y), `valid` (N,g,g) bool."""
 
     flow: Tensor
     valid: Tensor
 
 
-def affine_targets(observation: ViewBatch, template: ViewBatch) -> AffineTargets:
+def true_affine(observation: ViewBatch, template: ViewBatch) -> TrueAffine:
     """Return what stage 2 should say of N pairs.
 
     The scale is that of the objects' origins; the angle is the first one when the rotation from the template's to the
@@ -70,7 +70,7 @@ def affine_targets(observation: ViewBatch, template: ViewBatch) -> AffineTargets
     R = observation.T_cam_from_obj[:, :3, :3] @ template.T_cam_from_obj[:, :3, :3].transpose(1, 2)
     angle = torch.atan2(R[:, 1, 0], R[:, 1, 1])
     angle = angle + _turn(observation.A_crop_from_image) - _turn(template.A_crop_from_image)
-    return AffineTargets(
+    return TrueAffine(
         (origin_obs - origin_tmpl).float(),
         (z_tmpl / z_obs * crop_scale * focal).float(),
         torch.atan2(angle.sin(), angle.cos()).float(),
@@ -78,7 +78,7 @@ def affine_targets(observation: ViewBatch, template: ViewBatch) -> AffineTargets
     )
 
 
-def flow_targets(batch: PairBatch, grids: tuple[int, ...]) -> tuple[FlowTargets, ...]:
+def true_flow(batch: PairBatch, grids: tuple[int, ...]) -> tuple[TrueFlow, ...]:
     """Return the true flow of N pairs on template grids of the given sides (64 and its halves).
 
     A cell is valid when the template shows the object at the cell's centre, the target lies in the observation's mask,
@@ -110,7 +110,7 @@ def inverse(matrices: Tensor) -> Tensor:
     return inverted
 
 
-def _flow_on_grid(batch: PairBatch, grid: int) -> FlowTargets:
+def _flow_on_grid(batch: PairBatch, grid: int) -> TrueFlow:
     cell_px = CROP_PX / grid
     depth = depth_on_grid(batch.template.depth_centre_m, grid)
     cells = cell_indices(depth[:, None])  # (2,g,g)
@@ -121,7 +121,7 @@ def _flow_on_grid(batch: PairBatch, grid: int) -> FlowTargets:
     seen = seen & _agrees(batch, target_px, xyz_obs[..., 2])
     flow = (target_px / cell_px).transpose(1, 2).reshape(-1, 2, grid, grid).float() - cells
     valid = seen.view(-1, grid, grid)
-    return FlowTargets(torch.where(valid[:, None], flow, torch.zeros_like(flow)), valid)
+    return TrueFlow(torch.where(valid[:, None], flow, torch.zeros_like(flow)), valid)
 
 
 def _lift_to(batch: PairBatch, crop_px: Tensor, depth_m: Tensor) -> Tensor:

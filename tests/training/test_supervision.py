@@ -14,11 +14,11 @@ from scipy.spatial.transform import Rotation
 
 from picopose_cli.base.geometry import apply_affine, invert_T, make_T, project_points, transform_points
 from picopose_cli.pose.correspondences import affine_poses
-from picopose_cli.synthesis.samples import Sample, View
+from picopose_cli.synthesis.samples import CropView, Sample
 from picopose_cli.templates.crops import crop_affine, normalise_bgr
-from picopose_cli.training.augment import turn_observations
+from picopose_cli.training.augment import rotate_observations
 from picopose_cli.training.batches import PairBatch, collate, network_inputs
-from picopose_cli.training.targets import DEPTH_TOLERANCE, affine_targets, depth_on_grid, flow_targets
+from picopose_cli.training.supervision import DEPTH_TOLERANCE, depth_on_grid, true_affine, true_flow
 
 GRIDS = (16, 32, 64)
 K_TMPL = np.array([[572.4, 0, 320], [0, 572.4, 240], [0, 0, 1.0]])
@@ -43,10 +43,10 @@ def plane_depth(K: np.ndarray, A: np.ndarray, T: np.ndarray, grid: int = 64) -> 
     return ((normal @ origin) / (rays(K, A, cell_centres(grid)) @ normal)).reshape(grid, grid)
 
 
-def plane_view(K: np.ndarray, box: tuple[int, int, int, int], T: np.ndarray) -> View:
+def plane_view(K: np.ndarray, box: tuple[int, int, int, int], T: np.ndarray) -> CropView:
     A = crop_affine(box).astype(np.float64)
     depth = plane_depth(K, A, T).astype(np.float32)
-    return View(np.zeros((224, 224, 3), np.uint8), np.ones((224, 224), bool), depth, K, A, T)
+    return CropView(np.zeros((224, 224, 3), np.uint8), np.ones((224, 224), bool), depth, K, A, T)
 
 
 def plane_batch(T_obs: np.ndarray, T_tmpl: np.ndarray) -> PairBatch:
@@ -69,7 +69,7 @@ def test_a_turn_and_a_zoom_come_back_exactly(angle: float) -> None:
     turn = Rotation.from_rotvec([0, 0, angle]).as_matrix()
     T_obs = make_T(turn @ R_tmpl, np.array([0.03, -0.02, 0.8]))
     batch = plane_batch(T_obs, T_tmpl)
-    truth = affine_targets(batch.observation, batch.template)
+    truth = true_affine(batch.observation, batch.template)
     np.testing.assert_allclose(poses_of(batch, truth.A_obs_from_tmpl)[0], T_obs, atol=2e-6)
     assert np.cos(truth.angle_rad.item() - angle) == pytest.approx(1, abs=1e-6)
 
@@ -80,12 +80,12 @@ def test_the_angle_is_the_first_of_the_released_euler_angles() -> None:
         R_obs, R_tmpl = random_rotation(rng), random_rotation(rng)
         batch = plane_batch(make_T(R_obs, np.array([0.01, 0, 0.6])), make_T(R_tmpl, np.array([0, 0, 0.5])))
         expected = Rotation.from_matrix(R_obs @ R_tmpl.T).as_euler("zxy")[0]
-        assert affine_targets(batch.observation, batch.template).angle_rad.item() == pytest.approx(expected, abs=1e-5)
+        assert true_affine(batch.observation, batch.template).angle_rad.item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_similarity_takes_the_origin_where_it_is() -> None:
     batch = collate([make_sample("box", np.random.default_rng(seed)) for seed in range(4)])
-    truth = affine_targets(batch.observation, batch.template)
+    truth = true_affine(batch.observation, batch.template)
     for i in range(4):
         origins = []
         for view in (batch.observation, batch.template):
@@ -105,8 +105,8 @@ def test_flow_of_a_flat_object_is_the_similarity(grid: int) -> None:
     turn = Rotation.from_rotvec([0, 0, 0.3]).as_matrix()
     flip = np.diag([1.0, -1, -1])
     batch = plane_batch(make_T(turn @ flip, np.array([-0.005, 0.01, 0.55])), make_T(flip, np.array([0, 0, 0.5])))
-    A = affine_targets(batch.observation, batch.template).A_obs_from_tmpl[0].double().numpy()
-    [level] = flow_targets(batch, (grid,))
+    A = true_affine(batch.observation, batch.template).A_obs_from_tmpl[0].double().numpy()
+    [level] = true_flow(batch, (grid,))
     cell_px = 224 / grid
     expected = (apply_affine(A, cell_centres(grid)) / cell_px).reshape(grid, grid, 2)
     col, row = np.meshgrid(np.arange(grid), np.arange(grid))
@@ -131,7 +131,7 @@ def test_flow_of_a_slanted_plane_is_exact(grid: int) -> None:
     xyz_obj = transform_points(invert_T(T_tmpl), rays(K_TMPL, A_tmpl, cell_centres(grid)) * depth.reshape(-1, 1))
     np.testing.assert_allclose(xyz_obj[:, 2], 0, atol=1e-9)
     target = apply_affine(A_obs, project_points(K_OBS, transform_points(T_obs, xyz_obj))) / (224 / grid)
-    [level] = flow_targets(batch, (grid,))
+    [level] = true_flow(batch, (grid,))
     col, row = np.meshgrid(np.arange(grid), np.arange(grid))
     expected = target.T.reshape(2, grid, grid) - np.stack([col, row])
     valid = level.valid[0].numpy()
@@ -149,7 +149,7 @@ def test_a_coarse_cell_needs_two_of_its_four_corners() -> None:
     assert (depth_on_grid(depth, 64) == depth).all()
 
 
-def sphere_view(T: np.ndarray, K: np.ndarray, box: tuple[int, int, int, int], radius: float) -> View:
+def sphere_view(T: np.ndarray, K: np.ndarray, box: tuple[int, int, int, int], radius: float) -> CropView:
     A = crop_affine(box).astype(np.float64)
 
     def depth_at(crop_px: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ def sphere_view(T: np.ndarray, K: np.ndarray, box: tuple[int, int, int, int], ra
 
     depth = depth_at(cell_centres(64)).reshape(64, 64).astype(np.float32)
     mask = depth_at(cell_centres(224)).reshape(224, 224) > 0
-    return View(np.zeros((224, 224, 3), np.uint8), mask, depth, K, A, T)
+    return CropView(np.zeros((224, 224, 3), np.uint8), mask, depth, K, A, T)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -172,7 +172,7 @@ def test_what_the_object_itself_hides_is_not_valid(grid: int) -> None:
     observation = sphere_view(T_obs, K_TMPL, (160, 320, 240, 400), radius)
     template = sphere_view(T_tmpl, K_TMPL, (160, 320, 240, 400), radius)
     batch = collate([Sample("ball", 2 * radius * 3**0.5, observation, template)])
-    [level] = flow_targets(batch, (grid,))
+    [level] = true_flow(batch, (grid,))
     depth = depth_on_grid(batch.template.depth_centre_m, grid)[0].numpy().reshape(-1)
     xyz = rays(K_TMPL, template.A_crop_from_image, cell_centres(grid)) * depth[:, None]
     xyz_obs = transform_points(T_obs @ invert_T(T_tmpl), xyz)
@@ -192,8 +192,8 @@ def test_what_another_object_hides_is_not_valid() -> None:
     mask = sample.observation.mask.copy()
     mask[:, :112] = False
     covered = replace(sample, observation=replace(sample.observation, mask=mask))
-    [whole] = flow_targets(collate([sample]), (64,))
-    [half] = flow_targets(collate([covered]), (64,))
+    [whole] = true_flow(collate([sample]), (64,))
+    [half] = true_flow(collate([covered]), (64,))
     target_x = (half.flow[0, 0] + torch.arange(64)) * 3.5
     assert 0 < half.valid.sum() < whole.valid.sum()
     assert (target_x[half.valid[0]] >= 112).all()
@@ -206,7 +206,7 @@ def test_a_front_before_the_object_is_told_by_its_depth() -> None:
     moved = replace(
         sample.observation, depth_centre_m=np.where(sample.observation.depth_centre_m > 0, nearer, 0).astype(np.float32)
     )
-    [level] = flow_targets(collate([replace(sample, observation=moved)]), (64,))
+    [level] = true_flow(collate([replace(sample, observation=moved)]), (64,))
     assert level.valid.float().mean() < 0.02
 
 
@@ -220,8 +220,8 @@ def test_turned_observations_keep_their_geometry() -> None:
     samples = [make_sample(key, np.random.default_rng(seed)) for seed, key in enumerate(("ball", "egg", "ball"))]
     batch = collate(samples)
     turn = torch.tensor([1.0, -2.0, 0.0])
-    turned = PairBatch(turn_observations(batch.observation, turn), batch.template, batch.diameter_m)
-    before, after = (affine_targets(b.observation, b.template) for b in (batch, turned))
+    turned = PairBatch(rotate_observations(batch.observation, turn), batch.template, batch.diameter_m)
+    before, after = (true_affine(b.observation, b.template) for b in (batch, turned))
     difference = after.angle_rad - before.angle_rad - turn
     assert torch.cos(difference).min() > 1 - 1e-6
     for mask in turned.observation.masks:
@@ -229,10 +229,10 @@ def test_turned_observations_keep_their_geometry() -> None:
         extent = max(int(rows.max() - rows.min()), int(cols.max() - cols.min()))
         assert 218 <= extent <= 224
     for b, other in ((batch, turned), (turned, batch)):
-        [mine], [theirs] = flow_targets(b, (64,)), flow_targets(other, (64,))
+        [mine], [theirs] = true_flow(b, (64,)), true_flow(other, (64,))
         both = mine.valid & theirs.valid
         assert both.sum() > 0.9 * theirs.valid.sum()
-    [flow_before], [flow_after] = flow_targets(batch, (64,)), flow_targets(turned, (64,))
+    [flow_before], [flow_after] = true_flow(batch, (64,)), true_flow(turned, (64,))
     both = flow_before.valid & flow_after.valid
     colours = [colour_at(b, flow.flow, both) for b, flow in ((batch, flow_before), (turned, flow_after))]
     assert np.median(np.abs(colours[0] - colours[1])) < 4

@@ -20,20 +20,20 @@ from picopose_cli.base.types import Array, Mesh
 from picopose_cli.bop.rle import encode_rle
 from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.rendering.rasteriser import Window
-from picopose_cli.synthesis.compose import NOBODY, Picture, draw_scene
+from picopose_cli.synthesis.compose import NOBODY, SceneImage, draw_scene
 from picopose_cli.synthesis.noisy_detections import noisy_detections
-from picopose_cli.synthesis.objects import TrainingObject, make_distinct_mesh
+from picopose_cli.synthesis.objects import SyntheticObject, make_distinct_mesh
 from picopose_cli.synthesis.roughen import roughen_mask
 from picopose_cli.synthesis.scenes import (
     IMAGE_HW,
     Difficulty,
-    Placed,
+    PlacedObject,
     Scene,
     image_box,
     random_scene,
 )
 from picopose_cli.synthesis.sensor import photograph
-from picopose_cli.synthesis.symmetric import NO_SYMMETRIES, make_symmetric_mesh
+from picopose_cli.synthesis.symmetric_objects import NO_SYMMETRIES, make_symmetric_mesh
 from picopose_cli.synthesis.textures import paint_background
 
 SCENE_ID = 0
@@ -73,14 +73,14 @@ def write_procedural_dataset(
     seed: int,
     size_hw: tuple[int, int] = IMAGE_HW,
     level: float = 0.8,
-    most_objects: int = 6,
+    max_objects: int = 6,
     symmetric: bool = False,
 ) -> Path:
     """Write the data set `folder`/`name` and return its folder; the same arguments give the same files.
 
     It holds models/ (PLY with a texture, models_info.json), test/000000/ (rgb, depth, mask, mask_visib, scene_*.json),
     test_targets_bop19.json and _bop24.json, and the files of DETECTIONS. Objects are used equally often; images show
-    up to `most_objects` of them, at the difficulty `level` in [0, 1]. Objects look different from every side, or
+    up to `max_objects` of them, at the difficulty `level` in [0, 1]. Objects look different from every side, or
     all are `symmetric` and models_info.json says how. Raises PicoPoseError when the folder cannot be written.
     """
     root = folder / name
@@ -90,7 +90,7 @@ def write_procedural_dataset(
     turn = 0
     for im_id in range(images):
         rng = np.random.default_rng([_STREAM, seed, 1, im_id])
-        count = int(rng.integers(min(2, objects), min(most_objects, objects) + 1))
+        count = int(rng.integers(min(2, objects), min(max_objects, objects) + 1))
         pool = [items[(turn + i) % objects] for i in range(count)]
         turn += count
         scene, background = _draw_lots(rng, [item for _, item in pool], size_hw, level)
@@ -108,7 +108,7 @@ def write_procedural_dataset(
     return root
 
 
-def _write_models(folder: Path, objects: int, seed: int, *, symmetric: bool) -> list[tuple[int, TrainingObject]]:
+def _write_models(folder: Path, objects: int, seed: int, *, symmetric: bool) -> list[tuple[int, SyntheticObject]]:
     """Write the models and return (obj_id, object) as they read back: what is rendered is what the files hold."""
     items, infos = [], {}
     for obj_id in range(1, objects + 1):
@@ -119,7 +119,7 @@ def _write_models(folder: Path, objects: int, seed: int, *, symmetric: bool) -> 
             mesh = make_distinct_mesh(own_seed, _SIZE_M, _TEXTURE_PX)
         path = folder / f"obj_{obj_id:06d}.ply"
         write_textured_ply(path, mesh)
-        items.append((obj_id, TrainingObject(f"obj_{obj_id:06d}", read_mesh(path))))
+        items.append((obj_id, SyntheticObject(f"obj_{obj_id:06d}", read_mesh(path))))
         infos[str(obj_id)] = _model_info(items[-1][1].mesh) | symmetries.as_model_info()
     _write_json(folder / "models_info.json", infos)
     return items
@@ -166,13 +166,13 @@ def diameter_of_points(points: Array) -> float:
 
 
 def _draw_lots(
-    rng: np.random.Generator, pool: Sequence[TrainingObject], size_hw: tuple[int, int], level: float
+    rng: np.random.Generator, pool: Sequence[SyntheticObject], size_hw: tuple[int, int], level: float
 ) -> tuple[Scene, Array]:
     """Return a scene of all objects of `pool`, none of them far outside of the image, and its background picture."""
     hard = Difficulty.at(level)
     difficulty = Difficulty(
         roll_rad=np.pi,
-        most_objects=len(pool),
+        max_objects=len(pool),
         clutter=0,
         table_share=0.7,
         plain_share=0.05,
@@ -241,7 +241,7 @@ def _write_image(
     return targets, exact.owner != NOBODY
 
 
-def _mask_alone(scene: Scene, placed: Placed) -> tuple[int, Array]:
+def _mask_alone(scene: Scene, placed: PlacedObject) -> tuple[int, Array]:
     """Return how many pixels an object covers, beyond the image too, and its mask (H,W) bool with nothing before it."""
     box = image_box(placed, scene.K)
     height, width = scene.size_hw
@@ -261,7 +261,7 @@ def _truth(obj_id: int, T_cam_from_obj: Array) -> dict[str, Any]:
     }
 
 
-def _visibility(full: tuple[int, Array], visible: Array, picture: Picture) -> dict[str, Any]:
+def _visibility(full: tuple[int, Array], visible: Array, picture: SceneImage) -> dict[str, Any]:
     count, mask = full
     return {
         "bbox_obj": box_of_mask(mask),

@@ -13,7 +13,7 @@ POOL_BATCHES = 64
 """Batches in the pool: a sample meets others each time, and comes back after many steps."""
 
 
-class ReplayPool:
+class SamplePool:
     """Mixes batches from a pool that each fresh batch enters in place of the oldest one."""
 
     def __init__(self, fresh: Iterator[PairBatch], times: int, seed: int, pool_batches: int = POOL_BATCHES) -> None:

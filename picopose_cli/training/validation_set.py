@@ -6,8 +6,8 @@ import numpy as np
 
 from picopose_cli.base.types import Provenance, TemplateBank
 from picopose_cli.rendering.software import SoftwareRenderer
-from picopose_cli.synthesis.objects import TrainingObject, make_distinct_mesh
-from picopose_cli.synthesis.pairs import cut_samples
+from picopose_cli.synthesis.objects import SyntheticObject, make_distinct_mesh
+from picopose_cli.synthesis.procedural_source import cut_samples
 from picopose_cli.synthesis.samples import Sample
 from picopose_cli.synthesis.scenes import Difficulty, random_scene
 from picopose_cli.synthesis.textures import paint_background
@@ -27,7 +27,7 @@ _TEXTURE_PX = 384
 def make_validation_set(objects: int, samples_per_object: int = SAMPLES_PER_OBJECT) -> ValidationSet:
     """Return the validation set of so many objects that look different from every side; always the same one."""
     pool = [
-        TrainingObject(f"held-out-{i}", make_distinct_mesh([_STREAM, i], _SIZE_M, _TEXTURE_PX)) for i in range(objects)
+        SyntheticObject(f"held-out-{i}", make_distinct_mesh([_STREAM, i], _SIZE_M, _TEXTURE_PX)) for i in range(objects)
     ]
     samples: list[Sample] = []
     for number, item in enumerate(pool):
@@ -37,7 +37,7 @@ def make_validation_set(objects: int, samples_per_object: int = SAMPLES_PER_OBJE
 
 
 def _samples_of(
-    item: TrainingObject, others: list[TrainingObject], rng: np.random.Generator, count: int
+    item: SyntheticObject, others: list[SyntheticObject], rng: np.random.Generator, count: int
 ) -> list[Sample]:
     difficulty = Difficulty.at(LEVEL)
     found: list[Sample] = []
@@ -48,7 +48,7 @@ def _samples_of(
     return found
 
 
-def _bank(item: TrainingObject, obj_id: int) -> TemplateBank:
+def _bank(item: SyntheticObject, obj_id: int) -> TemplateBank:
     """Render an object's bank by the functions of `render-templates`."""
     K = template_camera()
     renderer = SoftwareRenderer(item.mesh, K, TEMPLATE_SIZE_HW)

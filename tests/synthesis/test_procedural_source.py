@@ -12,17 +12,17 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import apply_affine, backproject_pixels, invert_T, project_points, transform_points
 from picopose_cli.base.types import Mesh
 from picopose_cli.rendering.software import SoftwareRenderer, render_depth
+from picopose_cli.synthesis.bop_dataset import write_textured_ply
 from picopose_cli.synthesis.objects import (
-    MOST_FACES,
+    MAX_FACES,
     MeshFolder,
     make_distinct_mesh,
     make_procedural_object,
     nearest_views,
     project_texture,
 )
-from picopose_cli.synthesis.pairs import ProceduralOptions, ProceduralSource
-from picopose_cli.synthesis.samples import Sample, View
-from picopose_cli.synthesis.synthetic_bop import write_textured_ply
+from picopose_cli.synthesis.procedural_source import ProceduralOptions, ProceduralSource
+from picopose_cli.synthesis.samples import CropView, Sample
 from picopose_cli.templates.build import make_template
 from picopose_cli.templates.crops import crop_affine
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
@@ -42,7 +42,7 @@ def hard_samples() -> list[Sample]:
 def same(a: Sample, b: Sample) -> bool:
     views = ((a.observation, b.observation), (a.template, b.template))
     return a.object_key == b.object_key and all(
-        np.array_equal(getattr(x, name), getattr(y, name)) for x, y in views for name in View.__dataclass_fields__
+        np.array_equal(getattr(x, name), getattr(y, name)) for x, y in views for name in CropView.__dataclass_fields__
     )
 
 
@@ -51,7 +51,7 @@ def cell_centres() -> np.ndarray:
     return np.stack(np.meshgrid(centre, centre), axis=-1).reshape(-1, 2)
 
 
-def lifted(view: View) -> tuple[np.ndarray, np.ndarray]:
+def lifted(view: CropView) -> tuple[np.ndarray, np.ndarray]:
     """Object-frame points (N,3) of the cells that show the object, and their flat indices."""
     depth = view.depth_centre_m.ravel()
     seen = np.flatnonzero(depth > 0)
@@ -220,5 +220,5 @@ def test_scanned_objects(shared_dir):
     for index in range(0, len(folder.paths), 17):
         mesh = folder.load(index)
         assert mesh is not None, folder.problems
-        assert 0 < len(mesh.faces) <= MOST_FACES
+        assert 0 < len(mesh.faces) <= MAX_FACES
     assert not folder.problems

@@ -17,16 +17,16 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array
 from picopose_cli.rendering.rasteriser import Window, place_mesh, rasterise_depth
-from picopose_cli.synthesis.compose import Picture, draw_scene
-from picopose_cli.synthesis.objects import MeshFolder, TrainingObject, make_procedural_object, nearest_views
+from picopose_cli.synthesis.compose import SceneImage, draw_scene
+from picopose_cli.synthesis.objects import MeshFolder, SyntheticObject, make_procedural_object, nearest_views
 from picopose_cli.synthesis.roughen import roughen_mask
-from picopose_cli.synthesis.samples import Sample, View
-from picopose_cli.synthesis.scenes import Difficulty, Placed, Scene, image_box, random_scene
+from picopose_cli.synthesis.samples import CropView, Sample
+from picopose_cli.synthesis.scenes import Difficulty, PlacedObject, Scene, image_box, random_scene
 from picopose_cli.synthesis.sensor import photograph
 from picopose_cli.synthesis.textures import paint_background
 from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, square_box
 
-SMALLEST_VISIBLE_PX, SMALLEST_VISIBLE_SHARE = 1024, 0.3
+MIN_VISIBLE_PX, MIN_VISIBLE_SHARE = 1024, 0.3
 NEAREST_VIEWS = 5
 _MARGIN_PX = 6
 """Of image around a crop, so that blur has something to draw on."""
@@ -104,10 +104,10 @@ class _Shelf:
 
     def __init__(self, options: ProceduralOptions, folder: MeshFolder | None, worker: int) -> None:
         self._options, self._folder, self._worker = options, folder, worker
-        self._objects: dict[int, TrainingObject] = {}
+        self._objects: dict[int, SyntheticObject] = {}
         self._pictures: dict[int, Array] = {}
 
-    def objects(self, sample: int) -> list[TrainingObject]:
+    def objects(self, sample: int) -> list[SyntheticObject]:
         """Return the pool of objects at a sample's number."""
         first = sample // self._options.samples_per_object
         wanted = range(first, first + self._options.pool)
@@ -124,7 +124,7 @@ class _Shelf:
             self._pictures[index] = paint_background(rng)
         return self._pictures[index]
 
-    def _make(self, index: int) -> TrainingObject:
+    def _make(self, index: int) -> SyntheticObject:
         seed = [self._options.seed, _OBJECTS, self._worker, index]
         key = f"w{self._worker}-{index}"
         from_folder = np.random.default_rng(seed).random() < self._options.folder_share
@@ -143,7 +143,7 @@ def cut_samples(rng: np.random.Generator, scene: Scene, background: Array, diffi
     picture = draw_scene(scene, window, 2 if max(sides) <= _FINE_BOX_PX else 1, background)
     for index, placed in enumerate(scene.placed[: scene.wanted]):
         mask = picture.visible(index)
-        if mask.sum() < SMALLEST_VISIBLE_PX or picture.visible_share(index) < SMALLEST_VISIBLE_SHARE:
+        if mask.sum() < MIN_VISIBLE_PX or picture.visible_share(index) < MIN_VISIBLE_SHARE:
             continue
         observation = _observe(rng, scene, picture, index, mask, difficulty)
         poses = placed.item.poses
@@ -162,8 +162,8 @@ def _needed_window(boxes: list[Array], size_hw: tuple[int, int]) -> Window:
 
 
 def _observe(
-    rng: np.random.Generator, scene: Scene, picture: Picture, index: int, mask: Array, difficulty: Difficulty
-) -> View:
+    rng: np.random.Generator, scene: Scene, picture: SceneImage, index: int, mask: Array, difficulty: Difficulty
+) -> CropView:
     """Return the observation of one object: the crop around its mask (h,w) bool, as a camera would have taken it."""
     seen = roughen_mask(rng, mask) if rng.random() < difficulty.rough_share else mask
     in_image = np.zeros(scene.size_hw, bool)
@@ -175,7 +175,7 @@ def _observe(
     rows, cols = crop.clipped_to(around).slices_in(around)
     colour = crop_colour(photo, (rows.start, rows.stop, cols.start, cols.stop))
     A = crop_affine((r0, r1, c0, c1)).astype(np.float64)
-    return View(
+    return CropView(
         crop_rgb=np.asarray(cv2.convertScaleAbs(colour, None, 255)),
         mask=crop_mask(in_image, (r0, r1, c0, c1)),
         depth_centre_m=_depth_at_centres(scene.placed[index], index, scene, picture, A),
@@ -185,7 +185,9 @@ def _observe(
     )
 
 
-def _depth_at_centres(placed: Placed, index: int, scene: Scene, picture: Picture, A_crop_from_image: Array) -> Array:
+def _depth_at_centres(
+    placed: PlacedObject, index: int, scene: Scene, picture: SceneImage, A_crop_from_image: Array
+) -> Array:
     """Return the object's depth (64,64) f32 exactly at the cells' centres, 0 where another object hides it.
 
     A cell is a pixel of a camera that looks through the crop, and pixels are sampled at their centres.
