@@ -20,6 +20,8 @@ GRID_CELLS = 64
 Array = NDArray[Any]
 """Any NumPy array; shapes and units stand where one is used."""
 MM_PER_M = 1000.0
+MIN_VISIB_FRACT = 0.1
+"""Instances with a smaller visible fraction are not targets (BOP challenge)."""
 
 
 def _check_shape(name: str, array: Array, *shape: int | None) -> None:
@@ -175,7 +177,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Target:
-    """What the localisation task (BOP19) asks for: `inst_count` instances of an object in an image."""
+    """A target of the localisation task (BOP19): `inst_count` instances of an object in an image."""
 
     scene_id: int
     im_id: int
@@ -185,11 +187,11 @@ class Target:
 
 @dataclass(frozen=True)
 class ImageTarget:
-    """What the detection task (BOP24) asks for: all that an image shows; the `most` best estimates of it count."""
+    """A target of the detection task (BOP24): an image; its `max_estimates` best-scored estimates are counted."""
 
     scene_id: int
     im_id: int
-    most: int
+    max_estimates: int
 
 
 AnyTarget = Target | ImageTarget

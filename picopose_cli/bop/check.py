@@ -19,7 +19,7 @@ from picopose_cli.base.types import AnyTarget, ImageTarget
 from picopose_cli.bop.datasets import NAME_DROPS, Dataset
 from picopose_cli.bop.results import (
     HEADER,
-    LARGEST_TIME_SPREAD_S,
+    MAX_TIME_SPREAD_S,
     ResultRow,
     is_header,
     numbered_lines,
@@ -30,7 +30,7 @@ from picopose_cli.bop.results import (
 ERROR, WARNING = "error", "warning"
 ROTATION_TOLERANCE = 0.02
 """Of R R^T from the identity: LM-O's own ground truth reaches 0.0096, network outputs 1e-6."""
-SMALLEST_DISTANCE_MM = 20.0
+MIN_DISTANCE_MM = 20.0
 """No camera sees an object whole from closer; in metres every translation of the benchmark is far below."""
 
 
@@ -145,7 +145,7 @@ def _check_pose(number: int, row: ResultRow) -> Iterator[Finding]:
         elif determinant < 0:
             yield Finding(WARNING, number, "R is a reflection (its determinant is -1)", "not a rotation")
     distance_mm = math.hypot(*row.t_mm)
-    if distance_mm < SMALLEST_DISTANCE_MM:
+    if distance_mm < MIN_DISTANCE_MM:
         text = f"|t| = {distance_mm:.3g} mm: looks like metres, must be mm"
         yield Finding(WARNING, number, text, "t in metres")
     elif math.isfinite(distance_mm) and row.t_mm[2] <= 0:
@@ -158,7 +158,7 @@ def _check_times(rows: Iterable[tuple[int, ResultRow]]) -> Iterator[Finding]:
     first: dict[tuple[int, int], tuple[int, float]] = {}
     for number, row in rows:
         first_number, time_s = first.setdefault((row.scene_id, row.im_id), (number, row.time_s))
-        if abs(time_s - row.time_s) > LARGEST_TIME_SPREAD_S:
+        if abs(time_s - row.time_s) > MAX_TIME_SPREAD_S:
             text = f"time {row.time_s:g} differs from {time_s:g} of the same image in row {first_number}"
             yield Finding(ERROR, number, text, "differing times")
 
@@ -195,7 +195,7 @@ def _check_targets(rows: Sequence[tuple[int, ResultRow]], targets: Sequence[AnyT
 
 def _key_and_count(target: AnyTarget) -> tuple[tuple[int, ...], int]:
     if isinstance(target, ImageTarget):
-        return (target.scene_id, target.im_id), target.most
+        return (target.scene_id, target.im_id), target.max_estimates
     return (target.scene_id, target.im_id, target.obj_id), target.inst_count
 
 

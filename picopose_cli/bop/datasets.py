@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from picopose_cli.base.cameras import Camera, parse_camera
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.json_numbers import finite_number, finite_numbers
 from picopose_cli.base.types import MM_PER_M, Array, ObjectInfo
-from picopose_cli.bop.json_files import finite_number, finite_numbers, read_indexed
+from picopose_cli.bop.json_files import read_indexed
 from picopose_cli.bop.known_datasets import DEFAULT_VSD_DELTA_MM, KnownSplit, known_splits, toolkit_split
 from picopose_cli.bop.layouts import (
     IMAGE_EXTENSIONS,
@@ -29,15 +31,6 @@ _MODELS_INFO = "models_info.json"
 _EVALUATION_MODELS = "models_eval"
 NAME_DROPS = str.maketrans("", "", "_-.")
 """`str.translate` table that drops the characters which separate the parts of a result file's name."""
-
-
-@dataclass(frozen=True)
-class Camera:
-    """The camera of one image: `K` (3,3) f64, or None with `problem` saying why; depth value * depth_scale = mm."""
-
-    K: Array | None
-    depth_scale: float = 1.0
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ def read_scene_cameras(dataset: Dataset, scene_id: int) -> dict[int, Camera]:
     Raises PicoPoseError when the scene_camera file itself is missing or unreadable.
     """
     path = dataset.annotation_path(scene_id, "scene_camera")
-    return {im_id: _camera(entry) for im_id, entry in read_indexed(path).items()}
+    return {im_id: parse_camera(entry) for im_id, entry in read_indexed(path).items()}
 
 
 def object_ids(dataset: Dataset) -> list[int]:
@@ -235,25 +228,6 @@ def _existing(folder: Path, stem: str, usual_ext: str) -> Path:
         return usual
     others = (folder / f"{stem}{ext}" for ext in IMAGE_EXTENSIONS)
     return next((path for path in others if path.exists()), usual)
-
-
-def _camera(entry: Any) -> Camera:
-    if not isinstance(entry, dict):
-        return Camera(None, problem="the camera entry is not an object")
-    scale = finite_number(entry.get("depth_scale", 1.0))
-    depth_scale = 1.0 if scale is None or scale <= 0 else scale
-    if entry.get("cam_K") is None:
-        model = entry.get("cam_model")
-        kind = model.get("projection_model_type", "cam_model") if isinstance(model, dict) else None
-        why = "cam_K is missing" if kind is None else f"cam_K is missing (camera model {kind}, not a pinhole)"
-        return Camera(None, depth_scale, why)
-    numbers = finite_numbers(entry["cam_K"], 9)
-    if numbers is None:
-        return Camera(None, depth_scale, "cam_K is not nine finite numbers")
-    K = numbers.reshape(3, 3)
-    if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], [0, 0, 1]):
-        return Camera(None, depth_scale, "cam_K is not a pinhole matrix (fx 0 cx; 0 fy cy; 0 0 1)")
-    return Camera(K, depth_scale)
 
 
 def _object_info(path: Path, obj_id: int, entry: Any) -> ObjectInfo:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import AnyTarget, Detection, GroundTruth, ImageTarget, Rle
+from picopose_cli.base.json_numbers import finite_number, finite_numbers, whole_number
+from picopose_cli.base.types import MIN_VISIB_FRACT, AnyTarget, Detection, GroundTruth, ImageTarget, Rle
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.ground_truth import read_ground_truth, read_visible_boxes
 from picopose_cli.bop.images import read_mask_image
-from picopose_cli.bop.json_files import finite_number, finite_numbers, read_json_list, whole_number
+from picopose_cli.bop.json_files import read_json_list
 from picopose_cli.bop.known_datasets import toolkit_split
-from picopose_cli.bop.targets import MIN_VISIB_FRACT, targets_by_image
+from picopose_cli.bop.targets import targets_by_image
 
 _LOG = logging.getLogger(__name__)
 

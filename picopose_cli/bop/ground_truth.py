@@ -9,11 +9,12 @@ import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
+from picopose_cli.base.json_numbers import finite_number, finite_numbers, whole_number
 from picopose_cli.base.types import MM_PER_M, GroundTruth
 from picopose_cli.bop.datasets import Dataset
-from picopose_cli.bop.json_files import finite_number, finite_numbers, read_indexed, whole_number
+from picopose_cli.bop.json_files import read_indexed
 
-_LARGEST_DEVIATION = 0.05
+_MAX_DEVIATION = 0.05
 """Of R R^T from the identity: the published annotations of LM-O reach 0.01."""
 
 
@@ -87,7 +88,7 @@ def _instance(entry: Any, info: Any, key: tuple[int, int, int]) -> GroundTruth:
     if t_mm is None:
         raise ValueError("cam_t_m2c is not three finite numbers")
     R = numbers.reshape(3, 3)
-    if np.abs(R @ R.T - np.eye(3)).max() > _LARGEST_DEVIATION or np.linalg.det(R) < 0:
+    if np.abs(R @ R.T - np.eye(3)).max() > _MAX_DEVIATION or np.linalg.det(R) < 0:
         raise ValueError("cam_R_m2c is not a rotation")
     visib_fract = 1.0 if info is None else finite_number(info.get("visib_fract"))
     if visib_fract is None or visib_fract < 0:

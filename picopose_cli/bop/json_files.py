@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
 
@@ -67,44 +63,6 @@ def read_indexed(path: Path) -> dict[int, Any]:
             raise PicoPoseError(f"key {key[:40]!r} is not an id", where=path, fix="keys must be whole numbers")
         indexed[int(key)] = value
     return indexed
-
-
-def finite_numbers(value: object, count: int) -> NDArray[np.float64] | None:
-    """Return `count` finite numbers as (count,) f64 from a flat or nested JSON list, or None when it is anything else.
-
-    Strings, booleans, null, NaN and infinities are not numbers.
-    """
-    numbers: list[float] = []
-    pending = [value]
-    while pending and len(numbers) <= count:
-        item = pending.pop()
-        if isinstance(item, list):
-            pending.extend(reversed(item))
-            continue
-        number = finite_number(item)
-        if number is None:
-            return None
-        numbers.append(number)
-    return np.array(numbers, np.float64) if len(numbers) == count and not pending else None
-
-
-def finite_number(value: object) -> float | None:
-    """Return a JSON number as a float, or None when it is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def whole_number(value: object, minimum: int = 0) -> int | None:
-    """Return a JSON number without fraction (3 or 3.0) as an int of at least `minimum`, or None when it is no such."""
-    number = finite_number(value)
-    if number is None or not number.is_integer() or number < minimum or number > 2**53:
-        return None
-    return int(number)
 
 
 def _kind(content: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_VSD_DELTA_MM = 15.0
-DEFAULT_MOST_ESTIMATES = 100
+DEFAULT_MAX_ESTIMATES_PER_IMAGE = 100
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class KnownSplit:
     private_splits: tuple[str, ...] = ()
     """Toolkit splits whose ground truth only the evaluation server has."""
     vsd_delta_mm: float = DEFAULT_VSD_DELTA_MM
-    most_estimates: int = DEFAULT_MOST_ESTIMATES
+    max_estimates_per_image: int = DEFAULT_MAX_ESTIMATES_PER_IMAGE
     """Detection: best-scored estimates of an image that count."""
     fisheye: bool = False
 
@@ -93,7 +93,7 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         image_folder="gray_xyz",
         suffix="_xyz",
         depth_folder="depth_xyz",
-        most_estimates=200,
+        max_estimates_per_image=200,
     ),
     KnownSplit(
         "itoddmv",
@@ -114,9 +114,9 @@ def known_splits(name: str) -> tuple[KnownSplit, ...]:
     return tuple(row for row in KNOWN_SPLITS if row.name == name)
 
 
-def most_estimates(name: str) -> int:
+def max_estimates_per_image(name: str) -> int:
     """Return how many estimates of an image of a data set count in the detection task."""
-    return next((row.most_estimates for row in known_splits(name)), DEFAULT_MOST_ESTIMATES)
+    return next((row.max_estimates_per_image for row in known_splits(name)), DEFAULT_MAX_ESTIMATES_PER_IMAGE)
 
 
 def toolkit_split(folder: str) -> tuple[str, str | None]:

@@ -21,9 +21,9 @@ from picopose_cli.base.types import MM_PER_M, Array, PoseEstimate
 from picopose_cli.bop.datasets import NAME_DROPS
 
 HEADER = "scene_id,im_id,obj_id,score,R,t,time"
-LARGEST_TIME_SPREAD_S = 0.001
+MAX_TIME_SPREAD_S = 0.001
 """Times of an image's rows that differ by more make the toolkit refuse the file."""
-_LARGEST_ID = 2**53
+_MAX_ID = 2**53
 _ROWS_AT_ONCE = 4096
 _ID_FIELDS = 3
 _FIELDS = HEADER.split(",")
@@ -84,7 +84,7 @@ class ResultTable:
         images = np.stack([self.scene_id, self.im_id], axis=1)
         _, first, image = np.unique(images, axis=0, return_index=True, return_inverse=True)
         times_s = self.time_s[first]
-        differing = np.abs(self.time_s - times_s[image.reshape(-1)]) > LARGEST_TIME_SPREAD_S
+        differing = np.abs(self.time_s - times_s[image.reshape(-1)]) > MAX_TIME_SPREAD_S
         if differing.any():
             row = self.row[np.argmax(differing)]
             raise PicoPoseError(f"row {row}: the time differs from the image's other rows", where=self.path, fix=_CHECK)
@@ -185,7 +185,7 @@ def parse_row(line: str) -> ResultRow:
         row = ResultRow(*ids, float(score), *floats)
     except ValueError:
         raise ValueError(_broken_field(fields)) from None
-    if max(map(abs, ids)) > _LARGEST_ID:
+    if max(map(abs, ids)) > _MAX_ID:
         raise ValueError("an id is too large")
     return row
 

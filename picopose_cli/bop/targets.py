@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import AnyTarget, ImageTarget, Target
+from picopose_cli.base.json_numbers import whole_number
+from picopose_cli.base.types import MIN_VISIB_FRACT, AnyTarget, ImageTarget, Target
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.ground_truth import read_ground_truth
-from picopose_cli.bop.json_files import read_json_list, whole_number
-from picopose_cli.bop.known_datasets import most_estimates, toolkit_split
+from picopose_cli.bop.json_files import read_json_list
+from picopose_cli.bop.known_datasets import max_estimates_per_image, toolkit_split
 from picopose_cli.bop.layouts import split_folders
 
 _LOG = logging.getLogger(__name__)
-MIN_VISIB_FRACT = 0.1
-"""Instances less visible than this are no targets (BOP challenge)."""
 
 
 def choose_targets(dataset: Dataset, targets_path: Path | None = None) -> tuple[Sequence[AnyTarget], str]:
@@ -87,9 +86,9 @@ def read_image_targets(dataset: Dataset) -> list[ImageTarget]:
     if path is not None:
         return _image_targets(read_json_list(path), path, dataset.name)
     _require_ground_truth(dataset, "bop24")
-    most = most_estimates(dataset.name)
+    max_estimates = max_estimates_per_image(dataset.name)
     images = {scene_id: sorted(read_ground_truth(dataset, scene_id)) for scene_id in dataset.scene_ids()}
-    return [ImageTarget(scene_id, im_id, most) for scene_id, im_ids in images.items() for im_id in im_ids]
+    return [ImageTarget(scene_id, im_id, max_estimates) for scene_id, im_ids in images.items() for im_id in im_ids]
 
 
 def find_targets(dataset: Dataset) -> Path | None:
@@ -137,8 +136,8 @@ def _image_targets(entries: Sequence[Any], path: Path, dataset_name: str) -> lis
     """Return the targets of a BOP24 file, sorted, without duplicates."""
     images = {_numbers(entry, ("scene_id", "im_id"), path, index) for index, entry in enumerate(entries)}
     _require_some(images, path)
-    most = most_estimates(dataset_name)
-    return [ImageTarget(scene_id, im_id, most) for scene_id, im_id in sorted(images)]
+    max_estimates = max_estimates_per_image(dataset_name)
+    return [ImageTarget(scene_id, im_id, max_estimates) for scene_id, im_id in sorted(images)]
 
 
 def _require_some(targets: Collection[Any], where: Path) -> None:

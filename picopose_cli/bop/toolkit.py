@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.bop.json_files import finite_number, read_json_object
+from picopose_cli.base.json_numbers import finite_number
+from picopose_cli.bop.json_files import read_json_object
 
 TOOLKIT_VARIABLE = "BOP_TOOLKIT_PATH"
 """Environment variable with a checkout of the toolkit, for an installation without its scripts."""

@@ -27,7 +27,7 @@ from picopose_cli.network.devices import choose_device
 from picopose_cli.pictures.overlays import OUTLINE_FINENESS, encode_png, pose_overlay
 from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.rendering.software import render_depth
-from picopose_cli.scoring.errors import mssd
+from picopose_cli.scoring.pose_errors import mssd
 from picopose_cli.synthesis.bop_dataset import DETECTIONS, write_procedural_dataset
 
 DATASET, SEED = "demo", 2

@@ -29,11 +29,11 @@ from picopose_cli.pictures.plots import Bars, Panel, draw_scores
 from picopose_cli.rendering.ply import read_plain_ply
 from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.detection import DetectionScores, detection_precisions
-from picopose_cli.scoring.images import ImageJob, ImageScorer, score_images
 from picopose_cli.scoring.localisation import LocalisationScores, localisation_tallies
-from picopose_cli.scoring.pairs import PairErrors, ScoredObject
-from picopose_cli.scoring.selection import Estimates, Image, Selection, select_detection, select_localisation
-from picopose_cli.scoring.surfaces import Box
+from picopose_cli.scoring.pair_errors import PairErrors, ScoredObject
+from picopose_cli.scoring.parallel import ImageJob, ImageScorer, score_images
+from picopose_cli.scoring.selection import Estimates, ImageKey, Selection, select_detection, select_localisation
+from picopose_cli.scoring.surfaces import BoxXyxy
 from picopose_cli.scoring.tables import Scores, comparison_table, difference_table, scores_tables
 from picopose_cli.scoring.thresholds import (
     MSPD_THRESHOLDS_PX,
@@ -175,7 +175,7 @@ def _select(dataset: Dataset, table: ResultTable, options: ScoreOptions) -> Sele
     return select_localisation(estimates, targets, _read_instances(dataset, targets))
 
 
-def _read_instances(dataset: Dataset, targets: Iterable[AnyTarget]) -> dict[Image, list[GroundTruth]]:
+def _read_instances(dataset: Dataset, targets: Iterable[AnyTarget]) -> dict[ImageKey, list[GroundTruth]]:
     wanted = {(target.scene_id, target.im_id) for target in targets}
     found = {}
     for scene_id in sorted({scene_id for scene_id, _ in wanted}):
@@ -203,7 +203,7 @@ def _selection_notes(selection: Selection, rows: int) -> list[str]:
     return notes
 
 
-def _why_no_vsd(dataset: Dataset, images: Sequence[Image]) -> str | None:
+def _why_no_vsd(dataset: Dataset, images: Sequence[ImageKey]) -> str | None:
     """Return why VSD cannot be computed, or None; raises PicoPoseError when only some depth images are missing."""
     if dataset.name in WITHOUT_VSD:
         return f"BOP defines no VSD for {dataset.name}"
@@ -235,11 +235,11 @@ def _image_jobs(dataset: Dataset, selection: Selection, with_vsd: bool) -> list[
 
 @dataclass(frozen=True)
 class _Renderer:
-    """Renders the depth of objects whose vertices are already in the camera frame (see scoring.pairs.RenderDepth)."""
+    """Renders the depth of objects whose vertices are already in the camera frame (a RenderDepth)."""
 
     meshes: Mapping[int, Mesh]
 
-    def __call__(self, obj_id: int, xyz_cam_m: Array, K: Array, box: Box) -> Array:
+    def __call__(self, obj_id: int, xyz_cam_m: Array, K: Array, box: BoxXyxy) -> Array:
         return render_depth(Mesh(xyz_cam_m, self.meshes[obj_id].faces), K, np.eye(4), box)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from picopose_cli.base.cameras import Camera
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import AnyTarget, Array, Detection, ImageTarget
-from picopose_cli.bop.datasets import Camera, Dataset, read_scene_cameras
+from picopose_cli.bop.datasets import Dataset, read_scene_cameras
 from picopose_cli.bop.detections import select_detections
 from picopose_cli.bop.images import read_image_rgb, read_mask
 from picopose_cli.bop.targets import targets_by_image
@@ -42,13 +43,15 @@ def keep_what_counts(
 ) -> list[ImageTask]:
     """Return the tasks without the detections for which the detection task has no place.
 
-    An image that is a target as a whole keeps the `most` best detections, of `usable` objects only: others would take
-    their places. The tasks of other images stay as they are.
+    An image that is a target as a whole keeps the `max_estimates` best detections, of `usable` objects only: others
+    would take their places. The tasks of other images stay as they are.
     """
-    most = {(target.scene_id, target.im_id): target.most for target in targets if isinstance(target, ImageTarget)}
+    limits = {
+        (target.scene_id, target.im_id): target.max_estimates for target in targets if isinstance(target, ImageTarget)
+    }
     kept = []
     for task in tasks:
-        places = most.get((task.scene_id, task.im_id))
+        places = limits.get((task.scene_id, task.im_id))
         if places is not None:
             able = [detection for detection in task.detections if detection.obj_id in usable]
             task = replace(task, detections=tuple(able[:places]))

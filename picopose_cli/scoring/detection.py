@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picopose_cli.base.types import Array
+from picopose_cli.scoring.assignment import UNMATCHED, best_scored, match_greedily
 from picopose_cli.scoring.localisation import UNKNOWN_TIME_S
-from picopose_cli.scoring.matching import UNMATCHED, best_scored, match_greedily
-from picopose_cli.scoring.pairs import PairErrors
+from picopose_cli.scoring.pair_errors import PairErrors
 from picopose_cli.scoring.thresholds import MSPD_THRESHOLDS_PX, MSSD_THRESHOLDS, MSSD_THRESHOLDS_MM
 
 RECALL_LEVELS = np.linspace(0, 1, 101)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from picopose_cli.base.types import Array
-from picopose_cli.scoring.matching import UNMATCHED, match_greedily
-from picopose_cli.scoring.pairs import PairErrors
+from picopose_cli.scoring.assignment import UNMATCHED, match_greedily
+from picopose_cli.scoring.pair_errors import PairErrors
 from picopose_cli.scoring.thresholds import (
     ADD_AREA_LIMIT_M,
     ADD_THRESHOLD,

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.types import Array, GroundTruth, ImageTarget, Target
-from picopose_cli.scoring.matching import best_scored, most_visible
-from picopose_cli.scoring.pairs import Candidates
-from picopose_cli.scoring.thresholds import LEAST_VISIBLE
+from picopose_cli.base.types import MIN_VISIB_FRACT, Array, GroundTruth, ImageTarget, Target
+from picopose_cli.scoring.assignment import best_scored, most_visible
+from picopose_cli.scoring.pair_errors import Candidates
 
-Image = tuple[int, int]
+ImageKey = tuple[int, int]
 """(scene_id, im_id)."""
-Instances = Mapping[Image, Sequence[GroundTruth]]
+Instances = Mapping[ImageKey, Sequence[GroundTruth]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Selection:
     `unasked` are for an image or an object that isn't asked for; `surplus` come after the number that is asked for.
     """
 
-    images: dict[Image, tuple[Candidates, ...]]
+    images: dict[ImageKey, tuple[Candidates, ...]]
     unasked: int
     surplus: int
 
@@ -45,7 +44,7 @@ class Selection:
 def select_localisation(estimates: Estimates, targets: Iterable[Target], instances: Instances) -> Selection:
     """Return what BOP19 compares: of each target the inst_count best-scored estimates and most visible instances."""
     rows_of = _rows_by(estimates.scene_id, estimates.im_id, estimates.obj_id)
-    images: dict[Image, list[Candidates]] = defaultdict(list)
+    images: dict[ImageKey, list[Candidates]] = defaultdict(list)
     asked = used = 0
     for target in targets:
         image = (target.scene_id, target.im_id)
@@ -64,18 +63,18 @@ def select_detection(estimates: Estimates, targets: Iterable[ImageTarget], insta
     As in the toolkit, estimates of an object of which an image has nothing to find count for nothing.
     """
     rows_of = _rows_by(estimates.scene_id, estimates.im_id)
-    images: dict[Image, list[Candidates]] = defaultdict(list)
+    images: dict[ImageKey, list[Candidates]] = defaultdict(list)
     asked = used = counted = 0
     for target in targets:
         image = (target.scene_id, target.im_id)
         rows = rows_of.get(image, np.empty(0, np.intp))
-        best = rows[best_scored(estimates.score[rows], target.most)]
+        best = rows[best_scored(estimates.score[rows], target.max_estimates)]
         asked, used = asked + len(rows), used + len(best)
-        for obj_id in sorted({gt.obj_id for gt in instances.get(image, ()) if gt.visib_fract >= LEAST_VISIBLE}):
+        for obj_id in sorted({gt.obj_id for gt in instances.get(image, ()) if gt.visib_fract >= MIN_VISIB_FRACT}):
             found = [gt for gt in instances[image] if gt.obj_id == obj_id]
             of_object = best[estimates.obj_id[best] == obj_id]
             counted += len(of_object)
-            images[image].append(_candidates(estimates, of_object, obj_id, found, LEAST_VISIBLE))
+            images[image].append(_candidates(estimates, of_object, obj_id, found, MIN_VISIB_FRACT))
     return Selection(_fixed(images), len(estimates.score) - asked + used - counted, asked - used)
 
 
@@ -104,5 +103,5 @@ def _candidates(
     )
 
 
-def _fixed(images: dict[Image, list[Candidates]]) -> dict[Image, tuple[Candidates, ...]]:
+def _fixed(images: dict[ImageKey, list[Candidates]]) -> dict[ImageKey, tuple[Candidates, ...]]:
     return {image: tuple(candidates) for image, candidates in images.items()}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from picopose_cli.base.types import Array
 
-Box = tuple[int, int, int, int]
+BoxXyxy = tuple[int, int, int, int]
 """Pixels [x0, x1) x [y0, y1) of an image, as (x0, y0, x1, y1)."""
 
 GRID_PER_PX = 256
@@ -30,12 +30,12 @@ class Surface:
     or nothing was measured.
     """
 
-    box: Box
+    box: BoxXyxy
     distance_m: Array
     visible: NDArray[np.bool_]
 
 
-def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tuple[int, int]) -> tuple[Array, Box]:
+def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tuple[int, int]) -> tuple[Array, BoxXyxy]:
     """Return points (N,3) in the camera frame as OpenGL draws them, and the pixels of an image they may cover.
 
     OpenGL rounds projected vertices to 1/256 px before it decides which pixels a triangle covers. The points returned
@@ -57,7 +57,7 @@ def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tu
     return np.stack([x * xyz[2], y * xyz[2], xyz[2]], axis=1), (left, top, right, bottom)
 
 
-def make_surface(depth_m: Array, box: Box, measured_depth_m: Array, K: Array, tolerance_m: float) -> Surface:
+def make_surface(depth_m: Array, box: BoxXyxy, measured_depth_m: Array, K: Array, tolerance_m: float) -> Surface:
     """Return the surface of a render `depth_m` (h,w) of `box`, seen or hidden by `measured_depth_m` (H,W) in metres.
 
     Source: toolkit, visibility._estimate_visib_mask in its mode bop19, with distances of misc.depth_im_to_dist_im_fast,
@@ -94,7 +94,7 @@ def vsd(est: Surface, gt: Surface, diameter_m: float, taus: Array) -> Array:
     return discrepancy
 
 
-def _common_slices(a: Box, b: Box) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _common_slices(a: BoxXyxy, b: BoxXyxy) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Return the rows and columns of the pixels common to two boxes, in the arrays of either."""
     x0, y0 = max(a[0], b[0]), max(a[1], b[1])
     x1, y1 = max(min(a[2], b[2]), x0), max(min(a[3], b[3]), y0)

@@ -15,8 +15,6 @@ MSPD_THRESHOLDS_PX = np.arange(5.0, 51.0, 5.0)
 MSPD_WIDTH_PX = 640
 MSSD_THRESHOLDS_MM = np.arange(2.0, 21.0, 2.0)
 """Absolute thresholds of the 2025 industrial variant of the detection task."""
-LEAST_VISIBLE = 0.1
-"""Detection: instances visible by less need not be found, and whoever finds them is neither right nor wrong."""
 ADD_THRESHOLD = 0.1
 """Share of the object's diameter below which ADD and ADD-S call an estimate right (not BOP's, but usual)."""
 ADD_AREA_LIMIT_M = 0.1

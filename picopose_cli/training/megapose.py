@@ -23,8 +23,9 @@ import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
+from picopose_cli.base.json_numbers import finite_numbers, whole_number
 from picopose_cli.base.types import Array, Rle, TemplateBank
-from picopose_cli.bop.json_files import finite_numbers, read_json_list, read_json_object, whole_number
+from picopose_cli.bop.json_files import read_json_list, read_json_object
 from picopose_cli.bop.rle import decode_rle
 from picopose_cli.synthesis.objects import nearest_views
 from picopose_cli.synthesis.samples import CropView, Sample

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from test_localisation import estimates, instance
 
 from picopose_cli.base.types import ImageTarget
+from picopose_cli.scoring.assignment import UNMATCHED
 from picopose_cli.scoring.detection import DetectionScores, average_precision, detection_precisions, judge
-from picopose_cli.scoring.matching import UNMATCHED
-from picopose_cli.scoring.pairs import PairErrors
+from picopose_cli.scoring.pair_errors import PairErrors
 from picopose_cli.scoring.selection import select_detection
 
 
@@ -101,7 +101,7 @@ def test_the_best_estimates_of_an_image_count_with_all_instances_of_their_object
     instances = {
         (1, 2): [instance(2, 0, 5, 0.05), instance(2, 1, 5, 0.1), instance(2, 2, 7, 0.09), instance(2, 3, 8, 1.0)]
     }
-    selection = select_detection(estimates(rows), [ImageTarget(1, 2, most=4)], instances)
+    selection = select_detection(estimates(rows), [ImageTarget(1, 2, max_estimates=4)], instances)
     five, eight = selection.images[1, 2]
     assert (five.obj_id, eight.obj_id) == (5, 8)  # nothing to find of object 7, nothing at all of object 6
     assert five.scores.tolist() == [0.9, 0.5]

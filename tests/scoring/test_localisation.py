@@ -5,7 +5,7 @@ import pytest
 
 from picopose_cli.base.types import GroundTruth, Target
 from picopose_cli.scoring.localisation import LocalisationScores, localisation_tallies, tally_target
-from picopose_cli.scoring.pairs import PairErrors
+from picopose_cli.scoring.pair_errors import PairErrors
 from picopose_cli.scoring.selection import Estimates, select_localisation
 
 

@@ -12,7 +12,7 @@ from picopose_cli.base.geometry import make_T, project_points, transform_points
 from picopose_cli.base.symmetries import symmetry_transforms
 from picopose_cli.base.types import Mesh, ObjectInfo
 from picopose_cli.rendering.software import render_depth
-from picopose_cli.scoring.errors import (
+from picopose_cli.scoring.pose_errors import (
     add,
     adds,
     mspd,
@@ -91,7 +91,7 @@ def test_many_pairs_are_cut_into_parts(monkeypatch):
     T_est, T_gt, points = poses(rng, 5), poses(rng, 4), rng.normal(0, 0.04, (30, 3))
     symmetries = symmetry_transforms(SYMMETRIES["discrete"])
     whole = mssd(T_est, T_gt, points, symmetries)
-    monkeypatch.setattr("picopose_cli.scoring.errors.BATCH_POINTS", 100)
+    monkeypatch.setattr("picopose_cli.scoring.pose_errors.BATCH_POINTS", 100)
     np.testing.assert_array_equal(mssd(T_est, T_gt, points, symmetries), whole)
 
 

@@ -16,9 +16,9 @@ from picopose_cli.base.symmetries import symmetry_transforms
 from picopose_cli.base.types import GroundTruth, ImageTarget, Mesh, ObjectInfo, Target
 from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.detection import DetectionScores, detection_precisions
-from picopose_cli.scoring.images import ImageJob, ImageScorer, score_images
 from picopose_cli.scoring.localisation import LocalisationScores, localisation_tallies
-from picopose_cli.scoring.pairs import ScoredObject
+from picopose_cli.scoring.pair_errors import ScoredObject
+from picopose_cli.scoring.parallel import ImageJob, ImageScorer, score_images
 from picopose_cli.scoring.selection import Estimates, select_detection, select_localisation
 
 K = np.array([[200.0, 0, 79.5], [0, 200, 60.2], [0, 0, 1]])
@@ -72,7 +72,7 @@ class World:
         return LocalisationScores(localisation_tallies(self._errors(selection)), None)
 
     def detect(self, estimates):
-        targets = [ImageTarget(*image, most=100) for image in sorted(self.instances)]
+        targets = [ImageTarget(*image, max_estimates=100) for image in sorted(self.instances)]
         selection = select_detection(estimates, targets, self.instances)
         return DetectionScores(detection_precisions(self._errors(selection)), None)
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from picopose_cli.scoring.matching import UNMATCHED, best_scored, match_greedily, most_visible
+from picopose_cli.scoring.assignment import UNMATCHED, best_scored, match_greedily, most_visible
 
 
 def plain_match(errors, threshold, asked):

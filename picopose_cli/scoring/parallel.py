@@ -9,7 +9,14 @@ from pathlib import Path
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.processes import WorkerDiedError, run_jobs
 from picopose_cli.base.types import Array
-from picopose_cli.scoring.pairs import Candidates, DepthView, PairErrors, RenderDepth, ScoredObject, pair_errors
+from picopose_cli.scoring.pair_errors import (
+    Candidates,
+    DepthView,
+    PairErrors,
+    RenderDepth,
+    ScoredObject,
+    compute_pair_errors,
+)
 
 ReadDepth = Callable[[Path, float], Array]
 """Reads a depth image (H,W) in metres from its path and scale."""
@@ -52,7 +59,7 @@ class ImageScorer:
             measured_m = self.read_depth(job.depth_path, job.depth_scale)
             view = DepthView(measured_m, job.K, self.tolerance_m, self.render)
         return [
-            pair_errors(
+            compute_pair_errors(
                 one, self.objects[one.obj_id], job.K, self.width_px, view=view, with_averages=self.with_averages
             )
             for one in job.candidates

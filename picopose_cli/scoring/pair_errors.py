@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picopose_cli.base.types import Array
-from picopose_cli.scoring.errors import add, adds, mspd, mssd, overlapping_sphere_images, overlapping_spheres
-from picopose_cli.scoring.surfaces import Box, Surface, make_surface, place_on_grid, vsd
+from picopose_cli.scoring.pose_errors import add, adds, mspd, mssd, overlapping_sphere_images, overlapping_spheres
+from picopose_cli.scoring.surfaces import BoxXyxy, Surface, make_surface, place_on_grid, vsd
 from picopose_cli.scoring.thresholds import (
     MSPD_THRESHOLDS_PX,
     MSPD_WIDTH_PX,
@@ -78,7 +78,7 @@ class RenderDepth(Protocol):
     The object's vertices (N,3) come in the camera frame, in the order of its model.
     """
 
-    def __call__(self, obj_id: int, xyz_cam_m: Array, K: Array, box: Box, /) -> Array:
+    def __call__(self, obj_id: int, xyz_cam_m: Array, K: Array, box: BoxXyxy, /) -> Array:
         """Return the depth (h,w) of the pixels of `box` = (x0, y0, x1, y1) seen by camera `K` (3,3)."""
         ...
 
@@ -100,7 +100,7 @@ class DepthView:
         return make_surface(depth_m, box, self.measured_m, self.K, self.tolerance_m)
 
 
-def pair_errors(
+def compute_pair_errors(
     candidates: Candidates,
     scored: ScoredObject,
     K: Array,
