@@ -55,13 +55,13 @@ from picopose_cli.network.picopose import PicoPose
 from picopose_cli.pose.correspondences import (
     affine_poses,
     cell_centre_points,
-    refined_pairs,
-    released_pairs,
-    turn_to_ray,
+    released_correspondences,
+    rotate_to_ray,
+    subcell_correspondences,
 )
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.matcher import Estimator, Hypothesis
-from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, Group, plan_groups
+from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, ImageGroup, plan_groups
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.ransac import RANSAC_PX, PoseSolution, solve_released
 from picopose_cli.pose.refine import Refiner
@@ -249,9 +249,9 @@ class Solved:
         if line.sub_cell:
             depth = bank.depth_centre_m[one.view]
             xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[one.view], bank.T_tmpl_from_obj[one.view])
-            pairs = refined_pairs(one.flow, one.logit, xyz, depth > 0, self._A_crop)
+            pairs = subcell_correspondences(one.flow, one.logit, xyz, depth > 0, self._A_crop)
         else:
-            pairs = released_pairs(one.flow, one.logit, bank.xyz_obj_m[one.view], self._A_crop)
+            pairs = released_correspondences(one.flow, one.logit, bank.xyz_obj_m[one.view], self._A_crop)
         if not line.robust:
             return pairs, solve_released(pairs, self._K)
         return pairs, solve_robust(pairs, self._K, float(self._A_crop[0, 0]), self._fallback(line, i))
@@ -259,7 +259,7 @@ class Solved:
     def _fallback(self, line: Line, i: int) -> Array:
         """Return the stage-2 pose of a hypothesis; those of the searched similarity are turned already."""
         T = self._found[i].T_stage2
-        turned: Array = turn_to_ray(T[None])[0] if line.robust and line.flows == "regressed" else T
+        turned: Array = rotate_to_ray(T[None])[0] if line.robust and line.flows == "regressed" else T
         return turned
 
 
@@ -303,7 +303,7 @@ def true_starts(banks: Sequence[TemplateBank], T_true: Array, K: Array, A_crop_f
     T_tmpl = np.stack([bank.T_tmpl_from_obj[view] for bank, view in chosen])
     targets = true_affine(_geometry(K, A_crop_from_image, T_true), _geometry(K_tmpl, A_crop_tmpl, T_tmpl))
     A = targets.A_obs_from_tmpl.double().numpy()
-    T_stage2 = turn_to_ray(affine_poses(A, A_crop_from_image, A_crop_tmpl, K, K_tmpl, T_tmpl))
+    T_stage2 = rotate_to_ray(affine_poses(A, A_crop_from_image, A_crop_tmpl, K, K_tmpl, T_tmpl))
     return TrueStarts(tuple(banks), tuple(views), A, T_stage2)
 
 
@@ -434,7 +434,7 @@ class Bench:
         targets = read_image_targets(self.dataset) if masks == NOISY else read_targets(self.dataset)
         return make_image_tasks(self.dataset, targets, read_detections(self.detections[masks]).by_image)
 
-    def _estimate(self, group: Group, lines: Sequence[Line], estimator: SharedEstimator) -> Record:
+    def _estimate(self, group: ImageGroup, lines: Sequence[Line], estimator: SharedEstimator) -> Record:
         """Return the rows of a group of images by line: one pass of the network, then every line's rules."""
         record: Record = {line.slug: [] for line in lines}
         members = [
@@ -487,7 +487,7 @@ class Bench:
     def _render(self) -> EstimateRenderer:
         return EstimateRenderer({obj_id: (mesh_path(self.dataset, obj_id), "mm") for obj_id in self.banks})
 
-    def _from_truth(self, group: Group) -> Record:
+    def _from_truth(self, group: ImageGroup) -> Record:
         """Return the rows of the oracle, and of stage 3 from its templates and similarities."""
         record: Record = {line.slug: [] for line in (ORACLE, *FROM_TRUTH)}
         for task in group:

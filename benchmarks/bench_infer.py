@@ -46,7 +46,7 @@ from picopose_cli.network.checkpoint import load_network, save_network
 from picopose_cli.network.config import VIT_L
 from picopose_cli.network.devices import choose_device, device_name, has_fast_bf16
 from picopose_cli.network.picopose import PicoPose, store_in_bf16
-from picopose_cli.pose.correspondences import affine_poses, released_pairs
+from picopose_cli.pose.correspondences import affine_poses, released_correspondences
 from picopose_cli.pose.matcher import Estimator
 from picopose_cli.pose.pipeline import estimate_images
 from picopose_cli.pose.queries import crop_queries, stack_queries
@@ -167,7 +167,7 @@ def released_batch(
             fallbacks.append(affine_poses(*(part[None] for part in parts))[0])
             flow = hypothesis.offsets.flows[-1][row].cpu().numpy()
             logit = hypothesis.offsets.certainty_logits[-1][row, 0].cpu().numpy()
-            pairs = released_pairs(flow, logit, bank.xyz_obj_m[view], batch.A_crop_from_image[row])
+            pairs = released_correspondences(flow, logit, bank.xyz_obj_m[view], batch.A_crop_from_image[row])
             solutions.append(solve_released(pairs, batch.K[row]))
         poses.append(choose_released(solutions, np.stack(fallbacks)))
     return poses

@@ -30,7 +30,7 @@ from picopose_cli.network.picopose import store_in_bf16
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.matcher import Estimator
 from picopose_cli.pose.pipeline import (
-    Group,
+    ImageGroup,
     Record,
     estimate_groups,
     groups_after,
@@ -131,7 +131,7 @@ def _estimate(plan: Plan, journal: Journal, report: InferReport, console: Consol
 
 
 def _onboard(
-    estimator: Estimator, plan: Plan, groups: Iterable[Group], report: InferReport, progress: Progress
+    estimator: Estimator, plan: Plan, groups: Iterable[ImageGroup], report: InferReport, progress: Progress
 ) -> set[int]:
     """Load the bank of every object of the groups and compute its template features; return the usable objects.
 

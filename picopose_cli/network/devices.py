@@ -93,7 +93,7 @@ def batch_size_within(free_bytes: int, config: ModelConfig) -> int:
     return min(max(fitting, _LEAST_BATCH), _LARGEST_BATCH)
 
 
-def parts_that_fit(work: Callable[[slice], Part], count: int) -> list[Part]:
+def split_on_oom(work: Callable[[slice], Part], count: int) -> list[Part]:
     """Return what `work` makes of `count` things: all at once, or of halves, quarters... where memory does not suffice.
 
     Raises PicoPoseError when one alone does not fit into the device's memory.

@@ -1,14 +1,14 @@
-"""From the network's output on the template grid to 2D-3D pairs, and the pose that the affine alone implies.
+"""From the network's output on the template grid to 2D-3D correspondences, and the pose implied by a 2D affine.
 
-Two readings of the finest flow: `released_pairs`, exactly the published rule, and `refined_pairs`, which keeps the
-sub-cell target and pairs it with the point at the cell's centre.
+Two ways to read the finest flow: `released_correspondences`, exactly the published rule, and
+`subcell_correspondences`, which keeps the continuous target and pairs it with the point at the cell's centre.
 
-Where things are. Positions in an image or a crop count from the outer corner of the first pixel, so pixel i reaches
-from i to i + 1 and its centre is at i + .5; `A_crop_from_image` maps corners to corners, and the cameras K of the
-project's renderer and data sets are meant so too. A crop has 224 px and 64 cells a side: cell c reaches from 3.5 c to
-3.5 (c + 1) crop px, its centre is at 3.5 (c + .5). Training takes the template's point at a cell's centre and says
-where it lies in the observation's crop, in crop px divided by 3.5. So a target of stage 3, (cell + flow), is the crop
-position 3.5 (cell + flow), without a half, of the point at the template's 3.5 (cell + .5).
+Pixel conventions. Positions in an image or a crop are measured from the outer corner of the first pixel: pixel i covers
+[i, i + 1) and its centre is at i + 0.5. `A_crop_from_image` maps corners to corners, and the cameras K of the project's
+renderer and data sets follow the same convention. A crop has 224 px and 64 cells a side: cell c covers
+[3.5 c, 3.5 (c + 1)) crop px, its centre is at 3.5 (c + 0.5). The training target of a cell is the position of the point
+at the template cell's centre in the observation's crop, in crop px divided by 3.5. A target of stage 3, (cell + flow),
+is therefore the crop position 3.5 (cell + flow), without a half, of the point at the template's 3.5 (cell + 0.5).
 """
 
 from __future__ import annotations
@@ -22,41 +22,44 @@ CELL_PX = CROP_PX / GRID_CELLS
 """Side of a cell of the fine grid in crop pixels: 3.5."""
 
 
-def released_pairs(flow: Array, certainty_logit: Array, xyz_obj_m: Array, A_crop_from_image: Array) -> Correspondences:
-    """Return the pairs that the released code hands to PnP, in its order.
+def released_correspondences(
+    flow: Array, certainty_logit: Array, xyz_obj_m: Array, A_crop_from_image: Array
+) -> Correspondences:
+    """Return the correspondences that the released code passes to PnP, in its order.
 
     `flow` (2,64,64) cells (x, y), `certainty_logit` (64,64), `xyz_obj_m` (64,64,3) of the template's cells,
     `A_crop_from_image` (3,3) of the observation. Source: paper section 3.4, as released.
     """
     target, used = _targets(flow, certainty_logit)
     cols, rows = np.nonzero(used.T)  # PARITY: x-major order, which RANSAC's draws depend on
-    # PARITY: the target is floored to a cell and stands for that cell's centre
+    # PARITY: the target is floored to a cell, and the cell's centre is used
     centre_px = (np.floor(target[:, rows, cols]).T + 0.5) * CELL_PX
-    return _pairs(centre_px, rows, cols, certainty_logit, xyz_obj_m, A_crop_from_image)
+    return _correspondences(centre_px, rows, cols, certainty_logit, xyz_obj_m, A_crop_from_image)
 
 
-def refined_pairs(
+def subcell_correspondences(
     flow: Array, certainty_logit: Array, xyz_centre_obj_m: Array, has_depth: Array, A_crop_from_image: Array
 ) -> Correspondences:
-    """Return pairs with continuous targets, only for cells whose centre shows the object.
+    """Return correspondences with continuous targets, only for cells whose centre shows the object.
 
-    As `released_pairs`, with `xyz_centre_obj_m` (64,64,3) the points at the cells' centres and `has_depth` (64,64)
-    bool.
+    Arguments as of `released_correspondences`, except `xyz_centre_obj_m` (64,64,3), the points at the cells' centres,
+    and `has_depth` (64,64) bool.
     """
     target, used = _targets(flow, certainty_logit)
     rows, cols = np.nonzero(used & has_depth)
-    return _pairs(target[:, rows, cols].T * CELL_PX, rows, cols, certainty_logit, xyz_centre_obj_m, A_crop_from_image)
+    target_px = target[:, rows, cols].T * CELL_PX
+    return _correspondences(target_px, rows, cols, certainty_logit, xyz_centre_obj_m, A_crop_from_image)
 
 
 def _targets(flow: Array, certainty_logit: Array) -> tuple[Array, Array]:
-    """Return the target (2,64,64) of each template cell in cells of the observation, and which cells count."""
+    """Return the target (2,64,64) of each template cell in observation cells, and which cells are used (64,64)."""
     row, col = np.indices(certainty_logit.shape, np.float32)
     target = flow + np.stack([col, row])
     inside = ((target > 0) & (target < GRID_CELLS - 1)).all(axis=0)
     return target, inside & (certainty_logit > 0)  # logit 0 is certainty .5
 
 
-def _pairs(
+def _correspondences(
     target_px: Array, rows: Array, cols: Array, certainty_logit: Array, xyz: Array, A_crop_from_image: Array
 ) -> Correspondences:
     uv_image = apply_affine(np.linalg.inv(A_crop_from_image), target_px.astype(np.float64))
@@ -72,10 +75,10 @@ def affine_poses(
     K_tmpl: Array,
     T_tmpl_from_obj: Array,
 ) -> Array:
-    """Return the poses T_cam_from_obj (N,4,4) that 2D affine maps between crops imply (the stage-2 pose).
+    """Return the poses T_cam_from_obj (N,4,4) implied by 2D affine maps between crops (the stage-2 pose).
 
-    All arguments (N,3,3), crop or image px, but `T_tmpl_from_obj` (N,4,4), metres. The object's origin goes where the
-    affine takes its image in the template, the in-plane rotation is the affine's, the depth follows from its scale.
+    All arguments are (N,3,3), crop or image px, except `T_tmpl_from_obj` (N,4,4), metres. The affine maps the projected
+    object origin of the template into the image; its angle is the in-plane rotation, its scale determines the depth.
     """
     full = np.linalg.inv(A_crop_from_obs_image) @ A_obs_from_tmpl @ A_crop_from_tmpl_image
     origin = T_tmpl_from_obj[:, None, :3, 3]
@@ -86,11 +89,12 @@ def affine_poses(
     return make_T(_inplane_rotation(A_obs_from_tmpl) @ T_tmpl_from_obj[:, :3, :3], z[:, None] * rays)
 
 
-def turn_to_ray(T_cam_from_obj: Array) -> Array:
-    """Return poses (N,4,4) with their rotations turned as the ray to the object is turned from the optical axis.
+def rotate_to_ray(T_cam_from_obj: Array) -> Array:
+    """Return poses (N,4,4) with their rotations multiplied by the rotation from the optical axis to the object's ray.
 
-    A template looks straight at the object. What is seen alike elsewhere in an image is an object turned along with its
-    ray, which the released rule of `affine_poses` leaves out: with fields of view as usual, up to tens of degrees.
+    A template camera points straight at the object. An object that appears the same elsewhere in an image is rotated
+    along with its ray, which the released rule of `affine_poses` leaves out: up to tens of degrees for common fields of
+    view.
     """
     return make_T(ray_rotation(T_cam_from_obj[:, :3, 3]) @ T_cam_from_obj[:, :3, :3], T_cam_from_obj[:, :3, 3])
 
@@ -103,15 +107,17 @@ def pose_affines(
     K_tmpl: Array,
     T_tmpl_from_obj: Array,
 ) -> Array:
-    """Return the similarities A_obs_from_tmpl (N,3,3) crop px that poses (N,4,4) imply: `affine_poses` the other way.
+    """Return the similarities A_obs_from_tmpl (N,3,3) crop px implied by poses (N,4,4): the inverse of `affine_poses`.
 
-    Here the rotation is the object's as seen along its ray (`turn_to_ray`). Arguments as in `affine_poses`.
+    The in-plane rotation is that of the object as seen along its ray (`rotate_to_ray`). Arguments as of `affine_poses`.
     """
     t = T_cam_from_obj[:, :3, 3]
-    turn = (
+    R_obs_from_tmpl = (
         np.swapaxes(ray_rotation(t), 1, 2) @ T_cam_from_obj[:, :3, :3] @ np.swapaxes(T_tmpl_from_obj[:, :3, :3], 1, 2)
     )
-    angle_rad = np.arctan2(turn[:, 1, 0] - turn[:, 0, 1], turn[:, 0, 0] + turn[:, 1, 1])
+    angle_rad = np.arctan2(
+        R_obs_from_tmpl[:, 1, 0] - R_obs_from_tmpl[:, 0, 1], R_obs_from_tmpl[:, 0, 0] + R_obs_from_tmpl[:, 1, 1]
+    )
     zoom = T_tmpl_from_obj[:, 2, 3] / t[:, 2] * K_obs[:, 0, 0] / K_tmpl[:, 0, 0]
     scale = zoom * A_crop_from_obs_image[:, 0, 0] / A_crop_from_tmpl_image[:, 0, 0]
     A = np.tile(np.eye(3), (len(t), 1, 1))
@@ -136,10 +142,10 @@ def _inplane_rotation(A: Array) -> Array:
 
 
 def cell_centre_points(depth_centre_m: Array, K: Array, A_crop_from_image: Array, T_tmpl_from_obj: Array) -> Array:
-    """Return the object-frame points (64,64,3) seen at the cells' centres of one template, metres.
+    """Return the object-frame points (64,64,3) at the cell centres of one template, metres.
 
-    `depth_centre_m` (64,64), `K` (3,3), `A_crop_from_image` (3,3), `T_tmpl_from_obj` (4,4). Cells of depth 0 hold the
-    camera centre: mask them out.
+    `depth_centre_m` (64,64), `K` (3,3), `A_crop_from_image` (3,3), `T_tmpl_from_obj` (4,4). Cells of depth 0 contain
+    the camera centre and must be masked out by the caller.
     """
     row, col = np.indices(depth_centre_m.shape, np.float64)
     crop_px = (np.stack([col, row], axis=-1).reshape(-1, 2) + 0.5) * CELL_PX

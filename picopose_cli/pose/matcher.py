@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from picopose_cli.base.geometry import apply_affine, project_points
-from picopose_cli.base.symmetries import first_of_alike, symmetry_transforms, views_alike
+from picopose_cli.base.symmetries import drop_equivalent_views, equivalent_views, symmetry_transforms
 from picopose_cli.base.types import Array, Correspondences, ObjectInfo, QueryBatch, TemplateBank, TemplateView
-from picopose_cli.network.devices import parts_that_fit
+from picopose_cli.network.devices import split_on_oom
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
 from picopose_cli.network.picopose import PicoPose
@@ -28,9 +28,9 @@ from picopose_cli.pose.affine_search import COARSE, FINE, Round, search_affine
 from picopose_cli.pose.correspondences import (
     affine_poses,
     cell_centre_points,
-    refined_pairs,
-    released_pairs,
-    turn_to_ray,
+    released_correspondences,
+    rotate_to_ray,
+    subcell_correspondences,
 )
 from picopose_cli.pose.ransac import choose_released, solve_released
 from picopose_cli.pose.solve import RobustPose, solve_robust
@@ -174,7 +174,7 @@ class Estimator:
             bank.K,
             bank.A_crop_from_image,
             bank.T_tmpl_from_obj,
-            None if info is None else views_alike(bank.T_tmpl_from_obj, symmetry_transforms(info)),
+            None if info is None else equivalent_views(bank.T_tmpl_from_obj, symmetry_transforms(info)),
         )
 
     def hypotheses(self, batch: QueryBatch) -> list[tuple[Hypothesis, ...]]:
@@ -183,7 +183,7 @@ class Estimator:
         Every object of the batch must have been added. The device is synchronised on return. A batch that does not fit
         into the device's memory is halved until it does. Raises PicoPoseError when one detection does not fit.
         """
-        parts = parts_that_fit(lambda rows: self._hypotheses_at_once(_part(batch, rows)), len(batch.obj_ids))
+        parts = split_on_oom(lambda rows: self._hypotheses_at_once(_part(batch, rows)), len(batch.obj_ids))
         return [of_query for part in parts for of_query in part]
 
     def _compute_features(self, crops_rgb: Array) -> Chunk:
@@ -242,7 +242,7 @@ class Estimator:
         def match(rows: slice) -> tuple[Array, Array]:
             return self._match_at_once(features, queries[rows], views[rows], A_obs_from_tmpl[rows])
 
-        flows, logits = zip(*parts_that_fit(match, len(views)), strict=True)
+        flows, logits = zip(*split_on_oom(match, len(views)), strict=True)
         return np.concatenate(flows), np.concatenate(logits)
 
     def _match_at_once(
@@ -268,7 +268,7 @@ class Estimator:
             alike = None if self._paper else self._objects[obj_id].alike
             best, views = best_views(scores, count if alike is None else len(template_cells))
             for row, views_of_row, of_row in zip(rows, views.tolist(), best.tolist(), strict=True):
-                places = range(len(of_row)) if alike is None else first_of_alike(views_of_row, alike)[:count]
+                places = range(len(of_row)) if alike is None else drop_equivalent_views(views_of_row, alike)[:count]
                 pairs = [_Pair(row, obj_id, views_of_row[i], of_row[i]) for i in places]
                 starts += self._starts(pairs, cells, template_cells)
         return sorted(starts, key=lambda start: start.pair.query)  # stable: the order of a detection's stays
@@ -351,7 +351,7 @@ class Estimator:
             np.stack([bank.T_tmpl_from_obj[pair.view] for bank, pair in zip(banks, pairs, strict=True)]),
         )
         if not self._paper:
-            poses = turn_to_ray(poses)
+            poses = rotate_to_ray(poses)
         return [
             Hypothesis(
                 pair.view,
@@ -366,10 +366,10 @@ class Estimator:
 
     def _pairs(self, bank: _Object, view: int, flow: Array, logit: Array, A_crop: Array) -> Correspondences:
         if self._paper:
-            return released_pairs(flow, logit, bank.xyz_obj_m[view], A_crop)
+            return released_correspondences(flow, logit, bank.xyz_obj_m[view], A_crop)
         depth = bank.depth_centre_m[view]
         xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[view], bank.T_tmpl_from_obj[view])
-        return refined_pairs(flow, logit, xyz, depth > 0, A_crop)
+        return subcell_correspondences(flow, logit, xyz, depth > 0, A_crop)
 
     def _grid_masks(self, masks: Array) -> Tensor:
         return masks_on_grid(self._tensor(masks), self._network.config.grid)

@@ -32,11 +32,11 @@ Solution = TypeVar("Solution")
 LoadImage = Callable[[ImageTask], LoadedImage]
 Record = Callable[[str, float, float, str], None]
 """Takes (stage, start, end, what it worked on) of a piece of work; seconds of `time.perf_counter`."""
-Group = tuple[ImageTask, ...]
+ImageGroup = tuple[ImageTask, ...]
 """Consecutive whole images that go through the network together."""
 
 
-def plan_groups(tasks: Iterable[ImageTask], batch_size: int) -> list[Group]:
+def plan_groups(tasks: Iterable[ImageTask], batch_size: int) -> list[ImageGroup]:
     """Return the images in groups of at most `batch_size` listed detections; an image with more is a group of its own.
 
     The groups depend on the tasks and the batch size alone.
@@ -52,7 +52,7 @@ def plan_groups(tasks: Iterable[ImageTask], batch_size: int) -> list[Group]:
     return [tuple(group) for group in groups]
 
 
-def share_of_groups(groups: Sequence[Group], index: int, count: int) -> list[Group]:
+def shard_of_groups(groups: Sequence[ImageGroup], index: int, count: int) -> list[ImageGroup]:
     """Return the share `index` (from 0) of `count`: consecutive groups, each in the share that its middle falls into.
 
     The shares have about the same number of detections (an image without any counts as one) and together are all.
@@ -63,7 +63,7 @@ def share_of_groups(groups: Sequence[Group], index: int, count: int) -> list[Gro
     return [group for group, share in zip(groups, shares, strict=True) if share == index]
 
 
-def groups_after(groups: Sequence[Group], done: int) -> tuple[list[Group], int]:
+def groups_after(groups: Sequence[ImageGroup], done: int) -> tuple[list[ImageGroup], int]:
     """Return the groups that are not whole among the first `done` images, and how many images of the first one are."""
     for index, group in enumerate(groups):
         if len(group) > done:
@@ -91,7 +91,7 @@ def estimate_images(
 
 
 def estimate_groups(
-    groups: Sequence[Group],
+    groups: Sequence[ImageGroup],
     load_image: LoadImage,
     estimator: Estimator,
     known_objects: Collection[int],
@@ -183,7 +183,7 @@ def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 def _read_ahead(
-    groups: Iterable[Group], work: _Work, readers: ThreadPoolExecutor, ahead: int
+    groups: Iterable[ImageGroup], work: _Work, readers: ThreadPoolExecutor, ahead: int
 ) -> Iterator[list[_OpenImage]]:
     """Yield the groups' images read and cropped; beyond a group, whole groups of at least `ahead` images are begun."""
     begun: deque[list[Future[_OpenImage]]] = deque()

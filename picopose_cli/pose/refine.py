@@ -19,7 +19,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import rotation_angle_rad
 from picopose_cli.base.types import Array, QueryBatch, TemplateView
 from picopose_cli.network.offsets import OffsetFeatures
-from picopose_cli.pose.correspondences import cell_centre_points, pose_affines, refined_pairs
+from picopose_cli.pose.correspondences import cell_centre_points, pose_affines, subcell_correspondences
 from picopose_cli.pose.matcher import Estimator
 from picopose_cli.pose.solve import RobustPose, solve_robust
 
@@ -131,5 +131,5 @@ def solve_view(
 ) -> RobustPose | None:
     """Return the pose that a view's flow (2,64,64) and certainty logits (64,64) speak for, None where there is none."""
     xyz = cell_centre_points(view.depth_centre_m, view.K, view.A_crop_from_image, view.T_tmpl_from_obj)
-    pairs = refined_pairs(flow, logit, xyz, view.depth_centre_m > 0, A_crop_from_image)
+    pairs = subcell_correspondences(flow, logit, xyz, view.depth_centre_m > 0, A_crop_from_image)
     return solve_robust(pairs, K, float(A_crop_from_image[0, 0]), T_start)

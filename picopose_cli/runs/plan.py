@@ -24,7 +24,7 @@ from picopose_cli.bop.targets import choose_targets, targets_kind
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, device_name, suggest_batch_size
-from picopose_cli.pose.pipeline import Group, plan_groups, share_of_groups
+from picopose_cli.pose.pipeline import ImageGroup, plan_groups, shard_of_groups
 from picopose_cli.rendering.meshes import mesh_sha256
 from picopose_cli.runs.journal import journal_path, read_header
 from picopose_cli.runs.merge import shard_path, shard_paths
@@ -61,7 +61,7 @@ class Plan:
     devices: Sequence[str]
     precision: str
     batch_size: int
-    groups: Sequence[Group]
+    groups: Sequence[ImageGroup]
     """Of this run's shard."""
 
     @property
@@ -120,7 +120,7 @@ def make_plan(options: InferOptions, console: Console) -> tuple[Plan, InferRepor
     sequential = options.timing == "sequential"
     groups = [(task,) for task in tasks] if sequential else plan_groups(tasks, batch_size)
     if options.part is not None:
-        groups = share_of_groups(groups, options.part[0] - 1, options.part[1])
+        groups = shard_of_groups(groups, options.part[0] - 1, options.part[1])
     return Plan(
         options,
         dataset,

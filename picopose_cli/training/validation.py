@@ -20,7 +20,7 @@ from picopose_cli.network.matching import best_views, masks_on_grid, template_sc
 from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.network.vit import FeatureMaps
-from picopose_cli.pose.correspondences import affine_poses, cell_centre_points, refined_pairs, turn_to_ray
+from picopose_cli.pose.correspondences import affine_poses, cell_centre_points, rotate_to_ray, subcell_correspondences
 from picopose_cli.pose.solve import RobustPose, choose_by_evidence, solve_robust
 from picopose_cli.synthesis.samples import Sample
 from picopose_cli.training.batches import PairBatch, ViewBatch, collate, network_inputs
@@ -285,7 +285,7 @@ def _stage2_poses(A_obs_from_tmpl: Tensor, pairs: PairBatch) -> Array:
         A_obs_from_tmpl, observation.A_crop_from_image, template.A_crop_from_image, observation.K, template.K,
         template.T_cam_from_obj,
     )  # fmt: skip
-    return turn_to_ray(affine_poses(*(argument.double().cpu().numpy() for argument in arguments)))
+    return rotate_to_ray(affine_poses(*(argument.double().cpu().numpy() for argument in arguments)))
 
 
 def _solve(
@@ -297,7 +297,7 @@ def _solve(
         depth = bank.depth_centre_m[view]
         xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[view], bank.T_tmpl_from_obj[view])
         A_crop = sample.observation.A_crop_from_image
-        pairs = refined_pairs(flow[i], logits[i], xyz, depth > 0, A_crop)
+        pairs = subcell_correspondences(flow[i], logits[i], xyz, depth > 0, A_crop)
         crop_scale = float(np.linalg.norm(A_crop[:2, 0]))  # augmentation turns crops
         solutions.append(solve_robust(pairs, sample.observation.K, crop_scale, starts[i]))
     return solutions

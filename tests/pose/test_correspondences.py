@@ -19,9 +19,9 @@ from picopose_cli.pose.correspondences import (
     affine_poses,
     cell_centre_points,
     pose_affines,
-    refined_pairs,
-    released_pairs,
-    turn_to_ray,
+    released_correspondences,
+    rotate_to_ray,
+    subcell_correspondences,
 )
 from picopose_cli.pose.solve import solve_robust
 from picopose_cli.training.batches import collate
@@ -46,7 +46,7 @@ def test_released_pairs_equal_the_released_network(golden, hypothesis, query):
     flow = golden[f"out_hyp{hypothesis}_flow2"][query]
     logit = golden[f"out_hyp{hypothesis}_certainty_logit2"][query, 0]
 
-    pairs = released_pairs(flow, logit, xyz, golden["query_in_M"][query].astype(np.float64))
+    pairs = released_correspondences(flow, logit, xyz, golden["query_in_M"][query].astype(np.float64))
 
     np.testing.assert_allclose(pairs.uv_image, golden[f"out_hyp{hypothesis}_corr2d_{query}"], atol=1e-4)
     np.testing.assert_allclose(pairs.xyz_obj_m, golden[f"out_hyp{hypothesis}_corr3d_m_{query}"], atol=1e-6)
@@ -96,7 +96,7 @@ def test_targets_on_the_border_or_uncertain_are_not_used():
     flow[1, 6, 6] = -6  # target y = 0
     xyz = np.arange(64 * 64 * 3, dtype=np.float32).reshape(64, 64, 3)
 
-    pairs = released_pairs(flow, logit, xyz, np.eye(3))
+    pairs = released_correspondences(flow, logit, xyz, np.eye(3))
 
     inner = 62 * 62
     assert len(pairs.uv_image) == inner - 3
@@ -114,7 +114,7 @@ def test_refined_pairs_keep_the_sub_cell_target_and_skip_cells_without_depth():
     has_depth[3, 4] = True
     A = np.array([[2.0, 0, 10], [0, 2, 20], [0, 0, 1]])
 
-    pairs = refined_pairs(flow, logit, np.ones((64, 64, 3)), has_depth, A)
+    pairs = subcell_correspondences(flow, logit, np.ones((64, 64, 3)), has_depth, A)
 
     expected = (np.array([[4.3, 3.3]]) * CELL_PX - [10, 20]) / 2
     np.testing.assert_allclose(pairs.uv_image, expected, atol=1e-5)
@@ -143,7 +143,7 @@ def test_turned_to_its_ray_an_object_looks_as_it_did_straight_ahead():
     rng = np.random.default_rng(1)
     R = Rotation.random(30, random_state=rng).as_matrix()
     t = rng.uniform([-0.5, -0.5, 0.4], [0.5, 0.5, 1.0], (30, 3))
-    turned = turn_to_ray(make_T(R, t))
+    turned = rotate_to_ray(make_T(R, t))
     towards_camera = -(np.swapaxes(turned[:, :3, :3], 1, 2) @ t[..., None])[..., 0]
     straight = -(np.swapaxes(R, 1, 2) @ np.array([0, 0, 1.0])) * np.linalg.norm(t, axis=1)[:, None]
     np.testing.assert_allclose(towards_camera, straight, atol=1e-12)
@@ -164,7 +164,7 @@ def test_pose_affines_undo_affine_poses():
     crop = np.tile([[1.4, 0, -200], [0, 1.4, -150], [0, 0, 1]], (count, 1, 1))
     K_square = np.tile([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]], (count, 1, 1))
     T_tmpl = make_T(Rotation.random(count, random_state=rng).as_matrix(), np.tile([0, 0, 0.5], (count, 1)))
-    T = turn_to_ray(affine_poses(A, crop, crop[:, [0, 1, 2]], K_square, K_square, T_tmpl))
+    T = rotate_to_ray(affine_poses(A, crop, crop[:, [0, 1, 2]], K_square, K_square, T_tmpl))
     np.testing.assert_allclose(pose_affines(T, crop, crop, K_square, K_square, T_tmpl), A, atol=1e-9)
 
 
@@ -195,7 +195,7 @@ def test_noise_free_flow_gives_the_true_image_to_a_tenth_of_a_crop_pixel(key):
         logit = torch.where(target.valid, 9.0, -9.0)[0].numpy()
         view, A_crop = sample.template, sample.observation.A_crop_from_image
         xyz = cell_centre_points(view.depth_centre_m, view.K, view.A_crop_from_image, view.T_cam_from_obj)
-        pairs = refined_pairs(target.flow[0].numpy(), logit, xyz, view.depth_centre_m > 0, A_crop)
+        pairs = subcell_correspondences(target.flow[0].numpy(), logit, xyz, view.depth_centre_m > 0, A_crop)
         T_true, crop_scale = sample.observation.T_cam_from_obj, A_crop[0, 0]
         uv = project_points(sample.observation.K, transform_points(T_true, pairs.xyz_obj_m))
         assert len(uv) > 300

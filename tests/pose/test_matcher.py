@@ -12,7 +12,7 @@ from picopose_cli.base.types import ObjectInfo, QueryBatch
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.pose import matcher as module
 from picopose_cli.pose.affine_search import search_affine
-from picopose_cli.pose.correspondences import affine_poses, released_pairs
+from picopose_cli.pose.correspondences import affine_poses, released_correspondences
 from picopose_cli.pose.matcher import Estimator
 
 K = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
@@ -85,7 +85,7 @@ def plain_hypotheses(network, batch: QueryBatch, count: int):
                     bank.K[None],
                     bank.T_tmpl_from_obj[view][None],
                 )[0]
-                pairs = released_pairs(
+                pairs = released_correspondences(
                     offsets.flows[-1][0].numpy(),
                     offsets.certainty_logits[-1][0, 0].numpy(),
                     bank.xyz_obj_m[view],

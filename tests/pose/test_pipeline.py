@@ -10,7 +10,7 @@ import pytest
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import Detection
-from picopose_cli.pose.pipeline import estimate_groups, estimate_images, plan_groups, share_of_groups
+from picopose_cli.pose.pipeline import estimate_groups, estimate_images, plan_groups, shard_of_groups
 
 K = np.array([[300.0, 0, 32], [0, 300, 24], [0, 0, 1]])
 
@@ -77,13 +77,13 @@ def test_shares_are_consecutive_together_all_and_balanced():
     tasks = [make_task(im_id, [1] * int(size)) for im_id, size in enumerate(rng.integers(0, 9, 300))]
     groups = plan_groups(tasks, 8)
     for count in (1, 2, 3, 7):
-        shares = [share_of_groups(groups, index, count) for index in range(count)]
+        shares = [shard_of_groups(groups, index, count) for index in range(count)]
         assert [group for share in shares for group in share] == groups
         loads = [sum(len(task.detections) for group in share for task in group) for share in shares]
         assert max(loads) - min(loads) <= 2 * 8
-    many = [share_of_groups(groups[:3], index, 8) for index in range(8)]
+    many = [shard_of_groups(groups[:3], index, 8) for index in range(8)]
     assert [group for share in many for group in share] == groups[:3]
-    assert share_of_groups([], 0, 2) == []
+    assert shard_of_groups([], 0, 2) == []
 
 
 def test_batches_are_groups_and_a_large_image_is_split():
