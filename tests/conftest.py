@@ -23,8 +23,8 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the generated data set `toy`, banks of every eighth view and `tiny.safetensors`: copy to change."""
-    from helpers.synthetic import write_bop_dataset
-    from helpers.tiny import tiny_network
+    from helpers.networks import random_network
+    from helpers.rendered_bop import write_bop_dataset
 
     from picopose_cli.base.options import RenderTemplatesOptions
     from picopose_cli.commands import render_templates
@@ -33,7 +33,7 @@ def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("bop")
     write_bop_dataset(folder, "toy", images=3)
-    save_network(folder / "tiny.safetensors", tiny_network())
+    save_network(folder / "tiny.safetensors", random_network())
     report = render_templates.run(RenderTemplatesOptions(dataset="toy", data_dir=folder, renderer="software"))
     assert report.exit_code == 0
     for path in (folder / "toy/templates").glob("*.h5"):

@@ -11,7 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import noise_bank, tiny_network
+from helpers.banks import noise_bank
+from helpers.networks import random_network
 from helpers.toy_pairs import K_OBS, toy_bank
 from rich.console import Console
 from scipy.spatial.transform import Rotation
@@ -78,7 +79,7 @@ def test_stage_3_from_the_truth_is_right_when_it_leaves_the_truth_alone(bench):
             flow, inside = start_offsets(A, fine, CROP_PX / GRID_CELLS)
             return OffsetEstimate((flow,), (inside * 18 - 9,))
 
-    network, bank = tiny_network(), toy_bank("box", every=20)
+    network, bank = random_network(), toy_bank("box", every=20)
     network.__class__ = Exact
     T_true = np.stack([turned(T, 30.0 * i, tuple(T[:3, 3])) for i, T in enumerate(bank.T_tmpl_from_obj)])
     count = len(T_true)

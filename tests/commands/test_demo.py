@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.tiny import tiny_network
+from helpers.networks import random_network
 from typer.testing import CliRunner
 
 from picopose_cli import cli
@@ -39,7 +39,7 @@ LEGEND = ("right", "wrong")
 def made(tmp_path_factory):
     """The folder of a small demo and what the command printed."""
     folder = tmp_path_factory.mktemp("demo")
-    save_network(folder / "tiny.safetensors", tiny_network())
+    save_network(folder / "tiny.safetensors", random_network())
     return folder / "out", picopose_demo(folder / "out")
 
 

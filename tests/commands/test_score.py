@@ -12,7 +12,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from helpers.synthetic import write_bop_dataset
+from helpers.rendered_bop import write_bop_dataset
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.toy_network import TOY
+from helpers.networks import TRAINABLE
 from helpers.toy_pairs import ToySource
 
 from picopose_cli.base.errors import PicoPoseError
@@ -23,7 +23,7 @@ from picopose_cli.training.loop import TrainingProcess, train
 from picopose_cli.training.losses import PairLosses, draw
 from picopose_cli.training.start import start_network
 
-SMALL = replace(TOY, vit=replace(TOY.vit, width=32))
+SMALL = replace(TRAINABLE, vit=replace(TRAINABLE.vit, width=32))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_short_training_learns(tmp_path: Path) -> None:
     """A minute on one core: every loss falls on views never seen, and the angle over the full circle beats chance."""
     keys = ("box", "ball")
     held_out = ToySource(seed=1, kept=24, keys=keys, loose=0.4)
-    network = start_network(TOY, None, 0)
+    network = start_network(TRAINABLE, None, 0)
     before = held_out_losses(network, held_out)
     changes = {"steps": 60, "batch_size": 14, "lr": 1.5e-3, "ema": 0.9, "turn_deg": 0.0}
     source = ToySource(kept=140, keys=keys, loose=0.4)

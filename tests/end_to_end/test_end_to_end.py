@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers.synthetic import write_bop_dataset
-from helpers.tiny import tiny_network
+from helpers.networks import random_network
+from helpers.rendered_bop import write_bop_dataset
 
 from picopose_cli.base.types import PoseEstimate
 from picopose_cli.bop.results import write_results
@@ -20,7 +20,7 @@ from picopose_cli.network.checkpoint import save_network
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
     dataset = write_bop_dataset(folder / "bop", "toy", images=3)
-    save_network(folder / "tiny.safetensors", tiny_network())
+    save_network(folder / "tiny.safetensors", random_network())
     truth = [
         PoseEstimate(scene_id, im_id, obj_id, 1.0, T, 0.1)
         for (scene_id, im_id), placed in dataset.poses.items()

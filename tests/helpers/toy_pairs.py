@@ -8,8 +8,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from helpers.synthetic import ball_mesh, box_mesh, random_rotation
-from helpers.tiny import PROVENANCE
+from helpers.banks import PROVENANCE
+from helpers.meshes import make_ball, make_box
+from helpers.poses import random_rotation
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import Mesh, RenderedView, TemplateBank
 from picopose_cli.rendering.meshes import mesh_diameter_m
@@ -20,10 +21,10 @@ from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template
 
 K_OBS = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
 MESHES = {
-    "box": box_mesh((0.08, 0.1, 0.06)),
-    "ball": ball_mesh((0.05, 0.035, 0.06)),
-    "bar": box_mesh((0.03, 0.04, 0.12)),
-    "egg": ball_mesh((0.03, 0.05, 0.03)),
+    "box": make_box((0.08, 0.1, 0.06)),
+    "ball": make_ball((0.05, 0.035, 0.06)),
+    "bar": make_box((0.03, 0.04, 0.12)),
+    "egg": make_ball((0.03, 0.05, 0.03)),
 }
 
 

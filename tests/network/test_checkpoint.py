@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_network import TINY, random_network
+from helpers.networks import CROP_56, random_network
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,7 +31,7 @@ class Foreign:
 
 @pytest.fixture(scope="module")
 def network() -> PicoPose:
-    return random_network()
+    return random_network(CROP_56)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def state(network: PicoPose) -> State:
 @pytest.fixture
 def _tiny_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files without sizes be of the small network."""
-    monkeypatch.setattr(checkpoint, "VIT_L", TINY)
+    monkeypatch.setattr(checkpoint, "VIT_L", CROP_56)
 
 
 def _prefixed(state: State, prefix: str = "network.") -> State:
@@ -84,7 +84,7 @@ def test_pytorch_files(tmp_path: Path, state: State, content: Callable[[State], 
     network = load_network(path)
     _same(network, state)
     assert not network.training
-    assert network.config == TINY
+    assert network.config == CROP_56
 
 
 @pytest.mark.usefixtures("_tiny_is_released")
@@ -106,7 +106,7 @@ def test_safetensors_without_sizes(tmp_path: Path, state: State, prefix: str) ->
 def test_own_files_carry_their_sizes(tmp_path: Path, network: PicoPose, state: State) -> None:
     save_network(tmp_path / "tiny.safetensors", network)
     loaded = load_network(tmp_path / "tiny.safetensors")
-    assert loaded.config == TINY
+    assert loaded.config == CROP_56
     _same(loaded, state)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]
 
@@ -115,7 +115,7 @@ def test_sizes_are_read_without_the_tensors(tmp_path: Path, network: PicoPose, s
     save_network(tmp_path / "own.safetensors", network)
     torch.save(state, tmp_path / "bare.pth")
     save_file(state, tmp_path / "bare.safetensors")
-    assert read_config(tmp_path / "own.safetensors") == TINY
+    assert read_config(tmp_path / "own.safetensors") == CROP_56
     assert read_config(tmp_path / "bare.pth") == read_config(tmp_path / "bare.safetensors") == VIT_L
     with pytest.raises(PicoPoseError, match="cannot be read"):
         read_config(tmp_path / "nowhere.pth")
@@ -136,7 +136,7 @@ def test_half_precision_keeps_vectors_whole(tmp_path: Path, network: PicoPose, s
 
 
 def test_a_value_beyond_half_precision_is_refused(tmp_path: Path) -> None:
-    network = random_network()
+    network = random_network(CROP_56)
     with torch.no_grad():
         network.affine_regressor.fc1.weight[0, 0] = 1e6
     with pytest.raises(PicoPoseError, match=r"fc1\.weight does not fit into half"):
@@ -145,7 +145,7 @@ def test_a_value_beyond_half_precision_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_memory_format_is_saved_alike(tmp_path: Path, state: State) -> None:
-    network = random_network().to(memory_format=torch.channels_last)
+    network = random_network(CROP_56).to(memory_format=torch.channels_last)
     save_network(tmp_path / "tiny.safetensors", network)
     _same(load_network(tmp_path / "tiny.safetensors"), state)
 

@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from helpers.tiny_network import TINY, random_network
+from helpers.networks import CROP_56, random_network
 from torch import Tensor
 
 from picopose_cli.network import correlation, winograd
@@ -43,13 +43,13 @@ NEVER_USED = (
     "offset_regressor.dpt_head.scratch.output_conv1.",
     "offset_regressor.dpt_head.scratch.output_conv2.",
 )
-GRID = TINY.grid
+GRID = CROP_56.grid
 CELLS = GRID**2
 
 
 @pytest.fixture(scope="module")
 def network() -> PicoPose:
-    return random_network()
+    return random_network(CROP_56)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def draw() -> torch.Generator:
 
 
 def _images(count: int, draw: torch.Generator) -> Tensor:
-    return torch.randn(count, 3, TINY.crop_px, TINY.crop_px, generator=draw)
+    return torch.randn(count, 3, CROP_56.crop_px, CROP_56.crop_px, generator=draw)
 
 
 def _masks(count: int, draw: torch.Generator) -> Tensor:
@@ -86,7 +86,7 @@ def test_released_size() -> None:
 def test_shapes_of_every_stage(network: PicoPose, draw: torch.Generator) -> None:
     maps = network.extract(_images(2, draw))
     assert [tuple(level.shape) for level in maps] == [(2, 16, GRID, GRID)] * 4
-    grids = TINY.flow_grids
+    grids = CROP_56.flow_grids
     assert [tuple(level.shape) for level in network.decode(maps)] == [(2, 10, grid, grid) for grid in grids]
     features = network.offset_features(maps)
     assert [tuple(level.shape) for level in features] == [(2, 12, grid, grid) for grid in grids]
@@ -104,7 +104,7 @@ def test_shapes_of_every_stage(network: PicoPose, draw: torch.Generator) -> None
 
 
 def test_tensors_without_effect_are_the_documented_ones(draw: torch.Generator) -> None:
-    network = random_network()
+    network = random_network(CROP_56)
     maps = network.extract(_images(1, draw))
     cells, features = unit_cells(maps[-1]), network.offset_features(maps)
     ones = torch.ones(1, GRID, GRID)
@@ -154,8 +154,8 @@ def test_a_pair_does_not_depend_on_its_batch(network: PicoPose, draw: torch.Gene
 
 
 def _features(count: int, draw: torch.Generator) -> OffsetFeatures:
-    width = TINY.decoder.width
-    return tuple(torch.randn(count, width, grid, grid, generator=draw) for grid in TINY.flow_grids)
+    width = CROP_56.decoder.width
+    return tuple(torch.randn(count, width, grid, grid, generator=draw) for grid in CROP_56.flow_grids)
 
 
 @pytest.mark.parametrize("pairs_at_a_time", [1, 3, 7, 100])
@@ -182,7 +182,7 @@ def test_no_pairs_give_an_empty_estimate(network: PicoPose, draw: torch.Generato
     features = _features(1, draw)
     none = torch.zeros(0, 2, dtype=torch.int64)
     estimate = network.regress_offsets(features, features, none, torch.zeros(0, 3, 3), torch.zeros(0, GRID, GRID))
-    assert [tuple(flow.shape) for flow in estimate.flows] == [(0, 2, grid, grid) for grid in TINY.flow_grids]
+    assert [tuple(flow.shape) for flow in estimate.flows] == [(0, 2, grid, grid) for grid in CROP_56.flow_grids]
 
 
 def test_coordinates_stay_exact_under_autocast(network: PicoPose, draw: torch.Generator) -> None:
@@ -225,7 +225,7 @@ assert switches() == before
 
 
 def test_attention_against_the_plain_formula(draw: torch.Generator) -> None:
-    attention = random_network().feature_extractor.dinov2.blocks[0].attn
+    attention = random_network(CROP_56).feature_extractor.dinov2.blocks[0].attn
     assert isinstance(attention, Attention)
     tokens = torch.randn(2, 6, 16, generator=draw)
     query, key, value = attention.qkv(tokens).split(16, dim=2)
@@ -273,11 +273,11 @@ def test_position_embedding_of_the_trained_grid_is_not_touched(draw: torch.Gener
 
 
 def test_a_stem_keeps_the_grid_and_the_released_layout_has_none(draw: torch.Generator) -> None:
-    config = replace(TINY, vit=replace(TINY.vit, stem_width=4))
+    config = replace(CROP_56, vit=replace(CROP_56.vit, stem_width=4))
     network = random_network(config)
     maps = network.extract(torch.randn(2, 3, config.crop_px, config.crop_px, generator=draw))
     assert [tuple(level.shape) for level in maps] == [(2, config.vit.width, config.grid, config.grid)] * 4
-    added = set(network.state_dict()) - set(random_network(TINY).state_dict())
+    added = set(network.state_dict()) - set(random_network(CROP_56).state_dict())
     assert added
     assert all(".patch_embed.stem." in name for name in added)
 
@@ -466,7 +466,7 @@ def test_start_of_the_flow(draw: torch.Generator) -> None:
 
 
 def test_levels_hand_over_twice_the_flow(draw: torch.Generator) -> None:
-    network = random_network()
+    network = random_network(CROP_56)
     decoder = network.offset_regressor.flow_decoder
     with torch.no_grad():
         for level in range(3):  # heads that add a constant
@@ -550,9 +550,9 @@ def test_fast_product_is_the_plain_one(draw: torch.Generator) -> None:
 def test_weights_stored_in_bf16_give_what_autocast_gives(draw: torch.Generator) -> None:
     images = _images(2, draw)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        network = random_network()
+        network = random_network(CROP_56)
         wanted = network.extract(images)
-        half = store_in_bf16(random_network())
+        half = store_in_bf16(random_network(CROP_56))
         for level, expected in zip(half.extract(images), wanted, strict=True):
             assert torch.equal(level, expected)
     assert half.offset_regressor.flow_decoder.flow_pred[0].predict_layer.weight.dtype == torch.bfloat16

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.tiny_network import TINY
+from helpers.networks import CROP_56
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.network.config import MINI, VIT_L, DecoderConfig, ModelConfig, VitConfig
@@ -21,7 +21,7 @@ def test_released_sizes() -> None:
     assert VIT_L.decoder.window_cells == 25
 
 
-@pytest.mark.parametrize("config", [VIT_L, MINI, TINY])
+@pytest.mark.parametrize("config", [VIT_L, MINI, CROP_56])
 def test_json_round_trip(config: ModelConfig) -> None:
     text = json.dumps(config.to_json_dict())
     assert ModelConfig.from_json_dict(json.loads(text)) == config

@@ -5,7 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import noise_bank, tiny_network
+from helpers.banks import noise_bank
+from helpers.networks import random_network
+from helpers.poses import K
+from helpers.queries import random_batch
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import ObjectInfo, QueryBatch
@@ -14,22 +17,6 @@ from picopose_cli.pose import matcher as module
 from picopose_cli.pose.affine_search import search_affine
 from picopose_cli.pose.correspondences import affine_poses, released_correspondences
 from picopose_cli.pose.matcher import Estimator
-
-K = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
-
-
-def random_batch(obj_ids: list[int], seed: int = 0) -> QueryBatch:
-    rng = np.random.default_rng(seed)
-    count = len(obj_ids)
-    masks = np.zeros((count, 224, 224), bool)
-    masks[:, 30:200, 20:190] = True
-    return QueryBatch(
-        inputs=rng.standard_normal((count, 3, 224, 224)).astype(np.float32),
-        masks=masks,
-        A_crop_from_image=np.tile(np.array([[1.2, 0, -200], [0, 1.2, -150], [0, 0, 1]]), (count, 1, 1)),
-        K=np.tile(K, (count, 1, 1)),
-        obj_ids=np.array(obj_ids),
-    )
 
 
 def subset(batch: QueryBatch, rows: list[int]) -> QueryBatch:
@@ -40,7 +27,7 @@ def subset(batch: QueryBatch, rows: list[int]) -> QueryBatch:
 
 @pytest.fixture(scope="module")
 def network():
-    return tiny_network()
+    return random_network()
 
 
 def make_estimator(network, **changes) -> Estimator:

@@ -4,25 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.poses import K, noisy_pairs, random_pose
 
-from picopose_cli.base.geometry import make_T, project_points, rotation_angle_rad, transform_points
+from picopose_cli.base.geometry import rotation_angle_rad
 from picopose_cli.base.types import Correspondences
 from picopose_cli.pose.ransac import PoseSolution, choose_released, solve_released
-
-K = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
-
-
-def random_pose(rng: np.random.Generator) -> np.ndarray:
-    R, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-    return make_T(R * np.linalg.det(R), np.array([0.05, -0.03, 0.6]))
-
-
-def noisy_pairs(rng: np.random.Generator, T: np.ndarray, count=800, noise_px=0.0, outliers=0.0) -> Correspondences:
-    xyz = rng.uniform(-0.05, 0.05, (count, 3))
-    uv = project_points(K, transform_points(T, xyz)) + noise_px * rng.standard_normal((count, 2))
-    wrong = rng.random(count) < outliers
-    uv[wrong] = rng.uniform(200, 400, (int(wrong.sum()), 2))
-    return Correspondences(uv, xyz, np.ones(count))
 
 
 def test_exact_pairs_give_the_exact_pose():

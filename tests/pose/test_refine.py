@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.synthetic import box_mesh, write_ply
-from helpers.tiny import noise_bank, tiny_network
+from helpers.banks import noise_bank
+from helpers.meshes import make_box, write_ply
+from helpers.networks import random_network
 from helpers.toy_pairs import K_OBS, MESHES, toy_bank
 from scipy.spatial.transform import Rotation
 
@@ -117,7 +118,7 @@ def test_a_pose_that_stands_still_is_not_rendered_again(render):
 
 
 def test_a_batch_is_looked_at_once(monkeypatch):
-    estimator = Estimator(tiny_network(), device="cpu", precision="fp32", hypotheses=1, paper=False)
+    estimator = Estimator(random_network(), device="cpu", precision="fp32", hypotheses=1, paper=False)
     estimator.add_object(noise_bank())
     batch = replace(batch_of(2), inputs=np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32))
     fresh = estimator.look(batch)
@@ -130,7 +131,7 @@ def test_a_batch_is_looked_at_once(monkeypatch):
 def test_renders_that_do_not_fit_are_halved(render):
     T = true_poses(5)
     views = [render(1, pose) for pose in T]
-    estimator = Estimator(tiny_network(), device="cpu", precision="fp32", hypotheses=1, paper=False)
+    estimator = Estimator(random_network(), device="cpu", precision="fp32", hypotheses=1, paper=False)
     batch = batch_of(5)
     A = view_affines(T, batch, range(5), views)
     features = estimator.look(batch)
@@ -255,7 +256,7 @@ def test_no_round_and_no_render_leave_a_pose_as_it_is(render):
 
 
 def test_the_render_at_a_templates_pose_is_the_template():
-    mesh = box_mesh((0.08, 0.1, 0.06))
+    mesh = make_box((0.08, 0.1, 0.06))
     bank, diameter_m = toy_bank("box", every=30), mesh_diameter_m(mesh)
     T = make_T(bank.T_tmpl_from_obj[2, :3, :3], np.array([0.0, 0, 0.37]))  # straight ahead at another distance
     np.testing.assert_allclose(template_pose(T, diameter_m), bank.T_tmpl_from_obj[2], atol=1e-9)
@@ -286,7 +287,7 @@ def test_without_a_mesh_nothing_is_drawn():
 
 
 def test_the_network_runs_and_no_detection_depends_on_its_neighbours(render):
-    estimator = Estimator(tiny_network(), device="cpu", precision="fp32", hypotheses=2, paper=False)
+    estimator = Estimator(random_network(), device="cpu", precision="fp32", hypotheses=2, paper=False)
     T = true_poses(3)
     rng = np.random.default_rng(1)
     batch = batch_of(3)

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
+from helpers.poses import K, noisy_pairs, random_pose
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
-from test_ransac import K, noisy_pairs, random_pose
 
 from picopose_cli.base.geometry import make_T, project_points, rotation_angle_rad, transform_points
 from picopose_cli.base.types import GRID_CELLS, Correspondences

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import noise_bank
+from helpers.banks import noise_bank
+from helpers.networks import random_network
+from helpers.queries import random_batch
 from safetensors import safe_open
-from test_matcher import random_batch, tiny_network
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.pose import matcher as estimator_module
@@ -19,7 +20,7 @@ from picopose_cli.pose.matcher import Estimator, Hypothesis
 from picopose_cli.pose.template_store import FeatureFile, FeaturesInMemory, FeaturesOnDisk, Kept, feature_file
 from picopose_cli.templates.bank import bank_path, write_bank
 
-NETWORK = tiny_network()
+NETWORK = random_network()
 VIEWS = 20  # more than a chunk
 
 

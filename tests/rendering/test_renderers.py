@@ -7,8 +7,8 @@ from functools import cache
 
 import numpy as np
 import pytest
-from helpers.meshes import make_box, make_poster, make_sphere, random_T
-from helpers.synthetic import SIDE_RGB
+from helpers.meshes import SIDE_RGB, make_box, make_poster, make_sphere
+from helpers.poses import random_T
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import invert_T, make_T, transform_points

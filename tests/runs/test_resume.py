@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.synthetic import write_bop_dataset
+from helpers.rendered_bop import write_bop_dataset
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import InferOptions, MergeOptions

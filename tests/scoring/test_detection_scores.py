@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.scored_poses import estimates, instance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_localisation import estimates, instance
 
 from picopose_cli.base.types import ImageTarget
 from picopose_cli.scoring.assignment import UNMATCHED

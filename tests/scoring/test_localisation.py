@@ -2,27 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.scored_poses import estimates, instance
 
-from picopose_cli.base.types import GroundTruth, Target
+from picopose_cli.base.types import Target
 from picopose_cli.scoring.localisation import LocalisationScores, localisation_tallies, tally_target
 from picopose_cli.scoring.pair_errors import PairErrors
-from picopose_cli.scoring.selection import Estimates, select_localisation
-
-
-def pose(x_m: float) -> np.ndarray:
-    T = np.eye(4)
-    T[:3, 3] = [x_m, 0, 1]
-    return T
-
-
-def estimates(rows):
-    """`rows` of (scene_id, im_id, obj_id, score, x_m)."""
-    scene, image, obj, score, x = (np.array(column) for column in zip(*rows, strict=True))
-    return Estimates(scene, image, obj, score.astype(float), np.stack([pose(value) for value in x]))
-
-
-def instance(im_id, gt_id, obj_id, visib_fract, x_m=0.0):
-    return GroundTruth(1, im_id, gt_id, obj_id, pose(x_m), visib_fract)
+from picopose_cli.scoring.selection import select_localisation
 
 
 def errors(mssd_m, mspd_px=None, **others):

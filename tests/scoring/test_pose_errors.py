@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.synthetic import ball_mesh, box_mesh, random_rotation
+from helpers.meshes import make_ball, make_box
+from helpers.poses import random_rotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -188,7 +189,7 @@ def plain_vsd(depth_est, depth_gt, depth_test, tolerance_m, diameter_m, taus):
 @given(seed=st.integers(0, 2**32 - 1), shift_m=st.sampled_from([0.0, 0.01, 0.04, 0.3]))
 def test_vsd_in_boxes_equals_the_definition_on_whole_images(seed, shift_m):
     rng = np.random.default_rng(seed)
-    mesh = box_mesh((0.08, 0.1, 0.06))
+    mesh = make_box((0.08, 0.1, 0.06))
     T_gt = poses(rng, 1)[0]
     T_est = T_gt @ make_T(np.eye(3), rng.normal(0, shift_m, 3))
     measured = render_depth(mesh, K, T_gt, (0, 0, 200, 150)) * (1 + rng.normal(0, 0.004, SIZE_HW)).astype(np.float32)
@@ -205,7 +206,7 @@ def test_vsd_in_boxes_equals_the_definition_on_whole_images(seed, shift_m):
 
 
 def test_vsd_of_objects_that_are_not_seen_is_the_worst():
-    mesh = ball_mesh((0.05, 0.05, 0.05))
+    mesh = make_ball((0.05, 0.05, 0.05))
     measured = np.full(SIZE_HW, 0.2, np.float32)  # a wall before everything
     T = make_T(np.eye(3), np.array([0.0, 0, 0.6]))
     xyz_cam_m, box = place_on_grid(mesh.vertices_m, T, K, SIZE_HW)
@@ -229,7 +230,7 @@ def test_vertices_move_to_the_grid_by_less_than_a_hundredth_pixel_and_stay_in_th
 
 @pytest.mark.parametrize("t_m", [(5.0, 0, 0.6), (-5.0, 0, 0.6), (0, 5.0, 0.6), (0, -5.0, 0.6)])
 def test_an_object_beside_the_image_has_an_empty_box_and_surface(t_m):
-    mesh = box_mesh((0.08, 0.1, 0.06))
+    mesh = make_box((0.08, 0.1, 0.06))
     xyz_cam_m, box = place_on_grid(mesh.vertices_m, make_T(np.eye(3), np.array(t_m)), K, SIZE_HW)
     depth_m = render_depth(Mesh(xyz_cam_m, mesh.faces), K, np.eye(4), box)
     surface = make_surface(depth_m, box, np.ones(SIZE_HW, np.float32), K, 0.015)
@@ -238,6 +239,6 @@ def test_an_object_beside_the_image_has_an_empty_box_and_surface(t_m):
 
 
 def test_an_object_around_the_camera_gets_the_whole_image():
-    mesh = box_mesh((0.4, 0.4, 0.4))
+    mesh = make_box((0.4, 0.4, 0.4))
     _, box = place_on_grid(mesh.vertices_m, np.eye(4), K, SIZE_HW)
     assert box == (0, 0, 200, 150)

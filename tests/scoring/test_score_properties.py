@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from helpers.synthetic import ball_mesh, box_mesh, random_rotation
+from helpers.meshes import make_ball, make_box
+from helpers.poses import random_rotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,9 +30,9 @@ HALF_TURNS = make_T(
 )
 
 MESHES = {
-    0: box_mesh((0.08, 0.1, 0.06)),  # ids start at 0: that is an object too
-    4: box_mesh((0.05, 0.11, 0.08)),  # turned by half turns it looks the same
-    9: ball_mesh((0.04, 0.04, 0.06)),  # looks the same from all sides of its axis
+    0: make_box((0.08, 0.1, 0.06)),  # ids start at 0: that is an object too
+    4: make_box((0.05, 0.11, 0.08)),  # turned by half turns it looks the same
+    9: make_ball((0.04, 0.04, 0.06)),  # looks the same from all sides of its axis
 }
 INFOS = {
     0: ObjectInfo(0, 0.1414, np.empty((0, 4, 4)), ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.meshes import count_open_edges, signed_volume
 
 from picopose_cli.base.types import Mesh
 from picopose_cli.synthesis import shapes
@@ -12,21 +13,6 @@ from picopose_cli.synthesis.simplify import simplify_mesh
 
 KINDS = (shapes.box, shapes.superquadric, shapes.lump, shapes.lathe, shapes.torus, shapes.extrusion, shapes.union)
 SEEDS = range(6)
-
-
-def signed_volume(shape: shapes.Shape) -> float:
-    a, b, c = (shape.vertices[shape.faces[:, corner]] for corner in range(3))
-    return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6)
-
-
-def open_edges(shape: shapes.Shape) -> int:
-    """Edges, seams of the texture closed, that are not run through once in each direction."""
-    place = np.unique(np.rint(shape.vertices * 1e6), axis=0, return_inverse=True)[1].reshape(-1)
-    faces = place[shape.faces]
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    edges = edges[edges[:, 0] != edges[:, 1]]
-    forth = {(int(a), int(b)) for a, b in edges}
-    return sum((b, a) not in forth for a, b in forth)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -40,7 +26,7 @@ def test_shape_is_closed_and_turned_outward(kind, seed):
     assert shape.uv.min() >= 0
     assert shape.uv.max() <= 1
     assert signed_volume(shape) > 0
-    assert open_edges(shape) == 0
+    assert count_open_edges(shape) == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -85,7 +71,7 @@ def test_turned_body_has_its_volume():
     lids = [shapes._lid(0.5, height, mantle, end) for height, end in ((0.0, 0), (2.0, -1))]
     body = shapes.join([mantle, *lids], columns=2)
     assert signed_volume(body) == pytest.approx(np.pi * 0.25 * 2, rel=0.01)
-    assert open_edges(body) == 0
+    assert count_open_edges(body) == 0
 
 
 def test_tiles_do_not_overlap():

@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 import pytest
+from helpers.meshes import count_open_edges, signed_volume
 from scipy.spatial.transform import Rotation
-from test_shapes import open_edges, signed_volume
 
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.symmetries import symmetry_transforms
@@ -118,7 +118,7 @@ def test_the_mesh_is_closed_sized_and_centred(seed):
     mesh, _ = made(seed)
     shape = Shape(mesh.vertices_m, mesh.faces, mesh.uv, ())
     assert signed_volume(shape) > 0
-    assert open_edges(shape) == 0
+    assert count_open_edges(shape) == 0
     low, high = mesh.vertices_m.min(axis=0), mesh.vertices_m.max(axis=0)
     assert np.allclose(low + high, 0, atol=1e-12)
     assert 0.08 <= (high - low).max() <= 0.12

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.toy_network import TOY
-from helpers.toy_pairs import ToySource
+from helpers.networks import TRAINABLE, TRAINABLE_TINY, weights_of
+from helpers.training_runs import SOURCE, short_run
 from safetensors.torch import load_file
 
 from picopose_cli.base.errors import PicoPoseError
@@ -29,22 +29,6 @@ from picopose_cli.training.start import start_network
 from picopose_cli.training.state import find_checkpoint, learning_rate, read_checkpoint, start_state, write_checkpoint
 
 CPU = TrainingProcess(torch.device("cpu"), "fp32")
-SOURCE = ToySource(kept=12)
-TINY = replace(
-    TOY,
-    vit=replace(TOY.vit, width=16, depth=4, heads=2),
-    dpt=replace(TOY.dpt, width=8, projections=(4, 4, 4, 4)),
-    decoder=replace(TOY.decoder, width=8, correlation_widths=(8, 8), motion_width=8, head_widths=(8, 8)),
-)
-
-
-def options(output: Path, **changes: object) -> TrainOptions:
-    plain = TrainOptions(output, steps=20, batch_size=2, workers=0, easy_steps=10, device="cpu", lr=1e-3)
-    return replace(plain, **changes)  # type: ignore[arg-type]
-
-
-def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -66,16 +50,16 @@ class StopAfter:
 
 @pytest.mark.parametrize(("workers", "accumulate"), [(0, 2), (2, 1)])
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, workers: int, accumulate: int) -> None:
-    whole, parts = start_network(TINY, None, 0), start_network(TINY, None, 0)
+    whole, parts = start_network(TRAINABLE_TINY, None, 0), start_network(TRAINABLE_TINY, None, 0)
     changes = {"workers": workers, "accumulate": accumulate}
-    train(options(tmp_path / "a", **changes), whole, SOURCE, CPU)
-    first = train(options(tmp_path / "b", **changes), parts, SOURCE, CPU, stop=StopAfter(10))
+    train(short_run(tmp_path / "a", **changes), whole, SOURCE, CPU)
+    first = train(short_run(tmp_path / "b", **changes), parts, SOURCE, CPU, stop=StopAfter(10))
     assert (first.step, first.finished) == (10, False)
     torch.rand(7)  # the global random state has no part
-    parts = start_network(TINY, None, 99)  # and neither have the weights from before
-    second = train(options(tmp_path / "b", **changes), parts, SOURCE, CPU)
+    parts = start_network(TRAINABLE_TINY, None, 99)  # and neither have the weights from before
+    second = train(short_run(tmp_path / "b", **changes), parts, SOURCE, CPU)
     assert (second.first_step, second.step, second.finished) == (10, 20, True)
-    assert_same(weights(whole), weights(parts))
+    assert_same(weights_of(whole), weights_of(parts))
     last = [torch.load(find_checkpoint(tmp_path / folder), weights_only=True) for folder in "ab"]
     assert_same(last[0]["network"], last[1]["network"])
     assert len(last[0]["optimizers"]) == 2  # AdamW and Muon
@@ -92,7 +76,7 @@ def test_half_precision_stays_near(tmp_path: Path) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
         group = TrainingProcess(torch.device("cpu"), precision)
-        summary = train(options(tmp_path / precision, steps=1), start_network(TINY, None, 0), SOURCE, group)
+        summary = train(short_run(tmp_path / precision, steps=1), start_network(TRAINABLE_TINY, None, 0), SOURCE, group)
         losses.append(summary.losses)
     for name, value in losses[0].items():
         assert losses[1][name] == pytest.approx(value, rel=0.03, abs=0.01), name
@@ -148,15 +132,15 @@ def test_schedule_warms_up_and_falls() -> None:
 
 
 def test_the_ramp_counts_samples() -> None:
-    wanted = options(Path("x"), batch_size=4, easy_steps=10, accumulate=3)
+    wanted = short_run(Path("x"), batch_size=4, easy_steps=10, accumulate=3)
     assert ramp_samples(wanted, 2) == 240
     assert ramp_samples(replace(wanted, replay=2), 2) == 120  # a sample serves two steps
     assert ramp_samples(replace(wanted, easy_steps=0), 2) == 1
 
 
 def test_time_is_a_clean_end_and_only_two_checkpoints_stay(tmp_path: Path) -> None:
-    network = start_network(TINY, None, 0)
-    summary = train(options(tmp_path, steps=10_000, minutes=0.05, checkpoint_every=2), network, SOURCE, CPU)
+    network = start_network(TRAINABLE_TINY, None, 0)
+    summary = train(short_run(tmp_path, steps=10_000, minutes=0.05, checkpoint_every=2), network, SOURCE, CPU)
     assert 4 < summary.step < 10_000
     assert summary.seconds < 20
     assert not summary.finished
@@ -171,42 +155,42 @@ def test_validation_sees_the_mean_weights_and_changes_nothing(tmp_path: Path) ->
 
     def validate(network: torch.nn.Module, step: int) -> dict[str, float]:
         assert not network.training
-        seen.append((step, weights(network)))
+        seen.append((step, weights_of(network)))
         return {"score": float(step)}
 
-    scored, plain = start_network(TINY, None, 0), start_network(TINY, None, 0)
-    summary = train(options(tmp_path / "a", steps=6, validate_every=2), scored, SOURCE, CPU, validate=validate)
-    train(options(tmp_path / "b", steps=6), plain, SOURCE, CPU)
+    scored, plain = start_network(TRAINABLE_TINY, None, 0), start_network(TRAINABLE_TINY, None, 0)
+    summary = train(short_run(tmp_path / "a", steps=6, validate_every=2), scored, SOURCE, CPU, validate=validate)
+    train(short_run(tmp_path / "b", steps=6), plain, SOURCE, CPU)
     assert [step for step, _ in seen] == [2, 4, 6]
     assert summary.validation == {"score": 6.0}
-    assert_same(weights(scored), weights(plain))
-    assert_same(seen[-1][1], weights(scored))
-    without = start_network(TINY, None, 0)
-    train(options(tmp_path / "c", steps=6, ema=0.0), without, SOURCE, CPU)
+    assert_same(weights_of(scored), weights_of(plain))
+    assert_same(seen[-1][1], weights_of(scored))
+    without = start_network(TRAINABLE_TINY, None, 0)
+    train(short_run(tmp_path / "c", steps=6, ema=0.0), without, SOURCE, CPU)
     name = "affine_regressor.fc1.weight"
-    assert not torch.equal(weights(without)[name], weights(scored)[name])
+    assert not torch.equal(weights_of(without)[name], weights_of(scored)[name])
 
 
 def test_a_log_line_of_a_killed_run_is_written_again(tmp_path: Path) -> None:
-    train(options(tmp_path, steps=20), start_network(TINY, None, 0), SOURCE, CPU, stop=StopAfter(4))
+    train(short_run(tmp_path, steps=20), start_network(TRAINABLE_TINY, None, 0), SOURCE, CPU, stop=StopAfter(4))
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"step": 17, "kind": "loss"}\n{"step": 18, "ki')
-    train(options(tmp_path, steps=20), start_network(TINY, None, 0), SOURCE, CPU, stop=StopAfter(1))
+    train(short_run(tmp_path, steps=20), start_network(TRAINABLE_TINY, None, 0), SOURCE, CPU, stop=StopAfter(1))
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [4, 5]
 
 
 def test_losses_that_break_end_the_run(tmp_path: Path) -> None:
-    network = start_network(TINY, None, 0)
+    network = start_network(TRAINABLE_TINY, None, 0)
     with torch.no_grad():
         network.affine_regressor.fc1.weight[0, 0] = torch.nan
     with pytest.raises(PicoPoseError, match="no longer finite"):
-        train(options(tmp_path, steps=2), network, SOURCE, CPU)
+        train(short_run(tmp_path, steps=2), network, SOURCE, CPU)
     assert find_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "list"])
 def test_damaged_checkpoints_are_refused(tmp_path: Path, damage: str) -> None:
-    state = start_state(start_network(TINY, None, 0), MINI_RECIPE, ema=True)
+    state = start_state(start_network(TRAINABLE_TINY, None, 0), MINI_RECIPE, ema=True)
     path = write_checkpoint(tmp_path, state, {})
     data = path.read_bytes()
     path.write_bytes(
@@ -219,39 +203,40 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path, damage: str) -> None:
 
 
 def test_checkpoints_of_other_sizes_are_refused(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, start_state(start_network(TINY, None, 0), MINI_RECIPE, ema=False), {})
-    other = start_state(start_network(TOY, None, 0), MINI_RECIPE, ema=False)
+    path = write_checkpoint(tmp_path, start_state(start_network(TRAINABLE_TINY, None, 0), MINI_RECIPE, ema=False), {})
+    other = start_state(start_network(TRAINABLE, None, 0), MINI_RECIPE, ema=False)
     with pytest.raises(PicoPoseError, match="other sizes"):
         read_checkpoint(path, other)
 
 
 def test_changed_options_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train(options(tmp_path), start_network(TINY, None, 0), SOURCE, CPU, stop=StopAfter(1))
-    train(options(tmp_path, seed=3), start_network(TINY, None, 0), SOURCE, CPU, stop=StopAfter(1))
+    train(short_run(tmp_path), start_network(TRAINABLE_TINY, None, 0), SOURCE, CPU, stop=StopAfter(1))
+    train(short_run(tmp_path, seed=3), start_network(TRAINABLE_TINY, None, 0), SOURCE, CPU, stop=StopAfter(1))
     assert "seed 3 instead of 0" in caplog.text
 
 
 def test_start_from_files(tmp_path: Path) -> None:
     """Our own file fills the whole network, DINOv2's bare state dict the backbone."""
-    network = start_network(TINY, None, 5)
+    network = start_network(TRAINABLE_TINY, None, 5)
     save_network(tmp_path / "whole.safetensors", network)
-    assert_same(weights(start_network(TINY, tmp_path / "whole.safetensors", 0)), weights(network))
-    backbone = weights(network.feature_extractor.dinov2)
+    assert_same(weights_of(start_network(TRAINABLE_TINY, tmp_path / "whole.safetensors", 0)), weights_of(network))
+    backbone = weights_of(network.feature_extractor.dinov2)
     torch.save(backbone, tmp_path / "dinov2.pth")
-    started = start_network(TINY, tmp_path / "dinov2.pth", 0)
-    assert_same(weights(started.feature_extractor.dinov2), backbone)
-    assert_same(weights(started.affine_regressor), weights(start_network(TINY, None, 0).affine_regressor))
+    started = start_network(TRAINABLE_TINY, tmp_path / "dinov2.pth", 0)
+    assert_same(weights_of(started.feature_extractor.dinov2), backbone)
+    untouched = start_network(TRAINABLE_TINY, None, 0)
+    assert_same(weights_of(started.affine_regressor), weights_of(untouched.affine_regressor))
     with pytest.raises(PicoPoseError, match=r"dinov2\.pth.*--preset vit-l"):
-        start_network(TOY, tmp_path / "dinov2.pth", 0)
+        start_network(TRAINABLE, tmp_path / "dinov2.pth", 0)
     with pytest.raises(PicoPoseError, match="other sizes"):
-        start_network(TOY, tmp_path / "whole.safetensors", 0)
+        start_network(TRAINABLE, tmp_path / "whole.safetensors", 0)
     assert VIT_L.vit.stem_width == 0
 
 
 def test_half_precision_file_loads(tmp_path: Path) -> None:
-    network = start_network(TINY, None, 5)
+    network = start_network(TRAINABLE_TINY, None, 5)
     save_network(tmp_path / "half.safetensors", network, half=True)
-    assert load_network(tmp_path / "half.safetensors").config == TINY
+    assert load_network(tmp_path / "half.safetensors").config == TRAINABLE_TINY
     assert any(tensor.dtype == torch.float16 for tensor in load_file(tmp_path / "half.safetensors").values())
 
 
@@ -261,21 +246,22 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 import torch
 torch.set_num_threads(1)
-from test_loop import SOURCE, TINY, options, weights
+from helpers.networks import TRAINABLE_TINY, weights_of
+from helpers.training_runs import SOURCE, short_run
 from picopose_cli.training.loop import join_processes, leave_processes, train
 from picopose_cli.training.start import start_network
 group = join_processes("cpu", "fp32")
-network = start_network(TINY, None, 0)
-summary = train(options(Path(sys.argv[1]) / "run", steps=3, accumulate=2), network, SOURCE, group)
+network = start_network(TRAINABLE_TINY, None, 0)
+summary = train(short_run(Path(sys.argv[1]) / "run", steps=3, accumulate=2), network, SOURCE, group)
 assert summary.step == 3
-torch.save(weights(network), Path(sys.argv[1]) / f"rank{group.rank}.pt")
+torch.save(weights_of(network), Path(sys.argv[1]) / f"rank{group.rank}.pt")
 leave_processes(group)
 """
 
 
 def test_two_processes_stay_together(tmp_path: Path) -> None:
     """Both ranks end with the same weights, though each saw its own share of the samples."""
-    tests = Path(__file__).parent
+    tests = Path(__file__).resolve().parents[1]
     environment = os.environ | {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
@@ -294,6 +280,6 @@ def test_two_processes_stay_together(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-    learned = {name for name, _ in start_network(TINY, None, 0).named_parameters()}
+    learned = {name for name, _ in start_network(TRAINABLE_TINY, None, 0).named_parameters()}
     assert_same(*({name: rank[name] for name in learned} for rank in ranks))
     assert find_checkpoint(tmp_path / "run") is not None

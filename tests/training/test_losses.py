@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.toy_network import TOY
+from helpers.networks import TRAINABLE
 from helpers.toy_pairs import make_sample
 
 from picopose_cli.base.options import RELEASED_RECIPE, LossWeights, Recipe
@@ -178,7 +178,7 @@ def test_weights_go_by_kind() -> None:
 
 
 def test_every_trained_weight_gets_a_gradient() -> None:
-    network = start_network(TOY, None, 0)
+    network = start_network(TRAINABLE, None, 0)
     network.train()
     batch = collate([make_sample("box", np.random.default_rng(i)) for i in range(2)])
     losses = PairLosses(network, RELEASED_RECIPE, turn=True)
@@ -196,7 +196,7 @@ def test_every_trained_weight_gets_a_gradient() -> None:
 
 def test_a_share_of_the_pairs_is_enough_for_stage_3() -> None:
     """Its losses are those of the first pairs alone; the other stages' do not change."""
-    network = start_network(TOY, None, 0).eval()
+    network = start_network(TRAINABLE, None, 0).eval()
     batch = collate([make_sample("box", np.random.default_rng(i)) for i in range(4)])
     draws = draw(4, 64, 0.0, torch.Generator().manual_seed(0))
 
@@ -217,7 +217,7 @@ def test_a_share_of_the_pairs_is_enough_for_stage_3() -> None:
 
 
 def test_without_the_finest_grid_its_weights_rest_and_the_coarser_losses_stay() -> None:
-    network = start_network(TOY, None, 0).eval()
+    network = start_network(TRAINABLE, None, 0).eval()
     batch = collate([make_sample("box", np.random.default_rng(i)) for i in range(2)])
     losses, draws = PairLosses(network, RELEASED_RECIPE, turn=False), draw(2, 64, 0.0, torch.Generator().manual_seed(0))
     with torch.inference_mode():

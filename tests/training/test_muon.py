@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.toy_network import TOY
+from helpers.networks import TRAINABLE
 from torch import nn
 
 from picopose_cli.base.options import MINI_RECIPE, RELEASED_RECIPE
@@ -50,7 +50,7 @@ def test_a_weight_without_gradient_stays() -> None:
 
 
 def test_matrices_of_stages_1_and_3_go_to_muon_and_all_else_to_adamw() -> None:
-    network = start_network(TOY, None, 0)
+    network = start_network(TRAINABLE, None, 0)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     state = start_state(network, MINI_RECIPE, ema=False)
     adamw, muon = ({names[id(p)] for p in optimizer.param_groups[0]["params"]} for optimizer in state.optimizers)
@@ -66,7 +66,7 @@ def test_matrices_of_stages_1_and_3_go_to_muon_and_all_else_to_adamw() -> None:
 
 
 def test_both_rates_follow_the_schedule() -> None:
-    state = start_state(start_network(TOY, None, 0), MINI_RECIPE, ema=False)
+    state = start_state(start_network(TRAINABLE, None, 0), MINI_RECIPE, ema=False)
     state.step = 550
     set_learning_rate(state, replace(MINI_RECIPE, lr=1.0, muon_gain=3.0, warmup_steps=100), 1000)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in state.optimizers]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.synthetic import random_rotation
+from helpers.poses import random_rotation
 from helpers.toy_pairs import make_sample
 from scipy.spatial.transform import Rotation
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import TINY, tiny_network
+from helpers.networks import CROP_224, random_network
 from helpers.toy_pairs import K_OBS, MESHES, nearest_view, render_view, toy_bank
 from scipy.spatial.transform import Rotation
 
@@ -78,7 +78,7 @@ def test_with_the_truth_in_their_place_the_poses_are_right(
 
     plain_pairs = validation._pairs_with
     monkeypatch.setattr(validation, "_pairs_with", pairs_with)
-    network = tiny_network()
+    network = random_network()
     network.__class__ = Perfect
     numbers = Validator(data, torch.device("cpu"), "fp32")(network, 0)
     for name in ("true_template", "true_affine"):
@@ -90,7 +90,7 @@ def test_with_the_truth_in_their_place_the_poses_are_right(
 
 
 def test_true_similarity_without_stage_3_is_the_oracle(data: ValidationSet) -> None:
-    network = start_network(TINY, None, 0).eval()  # its stage 3 leaves what it is given as it is
+    network = start_network(CROP_224, None, 0).eval()  # its stage 3 leaves what it is given as it is
     numbers = Validator(data, torch.device("cpu"), "fp32")(network, 0)
     assert numbers["view_deg_best_possible"] == pytest.approx((0 + 6 + 8) / 3, abs=3)
     assert numbers["true_affine_stage2_deg"] < 9

@@ -1,34 +1,21 @@
-"""A network of the released architecture in toy sizes with random weights, and template banks of noise."""
+"""Template banks of random pictures."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from helpers.tiny_network import random_network
+from helpers.poses import random_rotation
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import Provenance, TemplateBank
-from picopose_cli.network.config import AffineConfig, DecoderConfig, DptConfig, ModelConfig, VitConfig
-from picopose_cli.network.picopose import PicoPose
 
-TINY = ModelConfig(
-    vit=VitConfig(width=32, depth=4, heads=2, mlp_ratio=2, position_grid=16, output_blocks=(0, 1, 2, 3)),
-    affine=AffineConfig(width=16, groups=4, hidden=(32, 16), head_width=16),
-    dpt=DptConfig(projections=(8, 8, 16, 16), width=8, depth_widths=(8, 4)),
-    decoder=DecoderConfig(width=8, correlation_widths=(8, 8), flow_widths=(8, 4), motion_width=8, head_widths=(16, 8)),
-)
 PROVENANCE = Provenance("obj.ply", "0" * 64, "mm", "software", "test", "")
-
-
-def tiny_network(seed: int = 0) -> PicoPose:
-    """Return a tiny network of the released crop size whose weights depend on the seed alone."""
-    return random_network(TINY, seed)
 
 
 def noise_bank(obj_id: int = 1, views: int = 12, seed: int = 0) -> TemplateBank:
     """Return a bank of random pictures with consistent geometry: a wavy sheet half a metre before the camera."""
     rng = np.random.default_rng([seed, obj_id])
     K = np.array([[572.4114, 0, 320], [0, 573.57043, 240], [0, 0, 1]])
-    T = np.stack([make_T(_rotation(rng), np.array([0.0, 0, 0.5])) for _ in range(views)])
+    T = np.stack([make_T(random_rotation(rng), np.array([0.0, 0, 0.5])) for _ in range(views)])
     masks = np.zeros((views, 224, 224), bool)
     masks[:, 28:196, 42:182] = True
     depth = (0.5 + 0.02 * rng.random((views, 64, 64))) * masks[:, 2::7, 2::7].repeat(2, 1).repeat(2, 2)[:, :64, :64]
@@ -44,9 +31,3 @@ def noise_bank(obj_id: int = 1, views: int = 12, seed: int = 0) -> TemplateBank:
         diameter_m=0.1,
         provenance=PROVENANCE,
     )
-
-
-def _rotation(rng: np.random.Generator) -> np.ndarray:
-    Q, R = np.linalg.qr(rng.standard_normal((3, 3)))
-    Q = Q * np.sign(np.diag(R))
-    return Q * np.linalg.det(Q)

@@ -1,4 +1,7 @@
-"""A small generated BOP data set: coloured meshes, rendered images with occlusion, exact ground truth."""
+"""A small BOP data set with simple meshes, rendered images with occlusion and exact ground truth.
+
+Independent of the package's own writer, `picopose_cli.synthesis`: a fault there cannot hide one in a reader.
+"""
 
 from __future__ import annotations
 
@@ -9,69 +12,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from helpers.meshes import make_ball, make_box, write_ply
+from helpers.poses import random_rotation
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import Mesh
 from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.rendering.software import SoftwareRenderer
 
-SIDE_RGB = np.array(
-    [[220, 40, 40], [40, 200, 40], [50, 60, 230], [230, 220, 40], [220, 60, 220], [40, 210, 220]], np.uint8
-)
 K = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
 HEIGHT, WIDTH = 240, 320
 
 
-def box_mesh(size_m: tuple[float, float, float]) -> Mesh:
-    """A box with six differently coloured sides: -x red, +x green, -y blue, +y yellow, -z magenta, +z cyan."""
-    half = np.asarray(size_m) / 2
-    vertices, faces, colours = [], [], []
-    for axis in range(3):
-        for sign in (-1, 1):
-            u, v = (axis + 1) % 3, (axis + 2) % 3
-            corners = np.zeros((4, 3))
-            corners[:, axis] = sign
-            corners[:, u] = np.array([-1, 1, 1, -1]) * sign
-            corners[:, v] = [-1, -1, 1, 1]
-            start = len(vertices) * 4
-            faces += [[start, start + 1, start + 2], [start, start + 2, start + 3]]
-            vertices.append(corners * half)
-            colours.append(np.repeat(SIDE_RGB[None, 2 * axis + (sign + 1) // 2], 4, axis=0))
-    return Mesh(np.concatenate(vertices), np.array(faces, np.int32), np.concatenate(colours))
-
-
-def ball_mesh(radii_m: tuple[float, float, float], rings: int = 24, segments: int = 48) -> Mesh:
-    """An ellipsoid with a smooth colour that differs everywhere."""
-    theta = np.linspace(0, np.pi, rings + 1)
-    phi = np.linspace(0, 2 * np.pi, segments, endpoint=False)
-    t, p = (grid.ravel() for grid in np.meshgrid(theta, phi, indexing="ij"))
-    unit = np.stack([np.sin(t) * np.cos(p), np.sin(t) * np.sin(p), np.cos(t)], axis=1)
-    ring, segment = (grid.ravel() for grid in np.meshgrid(np.arange(rings), np.arange(segments), indexing="ij"))
-    a, b = ring * segments + segment, ring * segments + (segment + 1) % segments
-    faces = np.concatenate([np.stack([a, a + segments, b], 1), np.stack([b, a + segments, b + segments], 1)])
-    colour = np.stack([128 + 120 * np.sin(3 * p), 128 + 120 * np.cos(4 * t), 128 + 120 * np.sin(2 * t + p)], axis=1)
-    return Mesh(unit * radii_m, faces.astype(np.int32), colour.astype(np.uint8))
-
-
-def write_ply(path: Path, mesh: Mesh) -> None:
-    """Write an ASCII PLY in millimetres, as BOP's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colours = mesh.vertex_rgb
-    properties = "property float x\nproperty float y\nproperty float z\n"
-    if colours is not None:
-        properties += "property uchar red\nproperty uchar green\nproperty uchar blue\n"
-    header = f"ply\nformat ascii 1.0\nelement vertex {len(mesh.vertices_m)}\n{properties}"
-    header += f"element face {len(mesh.faces)}\nproperty list uchar int vertex_indices\nend_header\n"
-    rows = []
-    for i, vertex in enumerate(mesh.vertices_m * 1000):
-        row = " ".join(f"{value:.5f}" for value in vertex)
-        rows.append(row if colours is None else row + " " + " ".join(str(value) for value in colours[i]))
-    rows += ["3 " + " ".join(str(index) for index in face) for face in mesh.faces]
-    path.write_text(header + "\n".join(rows) + "\n")
-
-
 @dataclass(frozen=True)
-class SyntheticDataset:
-    """Where the data set lies and what is in it; `poses[scene, image]` is a list of (obj_id, T_cam_from_obj m)."""
+class RenderedDataset:
+    """Path and contents of a data set; `poses[scene_id, im_id]` is a list of (obj_id, T_cam_from_obj in m)."""
 
     data_dir: Path
     name: str
@@ -82,19 +36,13 @@ class SyntheticDataset:
         return self.data_dir / self.name
 
 
-def random_rotation(rng: np.random.Generator) -> np.ndarray:
-    Q, R = np.linalg.qr(rng.standard_normal((3, 3)))
-    Q = Q * np.sign(np.diag(R))
-    return Q * np.linalg.det(Q)
-
-
 def write_bop_dataset(
     data_dir: Path, name: str = "toy", *, scenes: int = 1, images: int = 2, seed: int = 0, depth: bool = True
-) -> SyntheticDataset:
+) -> RenderedDataset:
     """Write models 1 (box) and 2 (ellipsoid), `scenes` x `images` images with one of each, targets and detections."""
     rng = np.random.default_rng(seed)
     root = data_dir / name
-    meshes = {1: box_mesh((0.08, 0.1, 0.06)), 2: ball_mesh((0.05, 0.035, 0.06))}
+    meshes = {1: make_box((0.08, 0.1, 0.06)), 2: make_ball((0.05, 0.035, 0.06))}
     _write_models(root, meshes)
     meshes = {obj_id: read_mesh(root / f"models/obj_{obj_id:06d}.ply") for obj_id in meshes}
     poses, targets, detections = {}, [], []
@@ -113,7 +61,7 @@ def write_bop_dataset(
         annotations.write()
     (root / "test_targets_bop19.json").write_text(json.dumps(targets))
     (root / "detections.json").write_text(json.dumps(detections))
-    return SyntheticDataset(data_dir, name, poses)
+    return RenderedDataset(data_dir, name, poses)
 
 
 def cnos_entry(scene_id: int, im_id: int, obj_id: int, mask: np.ndarray, score: float = 0.9) -> dict[str, object]:
