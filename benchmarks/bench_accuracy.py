@@ -103,7 +103,7 @@ ESTIMATING_CODE = ("network/*.py", "estimation/*.py", "templates/*.py", "crops.p
 NUMBERS = ("AR", "AR_VSD", "AR_MSSD", "AR_MSPD", "share_mssd_below_tenth", "median_s_an_image")
 WIDE = 160
 """Columns of the tables where no terminal says its own."""
-CAPTION = "95 %: bootstrap over the objects; above: AR above --paper's, 5 hypotheses, same draws; worst: object"
+CAPTION = "95 %: bootstrap over the objects; above: AR above --rules paper, 5 hypotheses, same draws; worst: object"
 SYMMETRIC_CAPTION = "above: AR above the same line without the symmetries"
 DETECTION_CAPTION = "above: mAP above that of the detector's score; 95 %: bootstrap over the objects"
 REAL_CAPTION = "no AR without depth images; each mean is over the sets that have the number"
@@ -137,21 +137,21 @@ class Line:
 
 
 def ours(slug: str, hypotheses: int, rounds: int = 0, flows: str = "searched") -> Line:
-    """Return a line with all of the tool's own rules."""
-    title = f"--no-paper, {hypotheses} hypothes{'i' if hypotheses == 1 else 'e'}s, --refine {rounds}"
+    """Return a line with all of the tool's default rules."""
+    title = f"--rules default, {hypotheses} hypothes{'i' if hypotheses == 1 else 'e'}s, --refine {rounds}"
     return Line(slug, title, hypotheses, flows, True, True, True, rounds)
 
 
 HYPOTHESES = 5
 ROUNDS = 3
 ORACLE = Line("oracle", "oracle: nearest template", 0, "truth")
-PAPER = Line("paper5", "--paper, 5 hypotheses", 5, "regressed")
+PAPER = Line("paper5", "--rules paper, 5 hypotheses", 5, "regressed")
 SEARCH_ALONE = Line("searched", "paper, searched similarity alone", 5, "searched")
 OURS = ours("ours5", HYPOTHESES)
 REGRESSED = (
     Line("stage2", "stage 2 alone, best template", 0, "regressed"),
-    Line("paper1", "--paper, 1 hypothesis", 1, "regressed"),
-    Line("paper3", "--paper, 3 hypotheses", 3, "regressed"),
+    Line("paper1", "--rules paper, 1 hypothesis", 1, "regressed"),
+    Line("paper3", "--rules paper, 3 hypotheses", 3, "regressed"),
     PAPER,
     Line("subcell", "paper, sub-cell pairs alone", 5, "regressed", sub_cell=True),
     Line("robust", "paper, robust solver alone", 5, "regressed", robust=True),
@@ -164,7 +164,7 @@ FEWER = tuple(ours(f"ours{count}-{n}", count, n) for count in (1, 3) for n in ra
 """Fewer hypotheses: what accuracy costs, which is asked with rough masks only."""
 FROM_TRUTH = (
     Line("truth-paper", "stage 3 from the truth, paper's rules", 1, "truth"),
-    replace(ours("truth-ours", 1, flows="truth"), title="stage 3 from the truth, own rules"),
+    replace(ours("truth-ours", 1, flows="truth"), title="stage 3 from the truth, default rules"),
 )
 LINES = (*REGRESSED, *SEARCHED, *FEWER, *FROM_TRUTH)
 REAL_LINES = (PAPER, OURS, *REFINED)

@@ -23,6 +23,7 @@ from picopose_cli.base.options import (
     PRECISIONS,
     PRESETS,
     RENDERERS,
+    RULES,
     SOURCES,
     TARGET_KINDS,
     TIMINGS,
@@ -146,9 +147,7 @@ def infer(
         Path | None, typer.Option(help="Result file; default: picopose_DATASET-SPLIT.csv here.")
     ] = InferOptions.output,
     hypotheses: Annotated[int, typer.Option(help="Templates tried for each detection.")] = InferOptions.hypotheses,
-    paper: Annotated[
-        bool, typer.Option("--paper/--no-paper", help="The released rules, or this project's more accurate ones.")
-    ] = InferOptions.paper,
+    rules: Annotated[str, typer.Option(help=f"One of {', '.join(RULES)} (the released ones).")] = InferOptions.rules,
     refine: Annotated[
         int | None,
         typer.Option(help=f"Rounds of rendering the estimate and matching again. [default: {DEFAULT_REFINE}]"),
@@ -279,18 +278,18 @@ def train(
         int, typer.Option(help="Batches whose gradients make up one step.")
     ] = TrainOptions.accumulate,
     workers: Annotated[int, typer.Option(help="Processes that make samples.")] = TrainOptions.workers,
-    replay: Annotated[
+    reuse: Annotated[
         int, typer.Option(help="Use each sample so often; above 1 a resumed run goes on with other mixtures.")
-    ] = TrainOptions.replay,
+    ] = TrainOptions.reuse,
     lr: Annotated[
         float | None, typer.Option(help="Highest learning rate; default: 1e-3 for mini, 1e-5 for vit-l.")
     ] = TrainOptions.lr,
-    turn_deg: Annotated[
+    max_roll_deg: Annotated[
         float, typer.Option(help="Turn observations in the image plane by up to this angle.")
-    ] = TrainOptions.turn_deg,
-    easy_steps: Annotated[
+    ] = TrainOptions.max_roll_deg,
+    curriculum_steps: Annotated[
         int, typer.Option(help="Steps in which samples go from easy to as hard as they get.")
-    ] = TrainOptions.easy_steps,
+    ] = TrainOptions.curriculum_steps,
     ema: Annotated[float, typer.Option(help="Decay of the mean of the weights; 0: none.")] = TrainOptions.ema,
     seed: Annotated[int, typer.Option(help="Decides weights and data.")] = TrainOptions.seed,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = TrainOptions.device,

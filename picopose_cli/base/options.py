@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ RENDERERS = ("auto", "egl", "osmesa", "software")
 MESH_UNITS = ("mm", "cm", "m")
 PRECISIONS = ("auto", "fp32", "bf16")
 TARGET_KINDS = ("bop19", "bop24")
+RULES = ("default", "paper")
 TIMINGS = ("batched", "sequential")
 SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
@@ -110,8 +111,8 @@ class InferOptions:
     output: Path | None = None
     """The CSV; None: `picopose_DATASET-SPLIT.csv` in the working folder."""
     hypotheses: int = 5
-    paper: bool = False
-    """The released rules throughout, in place of this project's more accurate ones."""
+    rules: str = "default"
+    """`paper`: the released rules throughout, in place of this project's more accurate ones."""
     refine: int | None = None
     """Rounds of rendering the estimate and matching again; None: `DEFAULT_REFINE` where the meshes are there."""
     device: str = "auto"
@@ -137,13 +138,15 @@ class InferOptions:
     def __post_init__(self) -> None:
         _require_choice("--precision", self.precision, PRECISIONS)
         _require_choice("--timing", self.timing, TIMINGS)
+        _require_choice("--rules", self.rules, RULES)
         _require(self.hypotheses >= 1, f"--hypotheses {self.hypotheses} is too few", "give 1 or more")
         enough = self.batch_size is None or self.batch_size >= 1
         _require(enough, f"--batch-size {self.batch_size} is too small", "give 1 or more")
         _require(self.workers >= 1, f"--workers {self.workers} is too few", "give 1 or more")
         _require(self.limit is None or self.limit >= 1, f"--limit {self.limit} is too small", "give 1 or more")
         _require(self.refine is None or self.refine >= 0, f"--refine {self.refine} is negative", "give 0 or more")
-        _require(not (self.paper and self.refine), "the released rules have no --refine", "drop --refine, or --paper")
+        conflict = self.rules == "paper" and self.refine
+        _require(not conflict, "--rules paper has no refinement", "drop --refine, or pass --rules default")
         index, count = self.part or (1, 1)
         _require(1 <= index <= count, f"--shard {self.shard} is no share", "write it i/n with i from 1 to n, like 2/8")
         several = "," in self.device or self.device == "all"
@@ -152,7 +155,7 @@ class InferOptions:
     @property
     def rounds(self) -> int:
         """Rounds of refinement where nothing stands in their way."""
-        return 0 if self.paper else DEFAULT_REFINE if self.refine is None else self.refine
+        return 0 if self.rules == "paper" else DEFAULT_REFINE if self.refine is None else self.refine
 
     @property
     def part(self) -> tuple[int, int] | None:
@@ -211,54 +214,6 @@ class CheckOptions:
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """What each kind of loss counts in the total; the released recipe, in which all but the flow count 1."""
-
-    matching: float = 1.0
-    translation: float = 1.0
-    scale: float = 1.0
-    inplane: float = 1.0
-    certainty: float = 1.0
-    flow: float = 0.1
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the weights are moved: AdamW, or Muon for matrices; a linear warm-up, then half a cosine down to 0."""
-
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    warmup_steps: int
-    clip_norm: float
-    """The gradient's norm is cut to this."""
-    losses: LossWeights = LossWeights()
-    muon_gain: float = 0.0
-    """Rate of the matrices and convolutions of stages 1 and 3 as a multiple of `lr`, under Muon; 0: AdamW for all."""
-    offset_share: float = 1.0
-    """Share of a batch's pairs on which stage 3 trains: on a small network a pair costs it more than the backbone."""
-    coarse_share: float = 0.0
-    """Share of the steps in which stage 3 leaves out its finest grid, which costs it four fifths of its time."""
-
-
-RELEASED_RECIPE = Recipe(lr=1e-5, betas=(0.5, 0.999), eps=1e-6, weight_decay=5e-4, warmup_steps=1000, clip_norm=10.0)
-"""The published one, for a network that starts from trained weights (there without the cut of the gradient)."""
-MINI_RECIPE = Recipe(
-    lr=1e-3,
-    betas=(0.9, 0.99),
-    eps=1e-6,
-    weight_decay=0.02,
-    warmup_steps=100,
-    clip_norm=5.0,
-    muon_gain=5.0,
-    offset_share=0.5,
-    coarse_share=0.6,
-)
-"""For a small network that starts from random weights; benchmarks/training.md has the runs behind it."""
-
-
-@dataclass(frozen=True)
 class TrainOptions:
     """Options of `picopose train`."""
 
@@ -283,13 +238,13 @@ class TrainOptions:
     """Batches whose gradients are summed for one step."""
     workers: int = 2
     """Processes that make samples."""
-    replay: int = 1
+    reuse: int = 1
     """How often each sample is used, in another company and turned in another way; 1: once, and exactly resumable."""
     lr: float | None = None
     """Highest learning rate; None: the preset's, 1e-3 for mini, 1e-5 for vit-l."""
-    turn_deg: float = 180.0
+    max_roll_deg: float = 180.0
     """Observations are turned in the image plane by up to this angle on the device; 0: not at all."""
-    easy_steps: int = 2000
+    curriculum_steps: int = 2000
     """Steps in which the samples go from easy to as hard as they get."""
     ema: float = 0.999
     """Decay of the running mean of the weights, which is what is validated and written; 0: none."""
@@ -310,10 +265,10 @@ class TrainOptions:
         _require_choice("--source", self.source, SOURCES)
         _require_choice("--preset", self.preset, PRESETS)
         _require_choice("--precision", self.precision, PRECISIONS)
-        for name in ("steps", "batch_size", "accumulate", "replay", "checkpoint_every"):
+        for name in ("steps", "batch_size", "accumulate", "reuse", "checkpoint_every"):
             value = getattr(self, name)
             _require(value >= 1, f"--{name.replace('_', '-')} {value} is too small", "give 1 or more")
-        for name in ("workers", "easy_steps", "seed", "validate_every", "validation_objects", "turn_deg"):
+        for name in ("workers", "curriculum_steps", "seed", "validate_every", "validation_objects", "max_roll_deg"):
             value = getattr(self, name)
             _require(value >= 0, f"--{name.replace('_', '-')} {value} is negative", "give 0 or more")
         _require(self.minutes is None or self.minutes > 0, f"--minutes {self.minutes} is no time", "give more than 0")
@@ -323,12 +278,6 @@ class TrainOptions:
         _require(given, "--source megapose needs the shards", "pass --shards DIR")
         useful = self.init is not None or not self.freeze_backbone
         _require(useful, "--freeze-backbone keeps random features", "pass --init FILE with trained ones")
-
-    @property
-    def recipe(self) -> Recipe:
-        """The preset's recipe, with the learning rate asked for."""
-        recipe = RELEASED_RECIPE if self.preset == "vit-l" else MINI_RECIPE
-        return recipe if self.lr is None else replace(recipe, lr=self.lr)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def _estimate(plan: Plan, journal: Journal, report: InferReport, console: Consol
         device=device,
         precision=plan.precision,
         hypotheses=options.hypotheses,
-        paper=options.paper,
+        paper=options.rules == "paper",
     )
     with recording(options.profile) as record, progress_bar(console) as progress:
         known = _onboard(estimator, plan, groups, report, progress)

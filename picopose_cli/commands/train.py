@@ -27,6 +27,7 @@ from picopose_cli.training.loop import (
     ramp_samples,
     train,
 )
+from picopose_cli.training.recipes import choose_recipe
 from picopose_cli.training.start import CONFIGS, start_network
 from picopose_cli.training.validation import Validator
 
@@ -125,7 +126,7 @@ def _write_summary(options: TrainOptions, group: TrainingProcess, summary: Train
     path = options.output / SUMMARY_NAME
     this = {
         "options": options_record(options),
-        "recipe": asdict(options.recipe),
+        "recipe": asdict(choose_recipe(options)),
         "device": device_name(str(group.device)),
         "precision": group.precision,
         "processes": group.world,

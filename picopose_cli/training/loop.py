@@ -27,6 +27,7 @@ from picopose_cli.synthesis.samples import SampleSource
 from picopose_cli.training.batches import PairBatch, StreamPosition, open_batches
 from picopose_cli.training.log import Journal
 from picopose_cli.training.losses import LossTerms, PairLosses, draw
+from picopose_cli.training.recipes import choose_recipe
 from picopose_cli.training.sample_pool import SamplePool
 from picopose_cli.training.state import (
     TrainState,
@@ -44,7 +45,7 @@ LOG_EVERY = 20
 """Steps whose losses are averaged into one line of the log: reading them makes the device wait."""
 _FULL_TURN_SHARE = 0.3
 """Of the easy steps: from then on observations are turned by any angle."""
-_MUST_AGREE = ("source", "batch_size", "accumulate", "workers", "replay", "seed", "steps", "freeze_backbone")
+_MUST_AGREE = ("source", "batch_size", "accumulate", "workers", "reuse", "seed", "steps", "freeze_backbone")
 """Options that change what a resumed run does next."""
 
 Validate = Callable[[PicoPose, int], dict[str, float]]
@@ -109,7 +110,7 @@ def ramp_samples(options: TrainOptions, world: int) -> int:
 
     A source knows a sample's number and no step: so the difficulty, too, is the same after a resumed run.
     """
-    return max(1, options.easy_steps * options.batch_size * options.accumulate * world // options.replay)
+    return max(1, options.curriculum_steps * options.batch_size * options.accumulate * world // options.reuse)
 
 
 def train(
@@ -127,7 +128,7 @@ def train(
     each step. Raises PicoPoseError when a checkpoint or the folder cannot be used, or a loss is no longer finite.
     """
     network.to(group.device)
-    state = start_state(network, options.recipe, ema=options.ema > 0)
+    state = start_state(network, choose_recipe(options), ema=options.ema > 0)
     checkpoint = find_checkpoint(options.output)
     if checkpoint is not None:
         _report_changes(read_checkpoint(checkpoint, state), options, group)
@@ -149,12 +150,13 @@ class _Trainer:
         self, options: TrainOptions, state: TrainState, group: TrainingProcess, validate: Validate | None
     ) -> None:
         self._options, self._state, self._group, self._validate = options, state, group, validate
-        self._model: nn.Module = PairLosses(state.network, options.recipe, turn=options.turn_deg > 0)
+        self._recipe = choose_recipe(options)
+        self._model: nn.Module = PairLosses(state.network, self._recipe, turn=options.max_roll_deg > 0)
         if options.compile:
             state.network.feature_extractor.dinov2.compile()
             state.network.offset_regressor.dpt_head.compile()
         if group.world > 1:
-            unused = options.recipe.coarse_share > 0  # the finest grid's weights, for a while
+            unused = self._recipe.coarse_share > 0  # the finest grid's weights, for a while
             self._model = DistributedDataParallel(self._model, find_unused_parameters=unused)
         self.journal = Journal(options.output, state.step, options.steps, leads=group.leads)
         self._summary = TrainSummary(first_step=state.step, step=state.step)
@@ -192,11 +194,9 @@ class _Trainer:
             source, batch_size=self._options.batch_size, workers=self._options.workers, position=position, pinned=pinned
         )
         on_device = (batch.to(self._group.device) for batch in self._counted(batches))
-        if self._options.replay == 1:
+        if self._options.reuse == 1:
             return on_device
-        return SamplePool(
-            on_device, self._options.replay, _seed(self._options, self._state.step, self._group)
-        ).batches()
+        return SamplePool(on_device, self._options.reuse, _seed(self._options, self._state.step, self._group)).batches()
 
     def _counted(self, batches: Iterator[PairBatch]) -> Iterator[PairBatch]:
         while True:
@@ -213,22 +213,22 @@ class _Trainer:
         network.train()
         if options.freeze_backbone:
             network.feature_extractor.eval()
-        set_learning_rate(state, options.recipe, options.steps)
+        set_learning_rate(state, self._recipe, options.steps)
         for optimizer in state.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        coarse = state.step < options.recipe.coarse_share * options.steps
+        coarse = state.step < self._recipe.coarse_share * options.steps
         sums: LossTerms = {}
         generator = torch.Generator().manual_seed(_seed(options, state.step, self._group))
         for part in range(options.accumulate):
             batch = next(batches)
-            turn = math.radians(options.turn_deg) * self._share_of_turn()
+            turn = math.radians(options.max_roll_deg) * self._share_of_turn()
             draws = draw(len(batch), network.config.grid**2, turn, generator).to(self._group.device)
             with self._together(part), self._autocast():
                 terms = self._model(batch, draws, LEVELS - 1 if coarse else LEVELS)
                 (terms["total"] / options.accumulate).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() / options.accumulate
-        nn.utils.clip_grad_norm_(network.parameters(), options.recipe.clip_norm)
+        nn.utils.clip_grad_norm_(network.parameters(), self._recipe.clip_norm)
         for optimizer in state.optimizers:
             optimizer.step()
         state.step += 1
@@ -237,7 +237,7 @@ class _Trainer:
 
     def _share_of_turn(self) -> float:
         """Rotation in the image plane comes before the other difficulties."""
-        share = self._state.step / self._options.easy_steps if self._options.easy_steps else 1.0
+        share = self._state.step / self._options.curriculum_steps if self._options.curriculum_steps else 1.0
         return min(1.0, share / _FULL_TURN_SHARE)
 
     def _together(self, part: int) -> AbstractContextManager[Any]:
@@ -273,7 +273,7 @@ class _Trainer:
                 where=self._options.output,
                 fix="go on from the last checkpoint with a smaller --lr",
             )
-        rate = learning_rate(self._options.recipe, step, self._options.steps)
+        rate = learning_rate(self._recipe, step, self._options.steps)
         speed = {"pairs_per_s": summary.pairs_per_s, "waiting_share": summary.waiting_share}
         self.journal.add("loss", step, summary.losses | {"lr": rate} | speed)
 

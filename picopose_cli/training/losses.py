@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from picopose_cli.base.options import LossWeights, Recipe
 from picopose_cli.network.affine import AffineEstimate, compose_affine
 from picopose_cli.network.config import LEVELS
 from picopose_cli.network.matching import masks_on_grid, unit_cells
@@ -17,6 +16,7 @@ from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.training.augment import rotate_observations
 from picopose_cli.training.batches import PairBatch, network_inputs
+from picopose_cli.training.recipes import LossWeights, Recipe
 from picopose_cli.training.supervision import TrueAffine, TrueFlow, true_affine, true_flow
 
 TEMPERATURE = 0.1

@@ -17,9 +17,9 @@ from torch.optim import AdamW, Optimizer
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_path
-from picopose_cli.base.options import Recipe
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.training.muon import Muon
+from picopose_cli.training.recipes import Recipe
 
 FORMAT_VERSION = 2
 _MUON_MOMENTUM = 0.95

@@ -90,7 +90,7 @@ def test_version():
         (lambda: options.TrainOptions(Path("x"), source="megapose"), "--shards"),
         (lambda: options.TrainOptions(Path("x"), preset="huge"), "--preset"),
         (lambda: options.TrainOptions(Path("x"), batch_size=0), "--batch-size"),
-        (lambda: options.TrainOptions(Path("x"), easy_steps=-1), "--easy-steps"),
+        (lambda: options.TrainOptions(Path("x"), curriculum_steps=-1), "--curriculum-steps"),
         (lambda: options.TrainOptions(Path("x"), minutes=0), "--minutes"),
         (lambda: options.TrainOptions(Path("x"), lr=0), "--lr"),
         (lambda: options.TrainOptions(Path("x"), ema=1), "--ema"),
@@ -140,7 +140,7 @@ def test_error_text_is_one_line_with_place_and_remedy():
         options.InferOptions("lmo"),
         options.InferOptions(
             "lmo", data_dir=Path("a b"), detections="gt", weights=Path("w"), split="val", targets=Path("t.json"),
-            output=Path("o_lmo-test.csv"), hypotheses=3, paper=False, device="cpu", precision="bf16", batch_size=7,
+            output=Path("o_lmo-test.csv"), hypotheses=3, rules="default", device="cpu", precision="bf16", batch_size=7,
             workers=4, limit=9, shard="2/3", timing="sequential", restart=True, profile=Path("p.json"),
             templates=Path("x"),
         ),

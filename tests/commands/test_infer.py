@@ -84,7 +84,7 @@ def test_gzipped_detections_and_the_released_rules(data_dir):
     source = data_dir / "toy/detections.json"
     packed = data_dir / "packed.json.gz"
     packed.write_bytes(gzip.compress(source.read_bytes()))
-    report = run(data_dir, detections=str(packed), paper=True)
+    report = run(data_dir, detections=str(packed), rules="paper")
     assert report.exit_code == 0
     assert report.refinement == "0 rounds"
 
@@ -111,9 +111,9 @@ def test_refinement_changes_poses_and_needs_the_meshes(data_dir):
 
 
 def test_the_released_rules_have_no_refinement():
-    assert InferOptions("toy", paper=True).rounds == 0
-    with pytest.raises(PicoPoseError, match="no --refine"):
-        InferOptions("toy", paper=True, refine=2)
+    assert InferOptions("toy", rules="paper").rounds == 0
+    with pytest.raises(PicoPoseError, match="no refinement"):
+        InferOptions("toy", rules="paper", refine=2)
     with pytest.raises(PicoPoseError, match="negative"):
         InferOptions("toy", refine=-1)
 

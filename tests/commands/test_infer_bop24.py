@@ -62,7 +62,7 @@ def options(data_dir: Path, **changes) -> InferOptions:
     values = {
         "dataset": "toy", "data_dir": data_dir, "weights": data_dir / "tiny.safetensors", "device": "cpu",
         "detections": str(data_dir / "toy/detections.json"), "output": data_dir / "picopose_toy-test.csv",
-        "hypotheses": 2, "paper": True, "batch_size": 5,
+        "hypotheses": 2, "rules": "paper", "batch_size": 5,
     }  # fmt: skip
     return InferOptions(**(values | changes))
 
@@ -115,7 +115,7 @@ def test_the_scores_of_the_detection_task_read_the_file(data_dir):
 def test_the_score_is_the_detections_times_the_confidence_in_the_pose(data_dir):
     infer.run(options(data_dir))
     detector = columns(data_dir / "picopose_toy-test.csv")
-    infer.run(options(data_dir, paper=False, refine=0, output=data_dir / "own_toy-test.csv"))
+    infer.run(options(data_dir, rules="default", refine=0, output=data_dir / "own_toy-test.csv"))
     for (*place, theirs), (*own_place, own) in zip(detector, columns(data_dir / "own_toy-test.csv"), strict=True):
         assert own_place == place
         assert 0 <= own < theirs

@@ -13,7 +13,7 @@ from helpers.networks import TRAINABLE
 from helpers.toy_pairs import ToySource
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import RELEASED_RECIPE, TrainOptions
+from picopose_cli.base.options import TrainOptions
 from picopose_cli.commands import train as command
 from picopose_cli.network.checkpoint import load_network
 from picopose_cli.network.config import MINI
@@ -21,6 +21,7 @@ from picopose_cli.network.picopose import PicoPose
 from picopose_cli.training.batches import collate
 from picopose_cli.training.loop import TrainingProcess, train
 from picopose_cli.training.losses import PairLosses, draw
+from picopose_cli.training.recipes import RELEASED_RECIPE
 from picopose_cli.training.start import start_network
 
 SMALL = replace(TRAINABLE, vit=replace(TRAINABLE.vit, width=32))
@@ -109,7 +110,7 @@ def test_a_short_training_learns(tmp_path: Path) -> None:
     held_out = ToySource(seed=1, kept=24, keys=keys, loose=0.4)
     network = start_network(TRAINABLE, None, 0)
     before = held_out_losses(network, held_out)
-    changes = {"steps": 60, "batch_size": 14, "lr": 1.5e-3, "ema": 0.9, "turn_deg": 0.0}
+    changes = {"steps": 60, "batch_size": 14, "lr": 1.5e-3, "ema": 0.9, "max_roll_deg": 0.0}
     source = ToySource(kept=140, keys=keys, loose=0.4)
     train(options(tmp_path, **changes), network, source, TrainingProcess(torch.device("cpu"), "fp32"))
     after = held_out_losses(network, held_out)

@@ -13,5 +13,5 @@ SOURCE = ToySource(kept=12)
 
 def short_run(output: Path, **changes: object) -> TrainOptions:
     """Return options of 20 steps on the CPU, with changes."""
-    plain = TrainOptions(output, steps=20, batch_size=2, workers=0, easy_steps=10, device="cpu", lr=1e-3)
+    plain = TrainOptions(output, steps=20, batch_size=2, workers=0, curriculum_steps=10, device="cpu", lr=1e-3)
     return replace(plain, **changes)  # type: ignore[arg-type]

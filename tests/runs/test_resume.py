@@ -232,7 +232,7 @@ def edited_detections(folder: Path, tmp_path: Path) -> str:
     [
         ({"hypotheses": 3}, ["hypotheses: 2 there, 3 here"]),
         ({"batch_size": 4}, ["batch_size: 5 there, 4 here"]),
-        ({"paper": True}, ["paper", "refinement"]),
+        ({"rules": "paper"}, ["refinement", "rules"]),
         ({"precision": "bf16"}, ["precision: fp32 there, bf16 here"]),
         ({"timing": "sequential"}, ["timing"]),
         ({"limit": 5}, ["images: 12 there, 5 here", "tasks_sha256"]),

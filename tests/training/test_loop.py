@@ -18,12 +18,13 @@ from helpers.training_runs import SOURCE, short_run
 from safetensors.torch import load_file
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import MINI_RECIPE, RELEASED_RECIPE, TrainOptions
+from picopose_cli.base.options import TrainOptions
 from picopose_cli.network.checkpoint import load_network, save_network
 from picopose_cli.network.config import VIT_L
 from picopose_cli.synthesis.samples import Sample
 from picopose_cli.training.batches import StreamPosition, collate, open_batches
 from picopose_cli.training.loop import TrainingProcess, ramp_samples, train
+from picopose_cli.training.recipes import MINI_RECIPE, RELEASED_RECIPE, choose_recipe
 from picopose_cli.training.sample_pool import SamplePool
 from picopose_cli.training.start import start_network
 from picopose_cli.training.state import find_checkpoint, learning_rate, read_checkpoint, start_state, write_checkpoint
@@ -127,15 +128,15 @@ def test_schedule_warms_up_and_falls() -> None:
     rates = [learning_rate(RELEASED_RECIPE, step, 400_000) for step in (0, 499, 999, 200_500, 399_999)]
     np.testing.assert_allclose(rates[:4], [1e-8, 5e-6, 1e-5, 5e-6], rtol=1e-6)
     assert 0 <= rates[4] < 1e-12
-    assert TrainOptions(Path("x")).recipe == MINI_RECIPE
-    assert TrainOptions(Path("x"), preset="vit-l", lr=1.0).recipe == replace(RELEASED_RECIPE, lr=1.0)
+    assert choose_recipe(TrainOptions(Path("x"))) == MINI_RECIPE
+    assert choose_recipe(TrainOptions(Path("x"), preset="vit-l", lr=1.0)) == replace(RELEASED_RECIPE, lr=1.0)
 
 
 def test_the_ramp_counts_samples() -> None:
-    wanted = short_run(Path("x"), batch_size=4, easy_steps=10, accumulate=3)
+    wanted = short_run(Path("x"), batch_size=4, curriculum_steps=10, accumulate=3)
     assert ramp_samples(wanted, 2) == 240
-    assert ramp_samples(replace(wanted, replay=2), 2) == 120  # a sample serves two steps
-    assert ramp_samples(replace(wanted, easy_steps=0), 2) == 1
+    assert ramp_samples(replace(wanted, reuse=2), 2) == 120  # a sample serves two steps
+    assert ramp_samples(replace(wanted, curriculum_steps=0), 2) == 1
 
 
 def test_time_is_a_clean_end_and_only_two_checkpoints_stay(tmp_path: Path) -> None:

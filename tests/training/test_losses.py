@@ -11,7 +11,6 @@ import torch
 from helpers.networks import TRAINABLE
 from helpers.toy_pairs import make_sample
 
-from picopose_cli.base.options import RELEASED_RECIPE, LossWeights, Recipe
 from picopose_cli.network.affine import AffineEstimate
 from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.training.batches import collate
@@ -28,6 +27,7 @@ from picopose_cli.training.losses import (
     safe_log,
     weighted_sum,
 )
+from picopose_cli.training.recipes import RELEASED_RECIPE, LossWeights, Recipe
 from picopose_cli.training.start import start_network
 from picopose_cli.training.supervision import TrueAffine, TrueFlow
 

@@ -9,8 +9,8 @@ import torch
 from helpers.networks import TRAINABLE
 from torch import nn
 
-from picopose_cli.base.options import MINI_RECIPE, RELEASED_RECIPE
 from picopose_cli.training.muon import Muon, orthogonal
+from picopose_cli.training.recipes import MINI_RECIPE, RELEASED_RECIPE
 from picopose_cli.training.start import start_network
 from picopose_cli.training.state import set_learning_rate, start_state
 
