@@ -47,7 +47,6 @@ from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.results import read_results, result_file_name, write_results
 from picopose_cli.bop.targets import read_image_targets, read_targets
 from picopose_cli.commands import render_templates
-from picopose_cli.commands.score import score_file
 from picopose_cli.network.checkpoint import load_network
 from picopose_cli.network.devices import choose_device, choose_precision, device_name
 from picopose_cli.network.matching import masks_on_grid
@@ -66,6 +65,7 @@ from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.ransac import RANSAC_PX, PoseSolution, solve_released
 from picopose_cli.pose.refine import Refiner
 from picopose_cli.pose.solve import RobustPose, evidence, solve_robust
+from picopose_cli.runs.scores import score_file
 from picopose_cli.runs.tasks import load_image, make_image_tasks
 from picopose_cli.scoring.detection import DetectionScores
 from picopose_cli.scoring.localisation import LocalisationScores, Tally

@@ -49,6 +49,8 @@ class Dataset:
     image_size_hw: tuple[int, int] | None
     """(height, width) px in BOP's table, None for an unknown data set; the images of a folder may differ."""
     has_public_gt: bool
+    has_vsd: bool
+    """Whether BOP scores the data set by VSD."""
     vsd_delta_m: float
 
     @property
@@ -117,6 +119,7 @@ def open_dataset(
         layout=find_image_layout(root / folder, row),
         image_size_hw=row.image_size_hw if row else None,
         has_public_gt=False,
+        has_vsd=row is None or row.has_vsd,
         vsd_delta_m=(row.vsd_delta_mm if row else DEFAULT_VSD_DELTA_MM) / MM_PER_M,
     )
     dataset = _with_ground_truth(dataset, row)

@@ -1,7 +1,7 @@
-"""The table of BOP data sets: what the folders of the official downloads look like.
+"""The table of BOP data sets: the layout of the official downloads and the parameters of their scores.
 
-Source: the parameters of the BOP toolkit and the data-set pages of the BOP challenge. Where a folder differs from its
-row, the folder is right (see `layout`).
+Source: the parameters of the BOP toolkit and the data-set pages of the BOP challenge. Where a folder on disk differs
+from its row, the folder is used (see `layouts`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ class KnownSplit:
     models: str = "models"
     """Folder of the meshes that templates are rendered from."""
     private_splits: tuple[str, ...] = ()
-    """Toolkit splits whose ground truth only the evaluation server has."""
+    """Toolkit splits whose ground truth is not public."""
     vsd_delta_mm: float = DEFAULT_VSD_DELTA_MM
     max_estimates_per_image: int = DEFAULT_MAX_ESTIMATES_PER_IMAGE
-    """Detection: best-scored estimates of an image that count."""
+    """Detection task: number of best-scored estimates of an image that are counted."""
     fisheye: bool = False
+    has_vsd: bool = True
+    """False for data sets that BOP scores by detection only: it defines no VSD tolerance for them."""
 
 
 def _ids(count: int) -> tuple[int, ...]:
@@ -65,9 +67,18 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
     KnownSplit("hb", _VGA, _ids(33), split="test_primesense", private_splits=_PRIVATE),
     KnownSplit("ycbv", _VGA, _ids(21)),
     KnownSplit("hope", (1080, 1920), _ids(28), private_splits=_PRIVATE),
-    KnownSplit("hopev2", (1080, 1920), _ids(28), private_splits=_PRIVATE),
-    KnownSplit("handal", (1440, 1920), _ids(40), image_ext=".jpg"),
-    KnownSplit("hot3d", (1408, 1408), _ids(33), split="test_aria", image_ext=".jpg", suffix="_rgb", fisheye=True),
+    KnownSplit("hopev2", (1080, 1920), _ids(28), private_splits=_PRIVATE, has_vsd=False),
+    KnownSplit("handal", (1440, 1920), _ids(40), image_ext=".jpg", has_vsd=False),
+    KnownSplit(
+        "hot3d",
+        (1408, 1408),
+        _ids(33),
+        split="test_aria",
+        image_ext=".jpg",
+        suffix="_rgb",
+        fisheye=True,
+        has_vsd=False,
+    ),
     KnownSplit(
         "hot3d",
         (1024, 1280),
@@ -77,6 +88,7 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         image_ext=".jpg",
         suffix="_gray1",
         fisheye=True,
+        has_vsd=False,
     ),
     KnownSplit(
         "ipd",
@@ -85,6 +97,7 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         image_folder="rgb_photoneo",
         suffix="_photoneo",
         depth_folder="depth_photoneo",
+        has_vsd=False,
     ),
     KnownSplit(
         "xyzibd",
@@ -94,6 +107,7 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         suffix="_xyz",
         depth_folder="depth_xyz",
         max_estimates_per_image=200,
+        has_vsd=False,
     ),
     KnownSplit(
         "itoddmv",
@@ -105,6 +119,7 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         depth_folder="depth_3dlong",
         depth_ext=".tif",
         private_splits=_PRIVATE,
+        has_vsd=False,
     ),
 )
 
@@ -115,7 +130,7 @@ def known_splits(name: str) -> tuple[KnownSplit, ...]:
 
 
 def max_estimates_per_image(name: str) -> int:
-    """Return how many estimates of an image of a data set count in the detection task."""
+    """Return the number of estimates per image that are counted in the detection task."""
     return next((row.max_estimates_per_image for row in known_splits(name)), DEFAULT_MAX_ESTIMATES_PER_IMAGE)
 
 

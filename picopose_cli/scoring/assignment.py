@@ -1,4 +1,4 @@
-"""Which estimates count, which ground truth is asked for, and which estimate found which instance."""
+"""Ranking by score and visibility, and the greedy assignment of estimates to instances."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ def best_scored(scores: Array, count: int | None = None) -> Indices:
 
 
 def most_visible(visib_fracts: Array, count: int) -> Indices:
-    """Return the indices of the `count` highest `visib_fracts` (G,) in rising order; of equal ones the first count."""
+    """Return the indices of the `count` highest `visib_fracts` (G,), sorted; of equal ones the first are taken."""
     return np.sort(np.argsort(-visib_fracts, kind="stable")[:count])
 
 
-def match_greedily(errors: Array, thresholds: Array, asked: NDArray[np.bool_] | None = None) -> Indices:
-    """Match estimates, best score first, to instances; return the instance's index or UNMATCHED, (T,E).
+def match_greedily(errors: Array, thresholds: Array, is_target: NDArray[np.bool_] | None = None) -> Indices:
+    """Return the index of the instance that each estimate is matched to, or UNMATCHED, (T,E).
 
-    `errors` (E,G) or one such array for each threshold (T,E,G); `thresholds` (T,). At each threshold an estimate takes,
-    of the instances that are still free and whose error lies below the threshold, the one of the smallest error (the
-    first of equal ones). An instance that is not `asked` for (G,) is taken only when no other can be. Sources: toolkit,
-    pose_matching.match_poses; COCO's evaluation for instances that are not asked for.
+    `errors` (E,G), best-scored estimate first, or one such array for each threshold (T,E,G); `thresholds` (T,). At each
+    threshold an estimate gets, of the unmatched instances with an error below the threshold, the one with the smallest
+    error (the first of equal ones). With `is_target` (G,), other instances are matched only when no target can be.
+    Sources: toolkit, pose_matching.match_poses; COCO's evaluation for instances that are not targets.
     """
     count_est, count_gt = errors.shape[-2:]
     matched = np.full((len(thresholds), count_est), UNMATCHED, np.intp)
     if not count_gt:
         return matched
     costs = np.where(errors < thresholds[:, None, None], errors, np.inf)  # (T,E,G)
-    if asked is not None:
-        costs[..., ~asked] += thresholds.max()  # more than any error of an instance that is asked for
+    if is_target is not None:
+        costs[..., ~is_target] += thresholds.max()  # above every error of a target
     each = np.arange(len(thresholds))
     for row in range(count_est):
         nearest = costs[:, row].argmin(axis=1)

@@ -1,4 +1,4 @@
-"""BOP24: average precision of the detection task, in which nobody says what an image holds."""
+"""BOP24: average precision of the detection task, in which the objects of an image are not known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.types import Array
+from picopose_cli.base.types import MM_PER_M, Array
 from picopose_cli.scoring.assignment import UNMATCHED, best_scored, match_greedily
 from picopose_cli.scoring.localisation import UNKNOWN_TIME_S
 from picopose_cli.scoring.pair_errors import PairErrors
@@ -23,7 +23,7 @@ THRESHOLDS = {"mssd": MSSD_THRESHOLDS, "mspd": MSPD_THRESHOLDS_PX, "mssd_mm": MS
 class Precision:
     """Average precision of one object at each threshold: `mssd`, `mspd`, `mssd_mm` (thresholds,).
 
-    `targets` instances asked for, `estimates` that counted, `matches` found at the widest MSSD threshold.
+    `targets`: instances to find; `estimates` that are counted; `matches` at the widest MSSD threshold.
     """
 
     targets: int
@@ -36,7 +36,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class DetectionScores:
-    """The scores of one result file: the precision of each object, and the mean time of an image (None: not known)."""
+    """The scores of one result file: the precision of each object, and the mean time per image (None: unknown)."""
 
     objects: dict[int, Precision]
     mean_time_s: float | None
@@ -49,7 +49,7 @@ class DetectionScores:
         return mean
 
     def object_mean(self, obj_id: int, error: str) -> float | None:
-        """Return the average precision of an object by an error, None for an object with nothing to find."""
+        """Return the average precision of an object by an error, None for an object without targets."""
         precision = self.objects.get(obj_id)
         return None if precision is None else float(getattr(precision, error).mean())
 
@@ -76,9 +76,9 @@ def _object_summary(precision: Precision) -> dict[str, Any]:
 
 
 def detection_precisions(errors: Iterable[PairErrors]) -> dict[int, Precision]:
-    """Return the precision of each object that has an instance to find, by object id.
+    """Return the precision of each object that has targets, by object id.
 
-    `errors` holds the objects of all images; of each the estimates come best score first.
+    `errors` of all objects in all images, the estimates of each sorted by score, best first.
     """
     by_object: dict[int, list[PairErrors]] = {}
     for pairs in errors:
@@ -86,47 +86,49 @@ def detection_precisions(errors: Iterable[PairErrors]) -> dict[int, Precision]:
     return {
         obj_id: _object_precision(images)
         for obj_id, images in sorted(by_object.items())
-        if any(pairs.asked.any() for pairs in images)
+        if any(pairs.is_target.any() for pairs in images)
     }
 
 
 def _object_precision(images: list[PairErrors]) -> Precision:
-    targets = sum(int(pairs.asked.sum()) for pairs in images)
+    targets = sum(int(pairs.is_target.sum()) for pairs in images)
     order = best_scored(np.concatenate([pairs.scores for pairs in images]))
     curves, matches = [], []
     for error, thresholds in THRESHOLDS.items():
-        verdicts = [judge(match_greedily(_errors(one, error), thresholds, one.asked), one.asked) for one in images]
-        right, counts = (np.concatenate(parts, axis=1)[:, order] for parts in zip(*verdicts, strict=True))
-        rows = zip(right, counts, strict=True)
-        curves.append(np.array([average_precision(hit[counted], targets) for hit, counted in rows]))
-        matches.append(int(right[-1].sum()))
+        verdicts = [
+            judge(match_greedily(_errors(one, error), thresholds, one.is_target), one.is_target) for one in images
+        ]
+        correct, counted = (np.concatenate(parts, axis=1)[:, order] for parts in zip(*verdicts, strict=True))
+        rows = zip(correct, counted, strict=True)
+        curves.append(np.array([average_precision(hits[keep], targets) for hits, keep in rows]))
+        matches.append(int(correct[-1].sum()))
     return Precision(targets, len(order), matches[0], *curves)
 
 
 def _errors(pairs: PairErrors, error: str) -> Array:
-    return {"mssd": pairs.mssd_m / pairs.diameter_m, "mspd": pairs.mspd_px, "mssd_mm": pairs.mssd_m * 1000}[error]
+    return {"mssd": pairs.mssd_m / pairs.diameter_m, "mspd": pairs.mspd_px, "mssd_mm": pairs.mssd_m * MM_PER_M}[error]
 
 
-def judge(matched: NDArray[np.intp], asked: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return for matches (T,E) which estimates are right and which count at all, both (T,E).
+def judge(matched: NDArray[np.intp], is_target: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for matches (T,E) which estimates are correct and which are counted, both (T,E).
 
-    One that found an instance that is not `asked` for (G,) doesn't count.
+    An estimate that is matched to an instance that is not a target (`is_target` (G,)) is not counted.
     """
     found = matched != UNMATCHED
-    wanted = np.append(asked, True)[matched]  # UNMATCHED is the last
-    return found & wanted, wanted
+    counted = np.append(is_target, True)[matched]  # UNMATCHED is the last
+    return found & counted, counted
 
 
-def average_precision(right: NDArray[np.bool_], targets: int) -> float:
+def average_precision(correct: NDArray[np.bool_], targets: int) -> float:
     """Return the precision averaged over 101 levels of recall.
 
-    `right` (E,) of all estimates, best score first; `targets` instances to find. Precision at a level is the best one
-    at that recall or beyond, 0 where the recall isn't reached. Source: COCO's evaluation.
+    `correct` (E,) of all estimates, sorted by score, best first; `targets`: number of instances to find. The precision
+    at a level is the highest at that recall or above, 0 where the recall is not reached. Source: COCO's evaluation.
     """
-    if not right.any():
+    if not correct.any():
         return 0.0
-    hits = np.cumsum(right)
-    precision = hits / np.arange(1, len(right) + 1)
+    hits = np.cumsum(correct)
+    precision = hits / np.arange(1, len(correct) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     reached = np.searchsorted(hits / targets, RECALL_LEVELS, side="left")
     return float(np.append(envelope, 0.0)[reached].mean())

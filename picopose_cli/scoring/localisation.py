@@ -22,16 +22,16 @@ from picopose_cli.scoring.thresholds import (
 )
 
 UNKNOWN_TIME_S = -1.0
-"""What the toolkit writes when a time is missing."""
+"""The toolkit's value for a missing time."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What was found of one object, or of several together; tallies of the same kind can be added.
+    """Counts of matched targets of one object, or of several together; tallies of the same kind can be added.
 
-    `targets` instances asked for, `estimates` that counted. How many targets were found: `vsd` (taus, thresholds),
-    `mssd` and `mspd` (thresholds,); `add` and `adds` at a tenth of the diameter; `add_area`, `adds_area` sum over the
-    targets the area under the recall curve up to 10 cm (1 for a perfect pose). None: not computed.
+    `targets`: instances to find; `estimates` that are counted. Numbers of matched targets: `vsd` (taus, thresholds),
+    `mssd` and `mspd` (thresholds,); `add` and `adds` at a tenth of the diameter; `add_area`, `adds_area`: sum over the
+    targets of the area under the recall curve up to 10 cm (1 for a perfect pose). None: not computed.
     """
 
     targets: int
@@ -45,7 +45,7 @@ class Tally:
     adds_area: float | None = None
 
     def __add__(self, other: Tally) -> Tally:
-        """Count both together."""
+        """Return the sum of both."""
         return Tally(*(_sum(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)))
 
     @property
@@ -55,7 +55,7 @@ class Tally:
 
     @property
     def matches(self) -> int:
-        """How many targets were found at the widest MSSD threshold, half a diameter."""
+        """Number of targets matched at the widest MSSD threshold, half a diameter."""
         return int(self.mssd[-1])
 
     def recall(self, error: str) -> Array:
@@ -80,7 +80,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class LocalisationScores:
-    """The scores of one result file: a tally of each object, and the mean time of an image (None: not known)."""
+    """The scores of one result file: a tally of each object, and the mean time per image (None: unknown)."""
 
     objects: dict[int, Tally]
     mean_time_s: float | None
@@ -108,7 +108,7 @@ class LocalisationScores:
     def summary(self, *, per_object: bool = False) -> dict[str, Any]:
         """Return the scores under the names of the toolkit's scores_bop19.json.
 
-        Without VSD there is neither its recall nor the total. `per_object` adds the rest, which the toolkit has not.
+        Without VSD its recall and the total are left out. `per_object` adds ADD(-S) and the scores of each object.
         """
         total = self.total
         scores: dict[str, Any] = {} if total.total is None else {"bop19_average_recall": total.total}
@@ -151,7 +151,7 @@ def localisation_tallies(errors: Iterable[PairErrors]) -> dict[int, Tally]:
 
 
 def tally_target(pairs: PairErrors) -> Tally:
-    """Return what the estimates of one object in one image find of its instances, all of which are asked for."""
+    """Return the tally of one object in one image; all instances are targets."""
     found, area = _find_by_average(pairs.add_m, pairs.diameter_m)
     found_symmetric, area_symmetric = _find_by_average(pairs.adds_m, pairs.diameter_m)
     return Tally(
@@ -168,16 +168,16 @@ def tally_target(pairs: PairErrors) -> Tally:
 
 
 def _found(errors: Array, thresholds: Array) -> Array:
-    """Return how many instances are found at each threshold (T,) by errors (E,G)."""
+    """Return the number of matched instances at each threshold (T,) for errors (E,G)."""
     found: Array = (match_greedily(errors, thresholds) != UNMATCHED).sum(axis=1)
     return found
 
 
 def _find_by_average(error_m: Array | None, diameter_m: float) -> tuple[int | None, float | None]:
-    """Return how many instances are found at a tenth of the diameter, and the summed area under the recall curve.
+    """Return the number of instances matched at a tenth of the diameter, and the summed area under the recall curve.
 
-    The area of one instance is that of a step from 0 to 1 at its error, 1 - error / 10 cm. Each estimate is given to
-    the nearest free instance, best score first.
+    The area of one instance is that of a step from 0 to 1 at its error, 1 - error / 10 cm. Estimates are matched to the
+    nearest unmatched instance, best score first.
     """
     if error_m is None:
         return None, None

@@ -1,58 +1,64 @@
-"""The errors of a whole data set, image by image, in as many processes as wanted."""
+"""The errors of a whole data set, image by image, in several processes."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.processes import WorkerDiedError, run_jobs
 from picopose_cli.base.types import Array
 from picopose_cli.scoring.pair_errors import (
-    Candidates,
     DepthView,
+    ObjectInImage,
+    ObjectModel,
     PairErrors,
     RenderDepth,
-    ScoredObject,
     compute_pair_errors,
 )
 
 ReadDepth = Callable[[Path, float], Array]
 """Reads a depth image (H,W) in metres from its path and scale."""
+_PARENT_CHECK_S = 1.0
 
 
 @dataclass(frozen=True)
 class ImageJob:
-    """One image: what to compare in it, its camera `K` (3,3), and its depth image (None: no VSD)."""
+    """One image: the objects to compare in it, its camera `K` (3,3), and its depth image (None: no VSD)."""
 
     scene_id: int
     im_id: int
     K: Array
-    candidates: tuple[Candidates, ...]
+    objects: tuple[ObjectInImage, ...]
     depth_path: Path | None = None
     depth_scale: float = 1.0
-
-    def __str__(self) -> str:
-        return f"scene {self.scene_id}, image {self.im_id}"
 
 
 @dataclass(frozen=True)
 class ImageScorer:
-    """Computes the errors of an image; carries what the images share, and goes to each worker process once.
+    """Computes the errors of an image; holds what all images share.
 
-    `objects` by id; `width_px` of the images, which scales MSPD; `tolerance_m` of VSD's visibility; `with_averages`
-    adds ADD and ADD-S. Depth comes from `read_depth` and `render`, so nothing here knows of files or meshes.
+    `models` by object id; `width_px` of the images, which scales MSPD; `tolerance_m` of VSD's visibility;
+    `with_averages` adds ADD and ADD-S. Depth comes from `read_depth` and `render`, so that this room reads no files.
     """
 
-    objects: Mapping[int, ScoredObject]
+    models: Mapping[int, ObjectModel]
     width_px: int
     tolerance_m: float
     read_depth: ReadDepth
     render: RenderDepth
     with_averages: bool = False
 
-    def __call__(self, job: ImageJob, _share: int = 1) -> list[PairErrors]:
+    def __call__(self, job: ImageJob) -> list[PairErrors]:
         """Return the errors of each object in the image; the depth image is read once."""
         view = None
         if job.depth_path is not None:
@@ -60,22 +66,57 @@ class ImageScorer:
             view = DepthView(measured_m, job.K, self.tolerance_m, self.render)
         return [
             compute_pair_errors(
-                one, self.objects[one.obj_id], job.K, self.width_px, view=view, with_averages=self.with_averages
+                item, self.models[item.obj_id], job.K, self.width_px, view=view, with_averages=self.with_averages
             )
-            for one in job.candidates
+            for item in job.objects
         ]
 
 
 def score_images(scorer: ImageScorer, jobs: Sequence[ImageJob], workers: int) -> Iterator[tuple[int, list[PairErrors]]]:
-    """Yield the index of each image with its errors as it is done, in any order.
+    """Yield the index of each image with its errors when it is finished, in any order.
 
-    Raises the PicoPoseError of any image; one whose process died names the image.
+    With one worker everything is computed here, else in processes. The caller must not have threads of its own: where
+    the system can, processes are forked, so that they share the meshes without a copy.
+    Raises PicoPoseError when an image cannot be scored or a process died.
     """
-    alone = min(workers, len(jobs)) == 1
-    for index, outcome in run_jobs(scorer, jobs, workers, in_process=alone, fork=True):
-        if isinstance(outcome, WorkerDiedError):
-            fix = "try fewer --workers, which need less memory"
-            raise PicoPoseError(f"{outcome.what} on {jobs[index]}", fix=fix)
-        if isinstance(outcome, PicoPoseError):
-            raise outcome
-        yield index, outcome
+    workers = min(workers, len(jobs))
+    if workers == 1:
+        yield from ((index, scorer(job)) for index, job in enumerate(jobs))
+        return
+    executor = ProcessPoolExecutor(workers, _context(), initializer=_start_worker, initargs=(scorer, os.getpid()))
+    try:
+        futures = {executor.submit(_score_image, job): index for index, job in enumerate(jobs)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise PicoPoseError(
+            "a worker process was killed, most likely because memory ran out", fix="use fewer --workers"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _context() -> Any:
+    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+
+
+_worker_scorer: ImageScorer
+"""Of a worker process: set once when it starts."""
+
+
+def _start_worker(scorer: ImageScorer, parent_pid: int) -> None:
+    global _worker_scorer  # the only way to hand an executor's processes what all jobs share
+    _worker_scorer = scorer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which cancels the jobs
+    threading.Thread(target=_exit_with_parent, args=(parent_pid,), daemon=True).start()
+
+
+def _exit_with_parent(parent_pid: int) -> None:
+    """End this process when its parent is gone: workers of a killed parent would wait for jobs forever."""
+    while os.getppid() == parent_pid:
+        time.sleep(_PARENT_CHECK_S)
+    os._exit(1)
+
+
+def _score_image(job: ImageJob) -> list[PairErrors]:
+    return _worker_scorer(job)

@@ -14,13 +14,13 @@ from picopose_cli.base.geometry import project_points, transform_points
 from picopose_cli.base.types import Array
 
 BATCH_POINTS = 400_000
-"""Points placed at once: keeps the temporary arrays near the cache and memory flat."""
+"""Points transformed at once: keeps the temporary arrays small enough for the cache."""
 
 _DIRECTIONS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]], np.float64)
 
 
 def mssd(T_est: Array, T_gt: Array, xyz_obj_m: Array, symmetries: Array, *, limit_m: float = np.inf) -> Array:
-    """Return the maximum symmetry-aware surface distances (E,G) in metres; infinity stands for any above `limit_m`.
+    """Return the maximum symmetry-aware surface distances (E,G) in metres, infinite above `limit_m`.
 
     `T_est` (E,4,4), `T_gt` (G,4,4), `xyz_obj_m` (N,3), `symmetries` (S,4,4): the smallest over the symmetries of the
     largest distance of a model point. Source: Hodan et al., BOP Challenge 2020 (toolkit: pose_error.mssd).
@@ -31,7 +31,7 @@ def mssd(T_est: Array, T_gt: Array, xyz_obj_m: Array, symmetries: Array, *, limi
 def mspd(
     T_est: Array, T_gt: Array, K: Array, xyz_obj_m: Array, symmetries: Array, *, limit_px: float = np.inf
 ) -> Array:
-    """Return the maximum symmetry-aware projection distances (E,G) in pixels; infinity stands for any above `limit_px`.
+    """Return the maximum symmetry-aware projection distances (E,G) in pixels, infinite above `limit_px`.
 
     `K` (3,3) is the camera, the other shapes are as in `mssd`. Source: Hodan et al., BOP Challenge 2020 (toolkit:
     pose_error.mspd).
@@ -50,19 +50,19 @@ def _pairwise(
     pairs = np.indices(distances.shape).reshape(2, -1).T
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for rows, columns in _batches(pairs, len(symmetries) * probes.shape[1]):
-            M_turned = M_gt[columns, None] @ symmetries  # (P,S,3,4)
-            bounds = _squared_distances(M_est[rows, None], M_turned, probes, projected).max(axis=-1)  # (P,S)
+            M_symmetric = M_gt[columns, None] @ symmetries  # (P,S,3,4)
+            bounds = _squared_distances(M_est[rows, None], M_symmetric, probes, projected).max(axis=-1)  # (P,S)
             bounds = np.nan_to_num(bounds, nan=np.inf, posinf=np.inf)
             near = np.flatnonzero(bounds.min(axis=1) <= limit**2)
             for (chosen,) in _batches(near[:, None], points.shape[1]):
-                found = _smallest_largest(M_est[rows[chosen]], M_turned[chosen], points, bounds[chosen], projected)
+                found = _smallest_largest(M_est[rows[chosen]], M_symmetric[chosen], points, bounds[chosen], projected)
                 distances[rows[chosen], columns[chosen]] = found
     distances[distances > limit] = np.inf
     return distances
 
 
 def _batches(items: NDArray[np.intp], points_each: int) -> Iterator[NDArray[np.intp]]:
-    """Yield the columns (C,B) of `items` (I,C) in batches that place BATCH_POINTS points at most, or one item."""
+    """Yield the columns (C,B) of `items` (I,C) in batches of at most BATCH_POINTS points, or of one item."""
     step = max(1, BATCH_POINTS // max(1, points_each))
     for start in range(0, len(items), step):
         yield items[start : start + step].T
@@ -72,9 +72,9 @@ def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, p
     """Return for P pairs the smallest over S symmetries of the largest distance over `points` (4,N).
 
     Not every symmetry is tried on every point. The distance of any one point bounds a symmetry's largest distance
-    from below, `bounds` (P,S) to begin with; so take the symmetry of the lowest bound, look at all its points, raise
-    the bounds of the others with its worst point, and stop when no bound lies under the best value found. The result
-    is that of the full search.
+    from below, `bounds` (P,S) at the start. So take the symmetry of the lowest bound, compute the distances of all its
+    points, raise the bounds of the others with its worst point, and stop when no bound is below the best value found.
+    The result equals that of the full search.
     """
     best = np.full(len(M_est), np.inf)
     placed_est = _place(M_est, points, projected)  # (P,3 or 2,N)
@@ -89,7 +89,7 @@ def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, p
             M_est[pending, None], M_gt[pending], points[:, worst].T[:, None, :, None], projected
         )[..., 0]
         bounds[pending] = np.fmax(bounds[pending], np.nan_to_num(at_worst, nan=np.inf, posinf=np.inf))
-        bounds[pending, chosen] = np.inf  # looked at
+        bounds[pending, chosen] = np.inf  # done
         pending = pending[bounds[pending].min(axis=1) < best[pending]]
     distances: Array = np.sqrt(best)
     return distances
@@ -125,7 +125,7 @@ def adds(T_est: Array, T_gt: Array, xyz_obj_m: Array) -> Array:
 
     Source: Hinterstoisser et al., ACCV 2012 (toolkit: pose_error.adi).
     """
-    from scipy.spatial import cKDTree  # slow to import, and needed by this error alone
+    from scipy.spatial import cKDTree  # slow to import, and needed by this error only
 
     tree = cKDTree(xyz_obj_m)
     distances = np.empty((len(T_est), len(T_gt)))
@@ -137,9 +137,9 @@ def adds(T_est: Array, T_gt: Array, xyz_obj_m: Array) -> Array:
 
 
 def overlapping_spheres(T_est: Array, T_gt: Array, diameter_m: float) -> NDArray[np.bool_]:
-    """Return (E,G): are the origins of two poses nearer than the object's diameter.
+    """Return whether the origins of two poses are nearer than the object's diameter, (E,G) bool.
 
-    Pairs that are not get an infinite MSSD (toolkit: eval_calc_errors, spheres_overlap).
+    Other pairs get an infinite MSSD (toolkit: eval_calc_errors, spheres_overlap).
     """
     offsets = T_est[:, None, :3, 3] - T_gt[None, :, :3, 3]
     near: NDArray[np.bool_] = np.linalg.norm(offsets, axis=-1) < diameter_m
@@ -147,13 +147,13 @@ def overlapping_spheres(T_est: Array, T_gt: Array, diameter_m: float) -> NDArray
 
 
 def overlapping_sphere_images(T_est: Array, T_gt: Array, diameter_m: float) -> NDArray[np.bool_]:
-    """Return (E,G): do the images of the bounding spheres meet, by the toolkit's approximation.
+    """Return whether the projected bounding spheres overlap, by the toolkit's approximation, (E,G) bool.
 
-    Pairs that don't get the worst VSD (toolkit: misc.overlapping_sphere_projections).
+    Other pairs get the worst VSD (toolkit: misc.overlapping_sphere_projections).
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         xy_est, xy_gt = (project_points(np.eye(3), T[:, :3, 3]) for T in (T_est, T_gt))
         apart = np.linalg.norm(xy_est[:, None] - xy_gt[None], axis=-1)
         reach = 0.5 * diameter_m * (1 / T_est[:, None, 2, 3] + 1 / T_gt[None, :, 2, 3])
-    meet: NDArray[np.bool_] = apart < reach
-    return meet
+    overlap: NDArray[np.bool_] = apart < reach
+    return overlap

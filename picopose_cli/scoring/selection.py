@@ -1,4 +1,4 @@
-"""Which estimates count and which instances they may be matched with, before any error is computed."""
+"""Which estimates are counted and which instances they are compared with, before any error is computed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from picopose_cli.base.types import MIN_VISIB_FRACT, Array, GroundTruth, ImageTarget, Target
 from picopose_cli.scoring.assignment import best_scored, most_visible
-from picopose_cli.scoring.pair_errors import Candidates
+from picopose_cli.scoring.pair_errors import ObjectInImage
 
 ImageKey = tuple[int, int]
 """(scene_id, im_id)."""
@@ -31,51 +31,54 @@ class Estimates:
 
 @dataclass(frozen=True)
 class Selection:
-    """The candidates of each image, and how many estimates don't count.
+    """The objects to compare in each image, and the number of estimates that are not counted.
 
-    `unasked` are for an image or an object that isn't asked for; `surplus` come after the number that is asked for.
+    `not_targets` are of an image or object that is not a target; `beyond_limit` are ranked after the counted number.
     """
 
-    images: dict[ImageKey, tuple[Candidates, ...]]
-    unasked: int
-    surplus: int
+    images: dict[ImageKey, tuple[ObjectInImage, ...]]
+    not_targets: int
+    beyond_limit: int
 
 
 def select_localisation(estimates: Estimates, targets: Iterable[Target], instances: Instances) -> Selection:
     """Return what BOP19 compares: of each target the inst_count best-scored estimates and most visible instances."""
     rows_of = _rows_by(estimates.scene_id, estimates.im_id, estimates.obj_id)
-    images: dict[ImageKey, list[Candidates]] = defaultdict(list)
-    asked = used = 0
+    images: dict[ImageKey, list[ObjectInImage]] = defaultdict(list)
+    of_targets = counted = 0
     for target in targets:
         image = (target.scene_id, target.im_id)
         rows = rows_of.get((*image, target.obj_id), np.empty(0, np.intp))
         best = rows[best_scored(estimates.score[rows], target.inst_count)]
-        asked, used = asked + len(rows), used + len(best)
-        found = [instance for instance in instances.get(image, ()) if instance.obj_id == target.obj_id]
-        visible = most_visible(np.array([instance.visib_fract for instance in found]), target.inst_count)
-        images[image].append(_candidates(estimates, best, target.obj_id, [found[index] for index in visible], 0.0))
-    return Selection(_fixed(images), len(estimates.score) - asked, asked - used)
+        of_targets, counted = of_targets + len(rows), counted + len(best)
+        of_object = [instance for instance in instances.get(image, ()) if instance.obj_id == target.obj_id]
+        visible = most_visible(np.array([instance.visib_fract for instance in of_object]), target.inst_count)
+        chosen = [of_object[index] for index in visible]
+        images[image].append(_object_in_image(estimates, best, target.obj_id, chosen, min_visib_fract=0.0))
+    return Selection(_with_tuples(images), len(estimates.score) - of_targets, of_targets - counted)
 
 
 def select_detection(estimates: Estimates, targets: Iterable[ImageTarget], instances: Instances) -> Selection:
-    """Return what BOP24 compares: of each image the `most` best-scored estimates with all instances of their object.
+    """Return what BOP24 compares: of each image the `max_estimates` best-scored estimates with all instances.
 
-    As in the toolkit, estimates of an object of which an image has nothing to find count for nothing.
+    As in the toolkit, estimates of an object without a visible instance in the image are not counted.
     """
     rows_of = _rows_by(estimates.scene_id, estimates.im_id)
-    images: dict[ImageKey, list[Candidates]] = defaultdict(list)
-    asked = used = counted = 0
+    images: dict[ImageKey, list[ObjectInImage]] = defaultdict(list)
+    of_images = ranked = counted = 0
     for target in targets:
         image = (target.scene_id, target.im_id)
         rows = rows_of.get(image, np.empty(0, np.intp))
         best = rows[best_scored(estimates.score[rows], target.max_estimates)]
-        asked, used = asked + len(rows), used + len(best)
+        of_images, ranked = of_images + len(rows), ranked + len(best)
         for obj_id in sorted({gt.obj_id for gt in instances.get(image, ()) if gt.visib_fract >= MIN_VISIB_FRACT}):
-            found = [gt for gt in instances[image] if gt.obj_id == obj_id]
-            of_object = best[estimates.obj_id[best] == obj_id]
-            counted += len(of_object)
-            images[image].append(_candidates(estimates, of_object, obj_id, found, MIN_VISIB_FRACT))
-    return Selection(_fixed(images), len(estimates.score) - asked + used - counted, asked - used)
+            of_object = [gt for gt in instances[image] if gt.obj_id == obj_id]
+            chosen = best[estimates.obj_id[best] == obj_id]
+            counted += len(chosen)
+            images[image].append(
+                _object_in_image(estimates, chosen, obj_id, of_object, min_visib_fract=MIN_VISIB_FRACT)
+            )
+    return Selection(_with_tuples(images), len(estimates.score) - of_images + ranked - counted, of_images - ranked)
 
 
 def _rows_by(*keys: NDArray[np.int64]) -> dict[tuple[int, ...], NDArray[np.intp]]:
@@ -86,22 +89,23 @@ def _rows_by(*keys: NDArray[np.int64]) -> dict[tuple[int, ...], NDArray[np.intp]
     return {key: np.array(found, np.intp) for key, found in rows.items()}
 
 
-def _candidates(
+def _object_in_image(
     estimates: Estimates,
     rows: NDArray[np.intp],
     obj_id: int,
     instances: Sequence[GroundTruth],
-    least_visible: float,
-) -> Candidates:
+    *,
+    min_visib_fract: float,
+) -> ObjectInImage:
     poses = [instance.T_cam_from_obj for instance in instances]
-    return Candidates(
+    return ObjectInImage(
         obj_id,
         estimates.score[rows],
         estimates.T_cam_from_obj[rows],
         np.array(poses, np.float64).reshape(-1, 4, 4),
-        np.array([instance.visib_fract >= least_visible for instance in instances], np.bool_),
+        np.array([instance.visib_fract >= min_visib_fract for instance in instances], np.bool_),
     )
 
 
-def _fixed(images: dict[ImageKey, list[Candidates]]) -> dict[ImageKey, tuple[Candidates, ...]]:
-    return {image: tuple(candidates) for image, candidates in images.items()}
+def _with_tuples(images: dict[ImageKey, list[ObjectInImage]]) -> dict[ImageKey, tuple[ObjectInImage, ...]]:
+    return {image: tuple(objects) for image, objects in images.items()}

@@ -27,11 +27,11 @@ _HEADS = {
     "bop25_mAP": "2025 mAP",
     "bop25_mAP_mm": "2025 mAP [mm]",
 }
-_MATCHES = "matches: instances found with an MSSD under half the diameter"
+_MATCHES = "matches: instances found with an MSSD below half the diameter"
 
 
 def scores_tables(title: str, scores: Scores) -> list[Table]:
-    """Return the tables of one result file, a row an object and the total: recall or precision, and ADD where it is."""
+    """Return the tables of one result file, a row per object and the total."""
     if isinstance(scores, DetectionScores):
         return [_detection_table(title, scores)]
     tables = [_localisation_table(title, scores)]
@@ -41,7 +41,7 @@ def scores_tables(title: str, scores: Scores) -> list[Table]:
 
 
 def comparison_table(scores: Mapping[str, Scores]) -> Table:
-    """Return a table that compares several result files of the same kind, a row a file."""
+    """Return a table that compares several result files of the same kind, a row per file."""
     columns: list[str] = []
     rows = []
     for name, one in scores.items():
@@ -56,12 +56,12 @@ def comparison_table(scores: Mapping[str, Scores]) -> Table:
 
 
 def difference_table(title: str, ours: Mapping[str, float], theirs: Mapping[str, float]) -> Table:
-    """Return a table of our scores beside the toolkit's, with the difference."""
+    """Return a table of our scores, the toolkit's and the difference."""
     table = _table(title, ["score", "picopose", "toolkit", "difference"])
     for key in [*theirs, *(key for key in ours if key not in theirs)]:
         a, b = ours.get(key), theirs.get(key)
-        apart = _NONE if a is None or b is None else f"{a - b:+.1e}"
-        table.add_row(key, _number(a, 6), _number(b, 6), apart)
+        difference = _NONE if a is None or b is None else f"{a - b:+.1e}"
+        table.add_row(key, _number(a, 6), _number(b, 6), difference)
     return table
 
 
@@ -84,7 +84,7 @@ def _average_distance_table(scores: LocalisationScores) -> Table:
 
 
 def _rows(scores: LocalisationScores, table: Table) -> Iterator[tuple[str, Tally]]:
-    """Yield the objects with their names, then, below a line in `table`, all of them together."""
+    """Yield the objects with their names, then, after a section line in `table`, all of them together."""
     for obj_id, tally in scores.objects.items():
         yield str(obj_id), tally
     table.add_section()
@@ -116,7 +116,7 @@ def _table(title: str, columns: Sequence[str], caption: str | None = None) -> Ta
         caption=caption,
         caption_justify="left",
     )
-    table.add_column(columns[0], overflow="fold")  # where the terminal is narrow a name is folded, never cut
+    table.add_column(columns[0], overflow="fold")  # a long name is wrapped, not truncated
     for column in columns[1:]:
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     return table

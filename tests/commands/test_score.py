@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ from picopose_cli.base.types import PoseEstimate
 from picopose_cli.bop.results import write_results
 from picopose_cli.bop.toolkit import TOOLKIT_VARIABLE
 from picopose_cli.commands import score
+from picopose_cli.runs import score_inputs
 
 FILES = ("gt", "fine", "mid", "coarse")
 
@@ -79,7 +82,7 @@ def test_ground_truth_scores_one_and_the_table_says_so(toy, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     total = next(line.split() for line in lines if line.split()[:1] == ["all"])
     assert total == ["all", "6", "6", "6", "1.0000", "1.0000", "1.0000", "1.0000"]
-    assert "mean time an image: 0.500 s" in lines
+    assert "mean time per image: 0.500 s" in lines
     detected = run(toy, path, targets="bop24").scores["gt_toy-test"]
     assert {detected[key] for key in detected if "mAP" in key} == {1.0}
 
@@ -103,7 +106,7 @@ def test_per_object_adds_average_distances(toy, tmp_path, capsys):
     assert written["objects"]["1"]["add_recall"] == 1
     printed = capsys.readouterr().out
     assert "ADD-S AUC" in printed
-    assert "mean time an image: not known" in printed
+    assert "mean time per image: unknown" in printed
 
 
 def test_several_files_are_compared(toy, tmp_path, capsys):
@@ -137,7 +140,7 @@ def test_without_depth_there_is_no_total(tmp_path, capsys):
     assert not [
         key for key in report.scores["gt_toy-test"] if key in {"bop19_average_recall", "bop19_average_recall_vsd"}
     ]
-    assert "no VSD and so no AR: there are no depth images" in capsys.readouterr().out
+    assert "VSD and AR are not computed: there are no depth images" in capsys.readouterr().out
 
 
 def test_a_data_set_for_which_bop_defines_no_vsd(tmp_path, capsys):
@@ -157,8 +160,8 @@ def test_rows_that_do_not_count_are_reported(toy, tmp_path, capsys):
     path = write_csv(toy, tmp_path / "gt_toy-test.csv", extra=extra)
     assert run(toy, path).scores["gt_toy-test"]["bop19_average_recall"] == 1
     printed = capsys.readouterr().out
-    assert "2 of 9 rows are for images or objects that are not asked for" in printed
-    assert "1 of 9 rows come after the number of estimates that counts" in printed
+    assert "2 of 9 rows are of images or objects that are not targets" in printed
+    assert "1 of 9 rows are beyond the counted number of estimates" in printed
 
 
 def test_private_ground_truth_names_the_file_to_upload(tmp_path):
@@ -189,9 +192,9 @@ def test_images_without_anything_visible_cannot_be_scored(toy, tmp_path):
     infos = toy.root / "test/000001/scene_gt_info.json"
     hidden = {im: [{**one, "visib_fract": 0.05} for one in ones] for im, ones in json.loads(infos.read_text()).items()}
     infos.write_text(json.dumps(hidden))
-    with pytest.raises(PicoPoseError, match="no target image shows an object that is visible enough"):
+    with pytest.raises(PicoPoseError, match="no target image has an object that is visible enough"):
         run(toy, path, targets="bop24")
-    assert run(toy, path).scores["gt_toy-test"]["bop19_average_recall"] == 1  # asked for all the same
+    assert run(toy, path).scores["gt_toy-test"]["bop19_average_recall"] == 1  # a target all the same
 
 
 def test_one_of_several_files_that_cannot_be_scored_is_reported(toy, tmp_path, capsys):
@@ -247,18 +250,18 @@ def test_an_undescribed_object_and_a_missing_camera_are_named(toy, tmp_path):
     cameras.write_text(json.dumps(whole))
     infos = toy.root / "models/models_info.json"
     infos.write_text(json.dumps({"1": json.loads(infos.read_text())["1"]}))
-    with pytest.raises(PicoPoseError, match=r"models_info\.json: object 2 is not described"):
+    with pytest.raises(PicoPoseError, match=r"models_info\.json: object 2 has no entry"):
         run(toy, path)
 
 
-def test_a_worker_that_dies_is_an_error_that_names_the_image(toy, tmp_path, monkeypatch):
+def test_a_worker_that_dies_is_an_error(toy, tmp_path, monkeypatch):
     def die_on_image_1(path, _):
         if path.stem == "000001":
             os.kill(os.getpid(), signal.SIGKILL)
         return np.ones((240, 320), np.float32)
 
-    monkeypatch.setattr(score, "read_depth_m", die_on_image_1)
-    with pytest.raises(PicoPoseError, match=r"was killed by signal 9 on scene 1, image 1"):
+    monkeypatch.setattr(score_inputs, "read_depth_m", die_on_image_1)
+    with pytest.raises(PicoPoseError, match=r"a worker process was killed.*use fewer --workers"):
         run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), workers=2)
 
 
@@ -266,9 +269,42 @@ def test_a_bug_in_a_worker_arrives_with_its_traceback(toy, tmp_path, monkeypatch
     def fail(path, depth_scale):
         raise ZeroDivisionError(f"{path.stem} {depth_scale}")
 
-    monkeypatch.setattr(score, "read_depth_m", fail)
-    with pytest.raises(RuntimeError, match=r"(?s)scene 1, image \d.*Traceback.*ZeroDivisionError"):
+    monkeypatch.setattr(score_inputs, "read_depth_m", fail)
+    with pytest.raises(ZeroDivisionError, match=r"00000\d 0\.1") as caught:
         run(toy, write_csv(toy, tmp_path / "gt_toy-test.csv"), workers=2)
+    assert "in fail" in str(caught.value.__cause__)
+
+
+def test_workers_end_with_their_parent(toy, tmp_path):
+    """Killed without a chance to clean up, the parent leaves no process behind."""
+    code = (
+        "import os, signal, sys, time; from pathlib import Path; from picopose_cli.runs import score_inputs\n"
+        "from picopose_cli.cli import app\n"
+        "def wait(path, _):\n"
+        f"    (Path({str(tmp_path)!r}) / str(os.getpid())).touch(); time.sleep(60)\n"
+        "score_inputs.read_depth_m = wait\n"
+        f"app(['score', sys.argv[1], '--data-dir', {str(toy.data_dir)!r}, '--workers', '2'])"
+    )
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    parent = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.DEVNULL)
+    workers = wait_until(
+        lambda: len(ids := [int(one.name) for one in tmp_path.iterdir() if one.name.isdigit()]) == 2 and ids
+    )
+    parent.kill()
+    parent.wait()
+    assert wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def wait_until(condition, timeout_s=30):
+    end = time.monotonic() + timeout_s
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return value
+
+
+def is_running(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 FAKE_SCRIPT = """

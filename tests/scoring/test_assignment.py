@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from picopose_cli.scoring.assignment import UNMATCHED, best_scored, match_greedily, most_visible
 
 
-def plain_match(errors, threshold, asked):
+def plain_match(errors, threshold, is_target):
     """One threshold, one estimate after the other; wanted instances first."""
     matched, taken = [], set()
     for row in errors:
@@ -15,7 +15,7 @@ def plain_match(errors, threshold, asked):
         for wanted in (True, False):
             best_error = threshold
             for index, error in enumerate(row):
-                if asked[index] == wanted and index not in taken and error < best_error:
+                if is_target[index] == wanted and index not in taken and error < best_error:
                     best, best_error = index, error
             if best != UNMATCHED:
                 break
@@ -34,9 +34,9 @@ def test_greedy_matching_equals_the_plain_version(seed, estimates, instances, le
     errors = rng.integers(0, levels + 1, (estimates, instances)) / levels  # many ties
     errors[rng.random(errors.shape) < 0.1] = np.inf
     thresholds = np.array([0.2, 0.5, 1.0, 0.05])
-    asked = rng.random(instances) < 0.7
-    wanted = [plain_match(errors, threshold, asked) for threshold in thresholds]
-    np.testing.assert_array_equal(match_greedily(errors, thresholds, asked), np.reshape(wanted, (4, estimates)))
+    is_target = rng.random(instances) < 0.7
+    wanted = [plain_match(errors, threshold, is_target) for threshold in thresholds]
+    np.testing.assert_array_equal(match_greedily(errors, thresholds, is_target), np.reshape(wanted, (4, estimates)))
     everyone = [plain_match(errors, threshold, np.ones(instances, bool)) for threshold in thresholds]
     np.testing.assert_array_equal(match_greedily(errors, thresholds), np.reshape(everyone, (4, estimates)))
 
@@ -55,7 +55,7 @@ def test_nan_and_infinite_errors_match_nothing():
     assert match_greedily(errors, np.array([1.0]))[0].tolist() == [UNMATCHED, 0]
 
 
-def test_an_instance_not_asked_for_is_taken_only_when_no_other_is_near():
+def test_an_instance_that_is_no_target_is_matched_only_when_no_target_is_near():
     errors = np.array([[0.3, 0.01], [0.3, 0.01], [0.3, 0.01]])
     matched = match_greedily(errors, np.array([0.5]), np.array([True, False]))
     assert matched[0].tolist() == [0, 1, UNMATCHED]

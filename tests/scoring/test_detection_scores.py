@@ -13,10 +13,10 @@ from picopose_cli.scoring.pair_errors import PairErrors
 from picopose_cli.scoring.selection import select_detection
 
 
-def errors(scores, mssd_m, asked=None, obj_id=1):
+def errors(scores, mssd_m, is_target=None, obj_id=1):
     mssd_m = np.array(mssd_m, float).reshape(len(scores), -1)
-    asked = np.ones(mssd_m.shape[1], bool) if asked is None else np.array(asked)
-    return PairErrors(obj_id, 0.1, np.array(scores, float), asked, mssd_m, mssd_m * 1000)
+    is_target = np.ones(mssd_m.shape[1], bool) if is_target is None else np.array(is_target)
+    return PairErrors(obj_id, 0.1, np.array(scores, float), is_target, mssd_m, mssd_m * 1000)
 
 
 def plain_average_precision(right, targets):
@@ -52,8 +52,8 @@ def test_estimates_of_all_images_are_ranked_together():
     assert detection_precisions(right_first)[1].mssd[0] == pytest.approx(51 / 101)
 
 
-def test_who_finds_an_instance_not_asked_for_is_neither_right_nor_wrong():
-    images = [errors([0.9, 0.8], [[0.09, 0.0], [0.0, 0.09]], asked=[True, False])]
+def test_an_estimate_matched_to_an_instance_that_is_no_target_is_not_counted():
+    images = [errors([0.9, 0.8], [[0.09, 0.0], [0.0, 0.09]], is_target=[True, False])]
     precision = detection_precisions(images)[1]
     assert (precision.targets, precision.matches) == (1, 1)
     np.testing.assert_array_equal(precision.mssd, 1)
@@ -64,7 +64,7 @@ def test_who_finds_an_instance_not_asked_for_is_neither_right_nor_wrong():
 
 def test_objects_with_nothing_to_find_are_left_out_of_the_mean():
     scores = DetectionScores(
-        detection_precisions([errors([0.9], [[0.0]]), errors([0.9], [[0.0]], asked=[False], obj_id=2)]), 1.5
+        detection_precisions([errors([0.9], [[0.0]]), errors([0.9], [[0.0]], is_target=[False], obj_id=2)]), 1.5
     )
     assert list(scores.objects) == [1]
     summary = scores.summary(per_object=True)
@@ -105,7 +105,7 @@ def test_the_best_estimates_of_an_image_count_with_all_instances_of_their_object
     five, eight = selection.images[1, 2]
     assert (five.obj_id, eight.obj_id) == (5, 8)  # nothing to find of object 7, nothing at all of object 6
     assert five.scores.tolist() == [0.9, 0.5]
-    assert five.asked.tolist() == [False, True]
+    assert five.is_target.tolist() == [False, True]
     assert eight.T_est.shape == (0, 4, 4)
-    assert selection.surplus == 1
-    assert selection.unasked == 3  # objects 6 and 7, and the other image
+    assert selection.beyond_limit == 1
+    assert selection.not_targets == 3  # objects 6 and 7, and the other image

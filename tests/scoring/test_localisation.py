@@ -16,7 +16,7 @@ def errors(mssd_m, mspd_px=None, **others):
         obj_id=others.pop("obj_id", 1),
         diameter_m=0.1,
         scores=np.arange(len(mssd_m), 0, -1.0),
-        asked=np.ones(mssd_m.shape[1], bool),
+        is_target=np.ones(mssd_m.shape[1], bool),
         mssd_m=mssd_m,
         mspd_px=mssd_m * 100 if mspd_px is None else np.array(mspd_px, float),
         **others,
@@ -27,21 +27,21 @@ def test_the_best_scored_estimates_and_the_most_visible_instances_count():
     given = estimates([(1, 2, 5, 0.3, 0.3), (1, 2, 5, 0.9, 0.9), (1, 2, 5, 0.5, 0.5), (1, 2, 6, 1, 6), (1, 3, 5, 1, 3)])
     instances = {(1, 2): [instance(2, 0, 5, 0.1, 10), instance(2, 1, 5, 0.8, 11), instance(2, 2, 5, 0.9, 12)]}
     selection = select_localisation(given, [Target(1, 2, 5, 2)], instances)
-    (candidates,) = selection.images[1, 2]
-    assert candidates.scores.tolist() == [0.9, 0.5]
-    assert candidates.T_est[:, 0, 3].tolist() == [0.9, 0.5]
-    assert candidates.T_gt[:, 0, 3].tolist() == [11, 12]
-    assert candidates.asked.all()
-    assert (selection.unasked, selection.surplus) == (2, 1)
+    (item,) = selection.images[1, 2]
+    assert item.scores.tolist() == [0.9, 0.5]
+    assert item.T_est[:, 0, 3].tolist() == [0.9, 0.5]
+    assert item.T_gt[:, 0, 3].tolist() == [11, 12]
+    assert item.is_target.all()
+    assert (selection.not_targets, selection.beyond_limit) == (2, 1)
 
 
 def test_a_target_without_estimates_still_counts():
     selection = select_localisation(
         estimates([(1, 9, 5, 1, 0)]), [Target(1, 2, 5, 1)], {(1, 2): [instance(2, 0, 5, 0.05)]}
     )
-    (candidates,) = selection.images[1, 2]
-    assert candidates.T_est.shape == (0, 4, 4)
-    assert candidates.asked.tolist() == [True]  # however little of it is visible
+    (item,) = selection.images[1, 2]
+    assert item.T_est.shape == (0, 4, 4)
+    assert item.is_target.tolist() == [True]  # however little of it is visible
     tally = tally_target(errors(np.empty((0, 1))))
     assert (tally.targets, tally.estimates, tally.matches) == (1, 0, 0)
     assert tally.average_recall("mssd") == 0

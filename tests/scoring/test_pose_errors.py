@@ -21,8 +21,8 @@ from picopose_cli.scoring.pose_errors import (
     overlapping_sphere_images,
     overlapping_spheres,
 )
-from picopose_cli.scoring.surfaces import GRID_PER_PX, make_surface, place_on_grid, vsd
 from picopose_cli.scoring.thresholds import VSD_TAUS
+from picopose_cli.scoring.vsd import GRID_PER_PX, make_distance_map, place_on_grid, vsd
 
 K = np.array([[300.0, 0, 101.3], [0, 310.0, 74.8], [0, 0, 1]])
 SIZE_HW = (150, 200)
@@ -199,7 +199,7 @@ def test_vsd_in_boxes_equals_the_definition_on_whole_images(seed, shift_m):
     for T in (T_est, T_gt):
         xyz_cam_m, box = place_on_grid(mesh.vertices_m, T, K, SIZE_HW)
         placed = Mesh(xyz_cam_m, mesh.faces)
-        surfaces.append(make_surface(render_depth(placed, K, np.eye(4), box), box, measured, K, 0.015))
+        surfaces.append(make_distance_map(render_depth(placed, K, np.eye(4), box), box, measured, K, 0.015))
         whole.append(render_depth(placed, K, np.eye(4), (0, 0, 200, 150)))
     found = vsd(*surfaces, 0.14, VSD_TAUS)
     np.testing.assert_allclose(found, plain_vsd(*whole, measured, 0.015, 0.14, VSD_TAUS), atol=1e-12)
@@ -211,7 +211,7 @@ def test_vsd_of_objects_that_are_not_seen_is_the_worst():
     T = make_T(np.eye(3), np.array([0.0, 0, 0.6]))
     xyz_cam_m, box = place_on_grid(mesh.vertices_m, T, K, SIZE_HW)
     depth_m = render_depth(Mesh(xyz_cam_m, mesh.faces), K, np.eye(4), box)
-    hidden = make_surface(depth_m, box, measured, K, 0.015)
+    hidden = make_distance_map(depth_m, box, measured, K, 0.015)
     assert not hidden.visible.any()
     np.testing.assert_array_equal(vsd(hidden, hidden, 0.1, VSD_TAUS), np.ones(10))
 
@@ -233,7 +233,7 @@ def test_an_object_beside_the_image_has_an_empty_box_and_surface(t_m):
     mesh = make_box((0.08, 0.1, 0.06))
     xyz_cam_m, box = place_on_grid(mesh.vertices_m, make_T(np.eye(3), np.array(t_m)), K, SIZE_HW)
     depth_m = render_depth(Mesh(xyz_cam_m, mesh.faces), K, np.eye(4), box)
-    surface = make_surface(depth_m, box, np.ones(SIZE_HW, np.float32), K, 0.015)
+    surface = make_distance_map(depth_m, box, np.ones(SIZE_HW, np.float32), K, 0.015)
     assert surface.visible.size == 0
     np.testing.assert_array_equal(vsd(surface, surface, 0.1, VSD_TAUS), np.ones(10))
 

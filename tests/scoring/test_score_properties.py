@@ -18,7 +18,7 @@ from picopose_cli.base.types import GroundTruth, ImageTarget, Mesh, ObjectInfo, 
 from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.detection import DetectionScores, detection_precisions
 from picopose_cli.scoring.localisation import LocalisationScores, localisation_tallies
-from picopose_cli.scoring.pair_errors import ScoredObject
+from picopose_cli.scoring.pair_errors import ObjectModel
 from picopose_cli.scoring.parallel import ImageJob, ImageScorer, score_images
 from picopose_cli.scoring.selection import Estimates, select_detection, select_localisation
 
@@ -40,7 +40,7 @@ INFOS = {
     9: ObjectInfo(9, 0.12, np.empty((0, 4, 4)), ((np.array([0.0, 0, 1]), np.zeros(3)),)),
 }
 OBJECTS = {
-    obj_id: ScoredObject(obj_id, mesh.vertices_m, INFOS[obj_id].diameter_m, symmetry_transforms(INFOS[obj_id]))
+    obj_id: ObjectModel(obj_id, mesh.vertices_m, INFOS[obj_id].diameter_m, symmetry_transforms(INFOS[obj_id]))
     for obj_id, mesh in MESHES.items()
 }
 
@@ -79,14 +79,14 @@ class World:
 
     def _errors(self, selection):
         jobs = [
-            ImageJob(*image, K, candidates, depth_path=image) for image, candidates in selection.images.items()
+            ImageJob(*image, K, objects, depth_path=image) for image, objects in selection.images.items()
         ]  # no files: the "path" is the image itself
         scorer = ImageScorer(OBJECTS, SIZE_HW[1], 0.015, lambda image, _: self.depths[image], render)
         return [pairs for _, errors in score_images(scorer, jobs, 1) for pairs in errors]
 
 
-def make_world(seed: int, objects=(0, 4, 9), *, all_asked: bool = True) -> World:
-    """Two images of up to five objects; unless all are asked for, the targets ask for some of the instances only."""
+def make_world(seed: int, objects=(0, 4, 9), *, all_targets: bool = True) -> World:
+    """Two images of up to five objects; unless `all_targets`, only some of the instances are targets."""
     rng = np.random.default_rng(seed)
     instances, targets, depths = {}, [], {}
     for im_id in range(2):
@@ -102,8 +102,10 @@ def make_world(seed: int, objects=(0, 4, 9), *, all_asked: bool = True) -> World
         depths[image][~np.isfinite(depths[image])] = rng.choice([0.0, 1.5])
         depths[image][rng.random(SIZE_HW) < 0.1] = 0
         counts = Counter(obj_ids.tolist())
-        asked = {obj_id: count if all_asked else int(rng.integers(1, count + 1)) for obj_id, count in counts.items()}
-        targets += [Target(*image, obj_id, count) for obj_id, count in asked.items()]
+        inst_counts = {
+            obj_id: count if all_targets else int(rng.integers(1, count + 1)) for obj_id, count in counts.items()
+        }
+        targets += [Target(*image, obj_id, count) for obj_id, count in inst_counts.items()]
     return World(instances, targets, depths)
 
 
@@ -144,7 +146,7 @@ def test_objects_turned_by_their_symmetries_score_one(seed):
 @settings(max_examples=10, deadline=None)
 @given(seed=SEEDS)
 def test_a_lower_scored_estimate_beyond_the_count_changes_nothing(seed):
-    world, rng = make_world(seed, all_asked=False), np.random.default_rng(seed)
+    world, rng = make_world(seed, all_targets=False), np.random.default_rng(seed)
     truth = world.results()
     noisy = changed(truth, truth.T_cam_from_obj @ make_T(np.eye(3), rng.normal(0, 0.01, (len(truth.score), 3))))
     worse = changed(noisy, noisy.T_cam_from_obj @ make_T(np.eye(3), np.array([0.0, 0.02, 0])))
@@ -155,7 +157,7 @@ def test_a_lower_scored_estimate_beyond_the_count_changes_nothing(seed):
 @settings(max_examples=10, deadline=None)
 @given(seed=SEEDS)
 def test_the_order_of_rows_changes_nothing(seed):
-    world, rng = make_world(seed, all_asked=False), np.random.default_rng(seed)
+    world, rng = make_world(seed, all_targets=False), np.random.default_rng(seed)
     truth = world.results()
     noisy = changed(truth, truth.T_cam_from_obj @ make_T(np.eye(3), rng.normal(0, 0.015, (len(truth.score), 3))))
     again = Estimates(truth.scene_id, truth.im_id, truth.obj_id, truth.score / 3, noisy.T_cam_from_obj)

@@ -1,7 +1,7 @@
-"""Visible Surface Discrepancy: what of an object is seen at two poses, compared pixel by pixel.
+"""Visible Surface Discrepancy: the visible surfaces of an object at two poses, compared pixel by pixel.
 
-Each pose is rendered once, in the box of its own projection; a pair of poses is compared where the boxes meet.
-Distances run from the camera's centre to the surface, as VSD wants, not along the optical axis.
+Each pose is rendered once, in the box of its own projection; a pair of poses is compared where the boxes overlap.
+Distances are from the camera's centre to the surface, not along the optical axis (definition of VSD).
 """
 
 from __future__ import annotations
@@ -18,34 +18,33 @@ BoxXyxy = tuple[int, int, int, int]
 
 GRID_PER_PX = 256
 """Subpixel steps of OpenGL's rasteriser (8 bits in every current implementation)."""
-NEAREST_M = 1e-3
-"""Objects that come nearer to the camera than this are not rounded."""
+MIN_DEPTH_M = 1e-3
+"""Objects with a vertex nearer to the camera plane than this are not rounded."""
 
 
 @dataclass(frozen=True)
-class Surface:
-    """An object at one pose inside `box`: `distance_m` (h,w) f64, 0 where it isn't; `visible` (h,w) bool.
+class DistanceMap:
+    """An object at one pose inside `box_xyxy`: `distance_m` (h,w) f64, 0 outside the object; `visible` (h,w) bool.
 
-    `visible` marks the pixels where it is not hidden: no measured surface lies before it by more than the tolerance,
-    or nothing was measured.
+    A pixel is `visible` unless a measured surface is in front of the object by more than the tolerance.
     """
 
-    box: BoxXyxy
+    box_xyxy: BoxXyxy
     distance_m: Array
     visible: NDArray[np.bool_]
 
 
 def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tuple[int, int]) -> tuple[Array, BoxXyxy]:
-    """Return points (N,3) in the camera frame as OpenGL draws them, and the pixels of an image they may cover.
+    """Return points (N,3) in the camera frame as OpenGL draws them, and the box of the pixels they may cover.
 
-    OpenGL rounds projected vertices to 1/256 px before it decides which pixels a triangle covers. The points returned
+    OpenGL rounds projected vertices to 1/256 px before it decides which pixels a triangle covers. The returned points
     project onto that grid, so that another renderer draws the same outline; they move by less than 1/500 px.
-    An object that is not wholly before the camera is left as it is and gets the whole image; one beside the image
-    gets an empty box.
+    An object that is not entirely in front of the camera is unchanged and gets the whole image as its box; one beside
+    the image gets an empty box.
     """
     height, width = size_hw
-    xyz = T_cam_from_obj[:3, :3] @ xyz_obj_m.T + T_cam_from_obj[:3, 3:]  # (3,N): rows are what is worked on here
-    if not xyz[2].min() > NEAREST_M:
+    xyz = T_cam_from_obj[:3, :3] @ xyz_obj_m.T + T_cam_from_obj[:3, 3:]  # (3,N): contiguous rows
+    if not xyz[2].min() > MIN_DEPTH_M:
         return xyz.T, (0, 0, width, height)
     u, v, _ = K @ (xyz / xyz[2])
     y = (np.round(v * GRID_PER_PX) / GRID_PER_PX - K[1, 2]) / K[1, 1]
@@ -57,13 +56,15 @@ def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tu
     return np.stack([x * xyz[2], y * xyz[2], xyz[2]], axis=1), (left, top, right, bottom)
 
 
-def make_surface(depth_m: Array, box: BoxXyxy, measured_depth_m: Array, K: Array, tolerance_m: float) -> Surface:
-    """Return the surface of a render `depth_m` (h,w) of `box`, seen or hidden by `measured_depth_m` (H,W) in metres.
+def make_distance_map(
+    depth_m: Array, box_xyxy: BoxXyxy, measured_depth_m: Array, K: Array, tolerance_m: float
+) -> DistanceMap:
+    """Return the distance map of a render `depth_m` (h,w) of `box_xyxy`; `measured_depth_m` (H,W) may hide it (metres).
 
     Source: toolkit, visibility._estimate_visib_mask in its mode bop19, with distances of misc.depth_im_to_dist_im_fast,
-    which takes a pixel's ray through its index, not through its centre.
+    where the ray of a pixel passes through its index, not through its centre.
     """
-    x0, y0, x1, y1 = box
+    x0, y0, x1, y1 = box_xyxy
     rays_x = (np.arange(x0, x1) - K[0, 2]) / K[0, 0]
     rays_y = (np.arange(y0, y1) - K[1, 2]) / K[1, 1]
     ray_lengths = np.sqrt(rays_x**2 + rays_y[:, None] ** 2 + 1)
@@ -71,21 +72,21 @@ def make_surface(depth_m: Array, box: BoxXyxy, measured_depth_m: Array, K: Array
     measured_m = measured_depth_m[y0:y1, x0:x1] * ray_lengths
     behind_m = distance_m.astype(np.float32) - measured_m.astype(np.float32)
     visible = ((behind_m <= tolerance_m) | (measured_m == 0)) & (distance_m > 0)
-    return Surface(box, distance_m, visible)
+    return DistanceMap(box_xyxy, distance_m, visible)
 
 
-def vsd(est: Surface, gt: Surface, diameter_m: float, taus: Array) -> Array:
+def vsd(est: DistanceMap, gt: DistanceMap, diameter_m: float, taus: Array) -> Array:
     """Return the Visible Surface Discrepancy (T,) in [0, 1] for misalignment tolerances `taus` (T,) of the diameter.
 
     The step cost of the BOP challenge. The estimate also counts as visible wherever the ground truth is visible and
     the estimate has a surface. Source: Hodan et al., ECCVW 2018, eq. 1 (toolkit: pose_error.vsd).
     """
-    in_est, in_gt = _common_slices(est.box, gt.box)
+    in_est, in_gt = _common_slices(est.box_xyxy, gt.box_xyxy)
     visible_gt = gt.visible[in_gt]
-    # outside the common part a pixel is visible in one of the two at most
+    # outside the common part a pixel is visible in at most one of the two
     both = visible_gt & (est.distance_m[in_est] > 0)
-    also_seen = np.count_nonzero(est.visible[in_est] & visible_gt)
-    union = np.count_nonzero(gt.visible) + np.count_nonzero(est.visible) - also_seen
+    visible_in_both = np.count_nonzero(est.visible[in_est] & visible_gt)
+    union = np.count_nonzero(gt.visible) + np.count_nonzero(est.visible) - visible_in_both
     if union == 0:
         return np.ones(len(taus))
     apart = np.where(both, np.abs(gt.distance_m[in_gt] - est.distance_m[in_est]) / diameter_m, -1.0)
@@ -95,7 +96,7 @@ def vsd(est: Surface, gt: Surface, diameter_m: float, taus: Array) -> Array:
 
 
 def _common_slices(a: BoxXyxy, b: BoxXyxy) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return the rows and columns of the pixels common to two boxes, in the arrays of either."""
+    """Return the (rows, columns) of the pixels common to two boxes, in the arrays of each."""
     x0, y0 = max(a[0], b[0]), max(a[1], b[1])
     x1, y1 = max(min(a[2], b[2]), x0), max(min(a[3], b[3]), y0)
     in_a, in_b = ((slice(y0 - box[1], y1 - box[1]), slice(x0 - box[0], x1 - box[0])) for box in (a, b))

@@ -1,0 +1,219 @@
+"""Everything that the scores of a result file are computed from: estimates, ground truth, cameras, depth and meshes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.options import ScoreOptions, resolve_data_dir
+from picopose_cli.base.symmetries import symmetry_transforms
+from picopose_cli.base.types import AnyTarget, Array, GroundTruth, Mesh
+from picopose_cli.bop.datasets import (
+    Dataset,
+    mesh_path,
+    models_info_path,
+    open_dataset,
+    read_object_infos,
+    read_scene_cameras,
+)
+from picopose_cli.bop.ground_truth import read_ground_truth
+from picopose_cli.bop.images import read_depth_m, read_image_rgb
+from picopose_cli.bop.known_datasets import known_splits, toolkit_split
+from picopose_cli.bop.results import ResultTable, parse_result_name, read_results
+from picopose_cli.bop.targets import read_image_targets, read_targets
+from picopose_cli.rendering.ply import read_plain_ply
+from picopose_cli.rendering.software import render_depth
+from picopose_cli.scoring.pair_errors import ObjectModel
+from picopose_cli.scoring.parallel import ImageJob, ImageScorer
+from picopose_cli.scoring.selection import Estimates, ImageKey, Selection, select_detection, select_localisation
+from picopose_cli.scoring.vsd import BoxXyxy
+
+UPLOAD_SITE = "https://bop.felk.cvut.cz"
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """The images of one result file to score, the scorer with the objects' models, and remarks for the user.
+
+    `mean_time_s` per image, None when the file has no times.
+    """
+
+    dataset: Dataset
+    jobs: tuple[ImageJob, ...]
+    scorer: ImageScorer
+    mean_time_s: float | None
+    notes: tuple[str, ...]
+
+
+def read_score_inputs(path: Path, options: ScoreOptions) -> ScoreInputs:
+    """Read a result file and what it is compared with; raises PicoPoseError when any of it cannot be used."""
+    table = read_results(path)
+    mean_time_s = table.mean_time_s()
+    dataset = _open_dataset(path, options)
+    selection = _select(dataset, table, options.targets)
+    localisation = options.targets == "bop19"
+    no_vsd_reason = _find_no_vsd_reason(dataset, list(selection.images)) if localisation else None
+    jobs = _make_jobs(dataset, selection, with_vsd=localisation and no_vsd_reason is None)
+    if not jobs:
+        raise PicoPoseError(
+            "no target image has an object that is visible enough",
+            where=dataset.split_dir,
+            fix="check visib_fract in scene_gt_info",
+        )
+    notes = _selection_notes(selection, len(table.score))
+    if no_vsd_reason is not None:
+        notes.append(f"VSD and AR are not computed: {no_vsd_reason}")
+    scorer = _load_scorer(dataset, jobs, with_averages=options.per_object and localisation)
+    return ScoreInputs(dataset, tuple(jobs), scorer, mean_time_s, tuple(notes))
+
+
+def _open_dataset(path: Path, options: ScoreOptions) -> Dataset:
+    """Open the data set of the options, else that of the file's name; it must have ground truth."""
+    name, split = options.dataset, options.split
+    if name is None:
+        parts = parse_result_name(path)
+        name, split = parts.dataset, split or parts.split_folder
+    private = _private_error(path, name, split)
+    try:
+        dataset = open_dataset(name, resolve_data_dir(options.data_dir), split=split, models=options.models)
+    except PicoPoseError as error:
+        raise private or error from error
+    if any(dataset.annotation_path(scene_id, "scene_gt").is_file() for scene_id in dataset.scene_ids()):
+        return dataset
+    raise private or PicoPoseError(
+        f"{dataset.split} has no ground truth (scene_gt{dataset.layout.suffix}.json)",
+        where=dataset.split_dir,
+        fix="unpack the annotations of the split",
+    )
+
+
+def _private_error(path: Path, name: str, split: str | None) -> PicoPoseError | None:
+    """Return the error for a split whose ground truth is private, None when it is public."""
+    rows = known_splits(name)
+    kind = toolkit_split(split or (rows[0].split if rows else ""))[0]
+    if not any(kind in row.private_splits for row in rows):
+        return None
+    return PicoPoseError(
+        f"the ground truth of {name}'s {kind} images is private, so the file cannot be scored here",
+        where=path,
+        fix=f"upload it at {UPLOAD_SITE}, or score results of the public validation images with --split val",
+    )
+
+
+def _select(dataset: Dataset, table: ResultTable, task: str) -> Selection:
+    estimates = Estimates(table.scene_id, table.im_id, table.obj_id, table.score, table.T_cam_from_obj)
+    if task == "bop24":
+        images = read_image_targets(dataset)
+        return select_detection(estimates, images, _read_instances(dataset, images))
+    targets = read_targets(dataset)
+    return select_localisation(estimates, targets, _read_instances(dataset, targets))
+
+
+def _read_instances(dataset: Dataset, targets: Iterable[AnyTarget]) -> dict[ImageKey, list[GroundTruth]]:
+    wanted = {(target.scene_id, target.im_id) for target in targets}
+    found = {}
+    for scene_id in sorted({scene_id for scene_id, _ in wanted}):
+        for im_id, instances in read_ground_truth(dataset, scene_id).items():
+            if (scene_id, im_id) in wanted:
+                found[scene_id, im_id] = instances
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise PicoPoseError(
+            f"image {missing[0][1]} is a target but has no ground truth ({len(missing)} such images)",
+            where=dataset.annotation_path(missing[0][0], "scene_gt"),
+            fix="unpack the annotations of the split again",
+        )
+    return found
+
+
+def _selection_notes(selection: Selection, rows: int) -> list[str]:
+    notes = []
+    if selection.not_targets:
+        notes.append(
+            f"{selection.not_targets} of {rows} rows are of images or objects that are not targets; they are ignored"
+        )
+    if selection.beyond_limit:
+        notes.append(f"{selection.beyond_limit} of {rows} rows are beyond the counted number of estimates")
+    return notes
+
+
+def _find_no_vsd_reason(dataset: Dataset, images: Sequence[ImageKey]) -> str | None:
+    """Return why VSD cannot be computed, or None; raises PicoPoseError when only some depth images are missing."""
+    if not dataset.has_vsd:
+        return f"BOP defines no VSD for {dataset.name}"
+    missing = [image for image in images if not dataset.depth_path(*image).is_file()]
+    if len(missing) == len(images):
+        return f"there are no depth images ({dataset.depth_path(*images[0])})"
+    if missing:
+        raise PicoPoseError(
+            f"this depth image is missing ({len(missing)} of {len(images)} are)",
+            where=dataset.depth_path(*missing[0]),
+            fix="unpack the depth images of the split again",
+        )
+    return None
+
+
+def _make_jobs(dataset: Dataset, selection: Selection, *, with_vsd: bool) -> list[ImageJob]:
+    jobs = []
+    cameras = {scene_id: read_scene_cameras(dataset, scene_id) for scene_id in {scene for scene, _ in selection.images}}
+    for (scene_id, im_id), objects in selection.images.items():
+        camera = cameras[scene_id].get(im_id)
+        if camera is None or camera.K is None:
+            problem = "no camera" if camera is None else camera.problem
+            path = dataset.annotation_path(scene_id, "scene_camera")
+            raise PicoPoseError(f"image {im_id}: {problem}", where=path, fix="scores need cam_K of each target image")
+        depth_path = dataset.depth_path(scene_id, im_id) if with_vsd else None
+        jobs.append(ImageJob(scene_id, im_id, camera.K, objects, depth_path, camera.depth_scale))
+    return jobs
+
+
+@dataclass(frozen=True)
+class _MeshRenderer:
+    """Renders the depth of objects whose vertices are in the camera frame (see scoring.pair_errors.RenderDepth)."""
+
+    meshes: Mapping[int, Mesh]
+
+    def __call__(self, obj_id: int, xyz_cam_m: Array, K: Array, box_xyxy: BoxXyxy) -> Array:
+        return render_depth(Mesh(xyz_cam_m, self.meshes[obj_id].faces), K, np.eye(4), box_xyxy)
+
+
+def _load_scorer(dataset: Dataset, jobs: Sequence[ImageJob], *, with_averages: bool) -> ImageScorer:
+    infos = read_object_infos(dataset)
+    obj_ids = sorted({item.obj_id for job in jobs for item in job.objects})
+    unknown = [obj_id for obj_id in obj_ids if obj_id not in infos]
+    if unknown:
+        raise PicoPoseError(
+            f"object {unknown[0]} has no entry, so its diameter and symmetries are unknown",
+            where=models_info_path(dataset),
+            fix="unpack the models of the data set again",
+        )
+    meshes = {obj_id: _read_mesh(mesh_path(dataset, obj_id, evaluation=True)) for obj_id in obj_ids}
+    models = {
+        obj_id: ObjectModel(obj_id, mesh.vertices_m, infos[obj_id].diameter_m, symmetry_transforms(infos[obj_id]))
+        for obj_id, mesh in meshes.items()
+    }
+    width_px = _image_width_px(dataset, jobs[0])
+    return ImageScorer(models, width_px, dataset.vsd_delta_m, read_depth_m, _MeshRenderer(meshes), with_averages)
+
+
+def _read_mesh(path: Path) -> Mesh:
+    mesh = read_plain_ply(path)
+    if mesh is None:
+        from picopose_cli.rendering.meshes import read_mesh  # slow to import, and rarely needed
+
+        mesh = read_mesh(path)
+    return mesh
+
+
+def _image_width_px(dataset: Dataset, job: ImageJob) -> int:
+    """Return the image width that scales MSPD: BOP's for a known data set, else that of the first image."""
+    if dataset.image_size_hw is not None:
+        return dataset.image_size_hw[1]
+    path = dataset.image_path(job.scene_id, job.im_id)
+    if path.is_file() or job.depth_path is None:
+        return int(read_image_rgb(path).shape[1])
+    return int(read_depth_m(job.depth_path, job.depth_scale).shape[1])
