@@ -80,7 +80,7 @@ def make_bank(obj_id: int, views: int) -> TemplateBank:
         obj_id=obj_id,
         crops_rgb=crops * mask[..., None],
         masks=np.tile(mask, (views, 1, 1)),
-        xyz_obj_m=rng.uniform(-0.06, 0.06, (views, 64, 64, 3)).astype(np.float32),
+        depth_corner_m=rng.uniform(0.34, 0.46, (views, 64, 64)).astype(np.float32),
         depth_centre_m=np.full((views, 64, 64), 0.35, np.float32),
         K=K_tmpl,
         A_crop_from_image=np.tile(np.array([[1.2, 0, -272], [0, 1.2, -176], [0, 0, 1]]), (views, 1, 1)),

@@ -29,7 +29,7 @@ from picopose_cli.templates.build import render_bank
 CORES = 2
 FACES = (50_000, 500_000)
 LIMIT_S = {50_000: 4.0, 500_000: 13.0}
-LIMIT_MB = 15.0
+LIMIT_MB = 20.0
 LEAST_SPEED_UP = 1.7
 
 

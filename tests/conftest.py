@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PER_VIEW = ("crops_rgb", "masks", "xyz_obj_m", "depth_centre_m", "A_crop_from_image", "T_tmpl_from_obj")
+PER_VIEW = ("crops_rgb", "masks", "depth_corner_m", "depth_centre_m", "A_crop_from_image", "T_tmpl_from_obj")
 SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -7,9 +7,11 @@ batch, N points. Frames: obj, cam, tmpl (a template's camera), image, crop.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 CROP_PX = 224
@@ -97,17 +99,15 @@ class Provenance:
 class TemplateBank:
     """The templates of one object.
 
-    `crops_rgb` (V,224,224,3) u8 on black; `masks` (V,224,224) bool; `xyz_obj_m` (V,64,64,3) f32 object-frame points of
-    the cells as the released network saw them (a cell's top-left pixel, integer pixel indices; the camera's centre
-    where there is no depth), NaN-free;
-    `depth_centre_m` (V,64,64) f32 depth at the cells' centres, 0 outside; `K` (3,3); `A_crop_from_image` (V,3,3);
-    `T_tmpl_from_obj` (V,4,4) metres.
+    `crops_rgb` (V,224,224,3) u8 on black; `masks` (V,224,224) bool; `depth_corner_m` and `depth_centre_m` (V,64,64)
+    f32, depth at the cells' top-left pixels and at their centres, 0 outside the object; `K` (3,3);
+    `A_crop_from_image` (V,3,3); `T_tmpl_from_obj` (V,4,4) metres.
     """
 
     obj_id: int
     crops_rgb: Array
     masks: Array
-    xyz_obj_m: Array
+    depth_corner_m: Array
     depth_centre_m: Array
     K: Array
     A_crop_from_image: Array
@@ -120,11 +120,22 @@ class TemplateBank:
         views = len(self.crops_rgb)
         _check_shape("crops_rgb", self.crops_rgb, None, CROP_PX, CROP_PX, 3)
         _check_shape("masks", self.masks, views, CROP_PX, CROP_PX)
-        _check_shape("xyz_obj_m", self.xyz_obj_m, views, GRID_CELLS, GRID_CELLS, 3)
+        _check_shape("depth_corner_m", self.depth_corner_m, views, GRID_CELLS, GRID_CELLS)
         _check_shape("depth_centre_m", self.depth_centre_m, views, GRID_CELLS, GRID_CELLS)
         _check_shape("K", self.K, 3, 3)
         _check_shape("A_crop_from_image", self.A_crop_from_image, views, 3, 3)
         _check_shape("T_tmpl_from_obj", self.T_tmpl_from_obj, views, 4, 4)
+
+    @cached_property
+    def xyz_obj_m(self) -> Array:
+        """Points (V,64,64,3) f32, object frame, metres, of the cells as the released network saw them.
+
+        See `lift_cell_corners`; computed when first asked for, rounded to whole micrometres as in banks of format 1.
+        """
+        from picopose_cli.base.grid import lift_cell_corners, round_to_micrometres  # imports this module
+
+        views = zip(self.depth_corner_m, self.A_crop_from_image, self.T_tmpl_from_obj, strict=True)
+        return round_to_micrometres(np.stack([lift_cell_corners(depth, self.K, A, T) for depth, A, T in views]))
 
 
 @dataclass(frozen=True)

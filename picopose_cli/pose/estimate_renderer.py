@@ -38,7 +38,7 @@ class EstimateRenderer:
             raise PicoPoseError(f"there is no mesh of object {obj_id}")
         renderer, diameter_m = self._renderer(obj_id)
         T = template_pose(T_cam_from_obj, diameter_m)
-        template = make_template(renderer.render(T), self._K, T)
+        template = make_template(renderer.render(T))
         crop = template.A_crop_from_image
         return TemplateView(template.crop_rgb, template.mask, template.depth_centre_m, self._K, crop, T)
 

@@ -62,7 +62,7 @@ class SyntheticObject:
         """Return a template as `render-templates` would draw it; each is drawn once and kept."""
         if view_id not in self._templates:
             K, T = template_camera(), self.poses[view_id]
-            drawn = make_template(self._renderer.render(T), K, T)
+            drawn = make_template(self._renderer.render(T))
             affine = drawn.A_crop_from_image.astype(np.float64)
             self._templates[view_id] = CropView(drawn.crop_rgb, drawn.mask, drawn.depth_centre_m, K, affine, T)
         return self._templates[view_id]

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array
-
-BoxYyxx = tuple[int, int, int, int]
+from picopose_cli.base.grid import BoxYyxx
+from picopose_cli.base.types import CROP_PX, Array
 
 SMALLEST_MASK_PX = 8
 """A mask of this many pixels or fewer says less than the detection's box."""
@@ -79,13 +78,6 @@ def crop_mask(mask: Array, box_yyxx: BoxYyxx) -> Array:
 def resize_nearest(image: Array, side: int) -> Array:
     """Return an image (h,w,...) resized to (side,side,...) as `cv2.INTER_NEAREST` does: index floor(i * scale)."""
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST))
-
-
-def cell_centre_pixels(box_yyxx: BoxYyxx) -> tuple[Array, ...]:
-    """Return the index, for an image (H,W), of the pixels in which the centres of a crop's 64x64 cells lie."""
-    r0, r1, c0, _ = box_yyxx
-    offset = ((np.arange(GRID_CELLS) + 0.5) * (r1 - r0) / GRID_CELLS).astype(int)
-    return np.ix_(r0 + offset, c0 + offset)
 
 
 def normalise_bgr(crops_rgb: Array) -> Array:

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import invert_T
+from picopose_cli.base.grid import lift_cell_corners
 from picopose_cli.base.types import MM_PER_M, Array, Provenance, RenderedView, TemplateBank
-from picopose_cli.templates.build import join_templates, make_template, versions_text
+from picopose_cli.templates.build import Template, join_templates, make_template, versions_text
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, template_camera
 
 IMAGES_KIND = "images"
@@ -63,11 +63,11 @@ def read_image_bank(folder: Path, obj_id: int) -> TemplateBank:
     for view_id, pose in enumerate(poses):
         view = _read_view(views / f"{view_id:06d}.png", views / f"{view_id:06d}_depth.png")
         try:
-            templates.append(make_template(view, K, pose))
+            templates.append(make_template(view))
         except PicoPoseError as error:
             where = views / f"{view_id:06d}.png"
             raise PicoPoseError("nothing is seen in this view", where=where, fix="render it again") from error
-        seen.append(_seen_points(templates[-1].xyz_obj_m, pose))
+        seen.append(_visible_points(templates[-1], K, pose))
     diameter_m = float(np.linalg.norm(np.ptp(np.concatenate(seen), axis=0)))
     provenance = Provenance(
         views.name, images_sha256(folder, obj_id), IMAGES_KIND, IMAGES_KIND, str(folder), versions_text()
@@ -75,10 +75,10 @@ def read_image_bank(folder: Path, obj_id: int) -> TemplateBank:
     return join_templates(obj_id, templates, K, poses, diameter_m, provenance)
 
 
-def _seen_points(xyz_obj_m: Array, T_tmpl_from_obj: Array) -> Array:
-    """Return the points (N,3) of cells with depth; the others hold the camera's centre."""
-    camera = invert_T(T_tmpl_from_obj)[:3, 3].astype(np.float32)
-    points: Array = xyz_obj_m[np.abs(xyz_obj_m - camera).max(axis=-1) > 1e-6]
+def _visible_points(template: Template, K: Array, T_tmpl_from_obj: Array) -> Array:
+    """Return the object-frame points (N,3) of the cells with depth, metres."""
+    xyz_obj_m = lift_cell_corners(template.depth_corner_m, K, template.A_crop_from_image, T_tmpl_from_obj)
+    points: Array = xyz_obj_m[template.depth_corner_m > 0]
     return points
 
 

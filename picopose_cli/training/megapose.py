@@ -23,6 +23,7 @@ import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
+from picopose_cli.base.grid import cell_centre_pixels
 from picopose_cli.base.json_numbers import finite_numbers, whole_number
 from picopose_cli.base.types import Array, Rle, TemplateBank
 from picopose_cli.bop.json_files import read_json_list, read_json_object
@@ -31,7 +32,7 @@ from picopose_cli.synthesis.objects import nearest_views
 from picopose_cli.synthesis.samples import CropView, Sample
 from picopose_cli.synthesis.sensor import photograph
 from picopose_cli.templates.bank import bank_path, read_bank
-from picopose_cli.templates.crops import cell_centre_pixels, crop_affine, crop_colour, crop_mask, square_box
+from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, square_box
 
 _LOG = logging.getLogger(__name__)
 

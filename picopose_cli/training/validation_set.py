@@ -52,6 +52,6 @@ def _bank(item: SyntheticObject, obj_id: int) -> TemplateBank:
     """Render an object's bank by the functions of `render-templates`."""
     K = template_camera()
     renderer = SoftwareRenderer(item.mesh, K, TEMPLATE_SIZE_HW)
-    templates = [make_template(renderer.render(T), K, T) for T in item.poses]
+    templates = [make_template(renderer.render(T)) for T in item.poses]
     made_by = Provenance(item.key, "", "m", renderer.name, renderer.detail, versions_text())
     return join_templates(obj_id, templates, K, item.poses, item.diameter_m, made_by)

@@ -99,7 +99,7 @@ def test_one_unusable_object_does_not_stop_the_others(data_dir: Path, tmp_path: 
     report = render(data_dir, templates=tmp_path / "banks")
     assert (report.written, sorted(report.failed), report.exit_code) == ([1, 5], [2, 3, 4], 1)
     assert "not a readable mesh" in report.failed[2]
-    assert "nothing is seen in view" in report.failed[4]
+    assert "shows nothing of the mesh" in report.failed[4]
     assert sorted(path.name for path in (tmp_path / "banks").iterdir()) == ["obj_000001.h5", "obj_000005.h5"]
     text = capsys.readouterr().out
     assert "2 written, 0 kept, 3 failed" in text

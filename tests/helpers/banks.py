@@ -23,7 +23,7 @@ def noise_bank(obj_id: int = 1, views: int = 12, seed: int = 0) -> TemplateBank:
         obj_id=obj_id,
         crops_rgb=rng.integers(0, 255, (views, 224, 224, 3), np.uint8),
         masks=masks,
-        xyz_obj_m=rng.uniform(-0.05, 0.05, (views, 64, 64, 3)).astype(np.float32),
+        depth_corner_m=depth.astype(np.float32),
         depth_centre_m=depth.astype(np.float32),
         K=K,
         A_crop_from_image=np.tile(np.array([[1.4, 0, -336], [0, 1.4, -224], [0, 0, 1]]), (views, 1, 1)),

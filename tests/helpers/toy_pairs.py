@@ -48,7 +48,7 @@ def render_view(
         reach = rng.uniform(0, loose) * size * np.array([np.cos(a := rng.uniform(0, np.pi / 2)), np.sin(a)])
         row, col = np.rint([rows.mean(), cols.mean()] + reach + np.sign(reach) * size / 2).astype(int)
         alpha[max(row - 2, 0) : row + 3, max(col - 2, 0) : col + 3] = 255  # a speck that is no part of the object
-    crop = make_template(RenderedView(rgb, alpha, drawn.depth_m), K, T)
+    crop = make_template(RenderedView(rgb, alpha, drawn.depth_m))
     return CropView(crop.crop_rgb, crop.mask, crop.depth_centre_m, K, crop.A_crop_from_image.astype(np.float64), T)
 
 
@@ -79,7 +79,7 @@ def toy_bank(key: str, obj_id: int = 1, every: int = 1) -> TemplateBank:
     mesh = MESHES[key]
     poses = place_views(mesh_diameter_m(mesh))[::every]
     renderer, K = SoftwareRenderer(mesh, template_camera(), TEMPLATE_SIZE_HW), template_camera()
-    crops = [make_template(renderer.render(T), K, T) for T in poses]
+    crops = [make_template(renderer.render(T)) for T in poses]
     return replace(join_templates(obj_id, crops, K, poses, mesh_diameter_m(mesh), PROVENANCE))
 
 

@@ -41,7 +41,7 @@ def write_object_bank(folder: Path, obj_id: int) -> None:
     diameter = float(np.linalg.norm(np.ptp(mesh.vertices_m, axis=0)))
     poses, K_tmpl = place_views(diameter)[VIEWS], template_camera()
     renderer = SoftwareRenderer(mesh, K_tmpl, TEMPLATE_SIZE_HW)
-    templates = [make_template(renderer.render(T), K_tmpl, T) for T in poses]
+    templates = [make_template(renderer.render(T)) for T in poses]
     source = Provenance("toy", "0" * 64, "mm", "software", "", "")
     write_bank(bank_path(folder, obj_id), join_templates(obj_id, templates, K_tmpl, poses, diameter, source))
 
