@@ -1,7 +1,7 @@
-"""How an observed object catches the light: Lambert, ambient and a highlight, worked out at the vertices.
+"""Lighting of observed objects: ambient and Lambertian light and a highlight, computed at the vertices.
 
-One number a vertex, the shade, carries it all through the rasteriser beside the texture coordinates: up to 1 it dims
-the surface's own colour, what exceeds 1 is added as white.
+The result is one number per vertex, the shade, which the rasteriser interpolates beside the texture coordinates: up to
+1 it scales the surface's own colour, what exceeds 1 is added as white.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from picopose_cli.rendering.rasteriser import RasterMesh, make_raster_mesh
 from picopose_cli.rendering.shading import Surface, make_surface
 
 _CREASE_COS = np.cos(np.radians(40))
-"""Faces that meet at a sharper angle than this show an edge."""
+"""Cosine of the angle between the normals of adjacent faces from which on they show an edge."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """A lamp far away, seen from the camera: `direction_cam` (3,) unit, from the surface towards the lamp."""
+    """A distant lamp: `direction_cam` (3,) is the unit vector from the surface towards it, in the camera frame."""
 
     direction_cam: Array
     ambient: float
@@ -31,7 +31,7 @@ class Light:
 
 
 def random_light(rng: np.random.Generator, strength: float) -> Light:
-    """Return a lamp somewhere on the camera's side or above; `strength` 0 is flat light, 1 the hardest."""
+    """Return a random lamp on the camera's side or above; at `strength` 0 the light is uniform, at 1 most directed."""
     direction = rng.normal(size=3) + np.array([0.0, -0.7, -0.8])
     direction /= np.linalg.norm(direction)
     ambient = 1 - strength * rng.uniform(0.1, 0.6)
@@ -42,7 +42,7 @@ def random_light(rng: np.random.Generator, strength: float) -> Light:
 
 @dataclass(frozen=True)
 class LitMesh:
-    """A mesh to be lit: `raster_mesh`, vertices split at edges, with `normals` (N,3) f32 of the object frame.
+    """A mesh prepared for lighting: `raster_mesh`, vertices split at edges, and `normals` (N,3) f32, object frame.
 
     `surface` colours a textured mesh from its `uv` (N,2) f32; otherwise `vertex_rgb` (N,3) f32 or, where the mesh has
     no colour, None.
@@ -56,7 +56,7 @@ class LitMesh:
 
 
 def make_lit_mesh(mesh: Mesh) -> LitMesh:
-    """Prepare a mesh for many scenes: normals, smooth but for edges, whatever the seams of its texture."""
+    """Return a mesh with normals that are smooth except at edges, independent of the seams of its texture."""
     vertex, normals, faces = _split_at_creases(mesh)
     raster_mesh = make_raster_mesh(mesh.vertices_m[vertex], faces)
     textured = mesh.uv is not None
@@ -69,25 +69,25 @@ def make_lit_mesh(mesh: Mesh) -> LitMesh:
     )
 
 
-def light_mesh(lit: LitMesh, light: Light, T_cam_from_obj: Array, paint_rgb: Array) -> RasterMesh:
-    """Return the mesh with what is to be interpolated at this pose: (u, v, shade), or finished colours.
+def light_mesh(lit_mesh: LitMesh, light: Light, T_cam_from_obj: Array, paint_rgb: Array) -> RasterMesh:
+    """Return the mesh with the attributes to interpolate at this pose: (u, v, shade), or lit colours in [0, 255].
 
     `paint_rgb` (3,) in [0, 255] is the colour of a mesh that has none.
     """
-    shade = _shade(lit.normals, light, T_cam_from_obj)
-    if lit.uv is not None:
-        attributes = np.concatenate([lit.uv, shade[:, None]], axis=1)
+    shade = _shade(lit_mesh.normals, light, T_cam_from_obj)
+    if lit_mesh.uv is not None:
+        attributes = np.concatenate([lit_mesh.uv, shade[:, None]], axis=1)
     else:
-        rgb = np.asarray(paint_rgb, np.float32) if lit.vertex_rgb is None else lit.vertex_rgb
+        rgb = np.asarray(paint_rgb, np.float32) if lit_mesh.vertex_rgb is None else lit_mesh.vertex_rgb
         attributes = rgb * np.minimum(shade, 1)[:, None] + 255 * np.maximum(shade - 1, 0)[:, None]
-    return replace(lit.raster_mesh, attributes=np.ascontiguousarray(attributes, np.float32))
+    return replace(lit_mesh.raster_mesh, attributes=np.ascontiguousarray(attributes, np.float32))
 
 
-def colour_samples(lit: LitMesh, attributes: Array, T_cam_from_obj: Array, samples_per_m: float) -> Array:
-    """Return colours (h,w,3) u8 of what `light_mesh` gave, interpolated to (h,w,3) f32."""
-    if lit.surface is None:
+def colour_samples(lit_mesh: LitMesh, attributes: Array, T_cam_from_obj: Array, samples_per_m: float) -> Array:
+    """Return the colours (h,w,3) u8 of the interpolated `attributes` (h,w,3) f32 of a mesh from `light_mesh`."""
+    if lit_mesh.surface is None:
         return np.asarray(cv2.convertScaleAbs(attributes))
-    colours = lit.surface.colour(attributes, T_cam_from_obj, samples_per_m)
+    colours = lit_mesh.surface.colour(attributes, T_cam_from_obj, samples_per_m)
     shade = np.ascontiguousarray(attributes[..., 2])
     dimmed = cv2.multiply(colours, cv2.cvtColor(np.minimum(shade, 1), cv2.COLOR_GRAY2RGB), dtype=cv2.CV_8U)
     if shade.max() <= 1:
@@ -109,21 +109,21 @@ def _shade(normals: Array, light: Light, T_cam_from_obj: Array) -> Array:
 
 
 def _split_at_creases(mesh: Mesh) -> tuple[Array, Array, Array]:
-    """Return which vertex each new vertex copies (N,), its normal (N,3) f32 and the faces (F,3) over the new ones."""
+    """Return the original index (N,) and normal (N,3) f32 of each new vertex, and the faces (F,3) over new vertices."""
     corners = mesh.vertices_m[mesh.faces]  # (F, 3, 3)
     weighted = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    if np.einsum("fi,fi->", corners[:, 0], weighted) < 0:  # the surface is turned inside out
+    if np.einsum("fi,fi->", corners[:, 0], weighted) < 0:  # the faces are oriented inwards
         weighted = -weighted
     of_face = _unit(weighted)
-    place = _places(mesh.vertices_m)[mesh.faces]  # (F, 3): equal where corners lie at one point, seam or not
-    # Weighted by the angle at the corner, or a side cut into more triangles would count for more.
-    pull = (of_face[:, None] * _corner_angles(corners)[..., None]).reshape(-1, 3)
-    total = np.stack([np.bincount(place.ravel(), pull[:, i]) for i in range(3)], axis=-1)
+    place = _places(mesh.vertices_m)[mesh.faces]  # (F, 3): equal for corners at the same point, seam or not
+    # Weighted by the angle at the corner, or a side divided into more triangles would have more weight.
+    contribution = (of_face[:, None] * _corner_angles(corners)[..., None]).reshape(-1, 3)
+    total = np.stack([np.bincount(place.ravel(), contribution[:, i]) for i in range(3)], axis=-1)
     smooth = _unit(total)[place]
-    edged = np.einsum("fci,fi->fc", smooth, of_face) < _CREASE_COS
-    normals = np.where(edged[..., None], of_face[:, None], smooth).reshape(-1, 3)
-    # A smooth corner is the vertex itself; an edged one goes by its face's direction.
-    code = np.where(edged.reshape(-1, 1), np.rint(normals * 20) + 100, 0) @ (1, 256, 65536)
+    creased = np.einsum("fci,fi->fc", smooth, of_face) < _CREASE_COS
+    normals = np.where(creased[..., None], of_face[:, None], smooth).reshape(-1, 3)
+    # A smooth corner stays its vertex; at a crease there is a vertex for each direction of the faces.
+    code = np.where(creased.reshape(-1, 1), np.rint(normals * 20) + 100, 0) @ (1, 256, 65536)
     key = mesh.faces.reshape(-1) * float(2**26) + code
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     return mesh.faces.reshape(-1)[first], normals[first].astype(np.float32), inverse.reshape(-1, 3).astype(np.int32)
@@ -136,7 +136,7 @@ def _corner_angles(corners: Array) -> Array:
 
 
 def _places(vertices_m: Array) -> Array:
-    """Return a number (N,) for each vertex, the same for vertices at the same point."""
+    """Return an index (N,) for each vertex, equal for vertices at the same point."""
     span = max(float(np.ptp(vertices_m, axis=0).max()), 1e-9)
     cells = np.rint((vertices_m - vertices_m.min(axis=0)) / span * 2**20).astype(np.int64)
     return np.asarray(np.unique(cells @ (1 << 42, 1 << 21, 1), return_inverse=True)[1])

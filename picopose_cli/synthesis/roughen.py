@@ -1,4 +1,4 @@
-"""Masks as a detector gives them: grown or shrunk, frayed, with bites taken out and foreign pieces put on."""
+"""Masks with the errors of a detector's: dilated or eroded, with noisy borders, parts missing and parts added."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 from picopose_cli.base.types import Array
 
 _BOX_SHARE = 0.06
+"""Probability, at strength 1, that a mask is replaced by its box or convex hull."""
 
 
 def roughen_mask(rng: np.random.Generator, mask: Array, strength: float = 1.0) -> Array:
-    """Return a mask (H,W) bool a detector might have given for one (H,W) bool; never empty where that is not.
+    """Return a mask (H,W) bool with a detector's errors, of a true mask (H,W) bool; never empty unless that is.
 
-    At strength 1 the overlap with the true mask (intersection over union) is .85 on average, now and then .6.
+    At strength 1 the intersection over union with the true mask is .85 on average, occasionally .6.
     """
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -31,19 +32,19 @@ def roughen_mask(rng: np.random.Generator, mask: Array, strength: float = 1.0) -
 
 
 def _rough_part(rng: np.random.Generator, mask: Array, size: int, strength: float) -> Array:
+    """Return the rough mask (h,w) bool of a cut-out mask (h,w) bool of an object of `size` px; it may be empty."""
     distance = signed_distance(mask)
-    grown = rng.normal(0.004, 0.014 * strength) * size
-    frayed = distance + grown
+    noisy = distance + rng.normal(0.004, 0.014 * strength) * size
     for cells, amplitude in ((4, 0.018), (14, 0.01), (40, 0.005)):
         coarse = rng.standard_normal((cells, cells), np.float32)
         noise = cv2.resize(coarse, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        frayed = frayed + noise * float(amplitude * strength * rng.uniform(0.2, 1.6) * size)
-    rough = frayed > 0
+        noisy = noisy + noise * float(amplitude * strength * rng.uniform(0.2, 1.6) * size)
+    rough = noisy > 0
     for _ in range(int(rng.poisson(0.7 * strength))):
         _place_blob(rng, rough, distance, size, strength)
     if rng.random() < _BOX_SHARE * strength:
         return _boxed(rng, rough)
-    if rng.random() < 0.4:  # an upsampled mask has steps
+    if rng.random() < 0.4:  # steps, as in an upsampled mask
         factor = int(rng.integers(2, 5))
         small = cv2.resize(rough.astype(np.uint8), None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_NEAREST)
         if small is not None and small.any():
@@ -59,7 +60,7 @@ def signed_distance(mask: Array) -> Array:
 
 
 def _place_blob(rng: np.random.Generator, rough: Array, distance: Array, size: int, strength: float) -> None:
-    """Bite an ellipse out of the border or put one on it, in place."""
+    """Remove an ellipse at the border from the mask, or add one, in place."""
     rows, cols = np.nonzero(np.abs(distance) <= max(0.03 * size, 1))
     if not len(rows):
         return
@@ -71,7 +72,7 @@ def _place_blob(rng: np.random.Generator, rough: Array, distance: Array, size: i
 
 
 def _boxed(rng: np.random.Generator, rough: Array) -> Array:
-    """Return the box around a mask, its corners cut a little: what is left of a failed segmentation."""
+    """Return the box or the convex hull (H,W) bool of a mask, as a failed segmentation gives it."""
     if not rough.any():
         return rough
     rows, cols = np.flatnonzero(rough.any(axis=1)), np.flatnonzero(rough.any(axis=0))

@@ -1,4 +1,4 @@
-"""What every training source yields: one observation of an object and one template of it, with exact geometry."""
+"""A pair of views of one object, an observation and a template, with exact geometry."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array
+
+MIN_VISIBLE_PX, MIN_VISIBLE_SHARE = 1024, 0.3
+"""An object is observed only if at least this many pixels and this share of its silhouette are visible."""
+_NEAREST_VIEWS = 5
 
 
 @dataclass(frozen=True)
 class CropView:
-    """One side of a pair: a square crop and where its camera stood.
+    """One side of a pair: a square crop and its camera.
 
-    `crop_rgb` (224,224,3) u8; `mask` (224,224) bool, the object's visible part; `depth_centre_m` (64,64) f32 depth of
-    the object at the cells' centres, 0 where it is not seen; `K` (3,3), `A_crop_from_image` (3,3); `T_cam_from_obj`
-    (4,4) metres. All f64 but where said.
+    `crop_rgb` (224,224,3) u8; `mask` (224,224) bool, the object's visible part; `depth_centre_m` (64,64) f32, depth of
+    the object at the cells' centres in metres, 0 where it is not visible; `K` (3,3) f64 px; `A_crop_from_image` (3,3)
+    f64 px; `T_cam_from_obj` (4,4) f64 metres.
     """
 
     crop_rgb: Array
@@ -41,7 +47,7 @@ class CropView:
 
 @dataclass(frozen=True)
 class Sample:
-    """A training pair: `observation` on its background, `template` on black, of the same object.
+    """A pair of views of the same object: `observation` on its background, `template` on black.
 
     `object_key` names the object, `diameter_m` is the diagonal of its axis-aligned bounding box.
     """
@@ -53,12 +59,24 @@ class Sample:
 
 
 class SampleSource(Protocol):
-    """An endless, seeded stream of samples, cut into shares for workers.
-
-    `samples(worker, workers, start)` yields the samples of one of `workers` shares from the share's sample number
-    `start` on; the same arguments give the same samples, so that a run resumes exactly.
-    """
+    """An endless, seeded stream of samples, divided into shares, one for each worker."""
 
     def samples(self, worker: int, workers: int, start: int) -> Iterator[Sample]:
-        """Yield the share's samples from number `start` on, for ever."""
+        """Yield the samples of share `worker` of `workers`, from the share's sample number `start` on.
+
+        The same arguments give the same samples, so that an interrupted consumer can resume exactly.
+        """
         ...
+
+
+def nearest_views(poses: Array, T_cam_from_obj: Array, count: int) -> Array:
+    """Return the indices (count,) of the views (V,4,4) with the viewing directions nearest to that of a pose (4,4)."""
+    direction = T_cam_from_obj[:3, :3].T @ T_cam_from_obj[:3, 3]  # from the camera to the origin, object frame
+    directions = np.einsum("vji,vj->vi", poses[:, :3, :3], poses[:, :3, 3])
+    cosine = directions @ direction / np.linalg.norm(directions, axis=1)
+    return np.asarray(np.argsort(-cosine, kind="stable")[:count])
+
+
+def choose_template(rng: np.random.Generator, poses: Array, T_cam_from_obj: Array) -> int:
+    """Return the index of a random one of the five views (V,4,4) nearest to a pose (4,4) in viewing direction."""
+    return int(rng.choice(nearest_views(poses, T_cam_from_obj, _NEAREST_VIEWS)))

@@ -1,4 +1,4 @@
-"""What a camera adds: blur, exposure, colour cast, noise, JPEG; some cameras see only grey."""
+"""Sensor effects of a random camera: blur, exposure, colour cast, vignetting, noise, JPEG; some images are grey."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.types import Array
+from picopose_cli.synthesis.image_files import encode_image
 
 _NOISE_SIDE = 1024
 
 
 def photograph(rng: np.random.Generator, image_rgb: Array, strength: float) -> Array:
-    """Return an image (h,w,3) u8 as a random camera would have taken it; `strength` 0 changes little, 1 a lot."""
+    """Return an image (h,w,3) u8 with the sensor effects of a random camera; their `strength` is within [0, 1]."""
     image = _blurred(rng, image_rgb, strength)
     image = cv2.LUT(image, _tone_curves(rng, strength))
     if rng.random() < 0.25 * strength:
@@ -40,7 +41,7 @@ def _blurred(rng: np.random.Generator, image: Array, strength: float) -> Array:
 
 
 def _motion(rng: np.random.Generator, longest_px: float) -> Array:
-    """Return the kernel (k,k) f32 of a shake along a straight line."""
+    """Return the kernel (k,k) f32 of motion blur along a straight line."""
     length, angle = rng.uniform(1, longest_px), rng.uniform(0, np.pi)
     half = int(np.ceil(length / 2))
     kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
@@ -52,7 +53,7 @@ def _motion(rng: np.random.Generator, longest_px: float) -> Array:
 
 
 def _tone_curves(rng: np.random.Generator, strength: float) -> Array:
-    """Return the table (256,1,3) u8 of exposure, contrast, gamma and colour cast, one curve a channel."""
+    """Return the lookup table (256,1,3) u8 of exposure, contrast, gamma and colour cast, one curve per channel."""
     level = np.linspace(0, 1, 256)[:, None] ** np.exp(np.clip(rng.normal(0, 0.3 * strength), -0.6, 0.5))
     cast = np.exp(rng.normal(0, 0.1 * strength, 3) * (rng.random() < 0.7))
     contrast = np.exp(rng.normal(0, 0.25 * strength))
@@ -70,7 +71,7 @@ def _vignetted(rng: np.random.Generator, image: Array) -> Array:
 
 
 def _noisy(rng: np.random.Generator, image: Array, strength: float) -> Array:
-    """Add normal noise, the same or another in each channel, sometimes coarse as after demosaicing."""
+    """Add normal noise, equal or independent in the channels, sometimes blurred as after demosaicing."""
     height, width = image.shape[:2]
     top, left = (int(rng.integers(max(_NOISE_SIDE - side, 0) + 1)) for side in (height, width))
     noise = _noise_pool()[top : top + height, left : left + width]
@@ -87,12 +88,11 @@ def _noisy(rng: np.random.Generator, image: Array, strength: float) -> Array:
 
 @lru_cache(maxsize=1)
 def _noise_pool() -> Array:
-    """Return normal noise (1024,1024,3) f32 to cut from: drawing it anew for each image would cost too much."""
+    """Return normal noise (1024,1024,3) f32 to crop from: sampling new noise for each image would take too long."""
     return np.random.default_rng(20240917).standard_normal((_NOISE_SIDE, _NOISE_SIDE, 3), np.float32)
 
 
 def _compressed(image: Array, quality: int) -> Array:
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise RuntimeError("the image could not be encoded")
-    return np.ascontiguousarray(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])
+    data = encode_image(image[..., ::-1], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(np.asarray(decoded)[..., ::-1])

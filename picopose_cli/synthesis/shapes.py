@@ -1,7 +1,7 @@
-"""Shapes made from a seed: closed surfaces of a few thousand faces with texture coordinates, laid out in tiles.
+"""Random shapes: closed surfaces of a few thousand faces with texture coordinates in tiles.
 
-Every part of a shape (a side of a box, the mantle of a can, its lid) has a tile of the texture to itself, so that a
-picture can be painted on it as a printer would.
+Every part of a shape (a side of a box, the lateral surface of a can, its lid) has a tile of the texture of its own, so
+that an image can be printed on it without distortion.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from picopose_cli.synthesis.outlines import random_outline, triangulate
 Tile = tuple[float, float, float, float]
 """A rectangle (u0, v0, u1, v1) of the texture."""
 
-SMALLEST_M, LARGEST_M = 0.03, 0.4
+SIZE_M = (0.03, 0.4)
 """Range of the longest side of a shape."""
 _TILE_MARGIN = 0.004
-"""Left free at a tile's border: a filtered sample there must not show the neighbour."""
+"""Margin of a tile, in texture coordinates, so that filtered samples do not mix with the next tile."""
 
 
 @dataclass(frozen=True)
 class Shape:
     """A surface about its own origin: `vertices` (N,3) f64, `faces` (F,3) i32, `uv` (N,2) f32 in [0, 1].
 
-    `tiles` says which rectangles of the texture its parts use. Vertices are split where the texture has a seam.
+    `tiles` are the rectangles of the texture that its parts use. Vertices are split where the texture has a seam.
     """
 
     vertices: Array
@@ -37,7 +37,7 @@ class Shape:
 
 
 def random_shape(rng: np.random.Generator) -> Shape:
-    """Return a shape of a random kind, proportion and size in metres, its box centred at the origin."""
+    """Return a shape of random kind, proportions and size in metres, its box centred at the origin."""
     kinds: tuple[tuple[Callable[[np.random.Generator], Shape], float], ...] = (
         (box, 0.22),
         (lathe, 0.18),
@@ -48,42 +48,42 @@ def random_shape(rng: np.random.Generator) -> Shape:
     )
     share = np.array([weight for _, weight in kinds])
     shape = kinds[int(rng.choice(len(kinds), p=share / share.sum()))][0](rng)
-    if rng.random() < 0.25:  # most things stand along z, as scanned objects do; some lie
-        shape = _moved(shape, np.roll(np.eye(3), int(rng.integers(1, 3)), axis=0), np.zeros(3))
+    if rng.random() < 0.25:  # mostly upright along z, as scanned objects
+        shape = _transformed(shape, np.roll(np.eye(3), int(rng.integers(1, 3)), axis=0), np.zeros(3))
     return centred(shape, random_size_m(rng))
 
 
 def distinct_shape(rng: np.random.Generator) -> Shape:
-    """Return a shape in which turned bodies and balls appear only as parts; its size is about one."""
+    """Return a shape of size about 1 in which bodies of revolution and balls appear only as parts."""
     return (union, union, extrusion, box, lump)[int(rng.integers(5))](rng)
 
 
 def random_size_m(rng: np.random.Generator) -> float:
-    """Return a longest side within BOP's range: as many below its geometric middle as above."""
-    return float(np.exp(rng.uniform(np.log(SMALLEST_M), np.log(LARGEST_M))))
+    """Return a longest side within BOP's range, uniform in its logarithm."""
+    return float(np.exp(rng.uniform(np.log(SIZE_M[0]), np.log(SIZE_M[1]))))
 
 
 def centred(shape: Shape, size_m: float) -> Shape:
-    """Return the shape scaled so that its longest side is `size_m`, the middle of its box at the origin."""
+    """Return the shape scaled to a longest side of `size_m`, the centre of its box at the origin."""
     low, high = shape.vertices.min(axis=0), shape.vertices.max(axis=0)
     vertices = (shape.vertices - (low + high) / 2) * (size_m / (high - low).max())
     return Shape(vertices, shape.faces, shape.uv, shape.tiles)
 
 
 def box(rng: np.random.Generator) -> Shape:
-    """Return a box, sometimes tapered or with bulging sides, each side with a tile of its own."""
+    """Return a box, sometimes tapered or with bulging sides; each side has a tile of its own."""
     sides = np.exp(rng.uniform(np.log(0.2), 0.0, 3))
     return bent_box(sides, taper=rng.uniform(0.5, 1.0) if rng.random() < 0.25 else 1.0, bulge=_rarely(rng, 0.15))
 
 
 def bent_box(sides: Array, *, taper: float = 1.0, bulge: float = 0.0, steps: int = 8) -> Shape:
-    """Return a box with `sides` (3,), its top scaled by `taper`, its sides pushed out by `bulge` of their size."""
+    """Return a box with `sides` (3,), its top scaled by `taper`, its sides bulging by the share `bulge`."""
     grids = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
             a, b = np.meshgrid(np.linspace(-1, 1, steps + 1), np.linspace(-1, 1, steps + 1), indexing="ij")
             xyz = np.zeros((*a.shape, 3))
-            # Turned so that a picture on an upright side stands upright and is not mirrored.
+            # Oriented so that an image on a vertical side is upright and not mirrored.
             across, up = ((axis + 1) % 3, (axis + 2) % 3) if axis != 1 else (0, 2)
             mirror = -sign if axis == 1 else sign
             xyz[..., axis] = sign * (1 + bulge * (1 - a**2) * (1 - b**2))
@@ -96,7 +96,7 @@ def bent_box(sides: Array, *, taper: float = 1.0, bulge: float = 0.0, steps: int
 
 
 def superquadric(rng: np.random.Generator) -> Shape:
-    """Return a superellipsoid: anything between a cushion, a ball, a cylinder and a double cone (Barr 1981)."""
+    """Return a superellipsoid, between a cushion, a ball, a cylinder and a double cone (Barr 1981)."""
     north, east = rng.uniform(0.2, 1.8, 2)
     latitude, longitude = _angles(28, 48)
     xyz = np.stack(
@@ -111,7 +111,7 @@ def superquadric(rng: np.random.Generator) -> Shape:
 
 
 def lump(rng: np.random.Generator) -> Shape:
-    """Return a ball pushed in and out by a few smooth waves: a potato, a fruit, a toy without edges."""
+    """Return a ball deformed by a few smooth waves, such as a potato, a fruit or a toy without edges."""
     latitude, longitude = _angles(32, 56)
     unit = np.stack(
         [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=-1
@@ -124,21 +124,21 @@ def lump(rng: np.random.Generator) -> Shape:
 
 
 def lathe(rng: np.random.Generator) -> Shape:
-    """Return a turned body (bottle, bowl, knob), round, oval, fluted or with a handle; lids have their own tiles."""
-    radii, heights = turned_profile(rng)
-    mantle = turned(radii, heights, rng)
-    lids = [_lid(radii[end], heights[end], mantle, end) for end in (0, -1)]
-    parts = [mantle, *lids]
+    """Return a body such as a bottle, bowl or knob, round, oval or fluted, sometimes with a handle."""
+    radii, heights = lathe_profile(rng)
+    lateral = _lateral_surface(radii, heights, rng)
+    lids = [_lid(radii[end], heights[end], lateral, end) for end in (0, -1)]
+    parts = [lateral, *lids]
     if rng.random() < 0.3:
         handle = torus(rng)
         reach, middle = radii.max(), heights.mean()
         scale = 0.3 * np.ptp(heights)
         upright = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
-        parts.append(_moved(handle, upright * scale, np.array([reach, 0, middle])))
+        parts.append(_transformed(handle, upright * scale, np.array([reach, 0, middle])))
     return join(parts, columns=2)
 
 
-def turned_profile(rng: np.random.Generator) -> tuple[Array, Array]:
+def lathe_profile(rng: np.random.Generator) -> tuple[Array, Array]:
     """Return radii (R,) and heights (R,) of a random profile, smooth or with steps."""
     count = int(rng.integers(2, 7))
     knots = np.sort(rng.uniform(0, 1, count))
@@ -154,8 +154,8 @@ def turned_profile(rng: np.random.Generator) -> tuple[Array, Array]:
     return profile * 0.5, heights * float(np.exp(rng.uniform(np.log(0.25), np.log(3))))
 
 
-def turned(radii: Array, heights: Array, rng: np.random.Generator) -> Shape:
-    """Return the open mantle of radii (R,) at heights (R,), its cross-section a circle, an ellipse or a flower."""
+def _lateral_surface(radii: Array, heights: Array, rng: np.random.Generator) -> Shape:
+    """Return the open surface of radii (R,) at heights (R,), its cross-section round, oval or fluted."""
     longitude = np.linspace(0, 2 * np.pi, 49)
     section = np.ones_like(longitude)
     if rng.random() < 0.4:
@@ -169,9 +169,9 @@ def turned(radii: Array, heights: Array, rng: np.random.Generator) -> Shape:
     return surface_grid(xyz)
 
 
-def _lid(radius: float, height: float, mantle: Shape, end: int) -> Shape:
-    """Return the flat end of a mantle: a fan about its middle, textured as seen from outside."""
-    rim = mantle.vertices.reshape(-1, 49, 3)[end, :-1]
+def _lid(radius: float, height: float, lateral: Shape, end: int) -> Shape:
+    """Return the flat end of a lateral surface: a fan about its centre, textured as seen from outside."""
+    rim = lateral.vertices.reshape(-1, 49, 3)[end, :-1]
     vertices = np.concatenate([[[0, 0, height]], rim])
     ring = np.arange(1, len(rim) + 1)
     following = np.roll(ring, -1)
@@ -183,7 +183,7 @@ def _lid(radius: float, height: float, mantle: Shape, end: int) -> Shape:
 
 
 def torus(rng: np.random.Generator) -> Shape:
-    """Return a ring about z with a round or oval section; the outer radius is about one."""
+    """Return a ring about z with a round or oval cross-section and a radius of about 1."""
     thickness = rng.uniform(0.1, 0.4)
     around, across = np.meshgrid(np.linspace(0, 2 * np.pi, 41), np.linspace(0, 2 * np.pi, 17))
     distance = 1 + thickness * np.cos(across)
@@ -193,52 +193,52 @@ def torus(rng: np.random.Generator) -> Shape:
 
 
 def extrusion(rng: np.random.Generator) -> Shape:
-    """Return a random outline pulled along z, sometimes narrowing or twisted: brackets, tools, letters, cams."""
+    """Return a random outline extruded along z, sometimes tapered or twisted: brackets, tools, letters, cams."""
     outline = random_outline(rng)
     height = float(np.exp(rng.uniform(np.log(0.08), np.log(1.5))))
     return extruded(outline, height, taper=1 - _rarely(rng, 0.5), twist_rad=_rarely(rng, 0.8))
 
 
 def extruded(outline: Array, height: float, *, taper: float = 1.0, twist_rad: float = 0.0) -> Shape:
-    """Return an outline (N,2), counter-clockwise, pulled from z = 0 to `height`."""
+    """Return an outline (N,2), counter-clockwise, extruded from z = 0 to `height`."""
     steps = 2 if taper == 1 and twist_rad == 0 else 9
     share = np.linspace(0, 1, steps)
     closed = np.concatenate([outline, outline[:1]])
     cos, sin = np.cos(twist_rad * share), np.sin(twist_rad * share)
     scale = 1 + (taper - 1) * share
-    turn = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2) * scale[:, None, None]
-    xyz = np.concatenate([closed @ turn, np.broadcast_to(share[:, None, None] * height, (steps, len(closed), 1))], -1)
+    linear = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2) * scale[:, None, None]
+    xyz = np.concatenate([closed @ linear, np.broadcast_to(share[:, None, None] * height, (steps, len(closed), 1))], -1)
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])
-    mantle = surface_grid(xyz, u=length / length[-1])
+    lateral = surface_grid(xyz, u=length / length[-1])
     triangles = triangulate(outline)
     span = np.abs(outline).max() * 2.1
     caps = []
     for ring, side in ((xyz[0, :-1], -1.0), (xyz[-1, :-1], 1.0)):
         uv = (0.5 + outline * (side, 1.0) / span).astype(np.float32)
         caps.append(Shape(ring, triangles if side > 0 else triangles[:, ::-1], uv, ((0, 0, 1, 1),)))
-    return join([mantle, *caps], columns=2)
+    return join([lateral, *caps], columns=2)
 
 
 def union(rng: np.random.Generator) -> Shape:
-    """Return two to five simple parts that overlap: what is inside is hidden, so a plain union is enough."""
+    """Return two to four overlapping simple parts, without removing their hidden inner surfaces."""
     kinds = (box, superquadric, extrusion, lathe, torus, lump)
     parts: list[Shape] = []
     for index in range(int(rng.integers(2, 5))):
         part = centred(kinds[int(rng.choice(len(kinds), p=[0.3, 0.15, 0.2, 0.2, 0.08, 0.07]))](rng), 1.0)
         scale = 1.0 if index == 0 else rng.uniform(0.25, 0.85)
-        turn = np.eye(3)[rng.permutation(3)]
-        turn[0] *= np.linalg.det(turn)
+        R = np.eye(3)[rng.permutation(3)]
+        R[0] *= np.linalg.det(R)
         if rng.random() < 0.3:
-            turn = turn @ _turn_about_z(rng.uniform(0, 2 * np.pi))
-        # Its middle lies on the surface of a part that is there already, so that it sticks out of it.
+            R = R @ _rotation_about_z(rng.uniform(0, 2 * np.pi))
+        # Its centre is close to the surface of an earlier part, from which it protrudes.
         anchor = parts[int(rng.integers(len(parts)))] if parts else None
         offset = np.zeros(3) if anchor is None else anchor.vertices[int(rng.integers(len(anchor.vertices)))] * 0.9
-        parts.append(_moved(part, turn * scale, offset))
+        parts.append(_transformed(part, R * scale, offset))
     return join(parts, columns=2)
 
 
 def join(parts: Sequence[Shape], columns: int) -> Shape:
-    """Return parts as one shape, each with its own cell of a texture of `columns` columns."""
+    """Return parts as one shape, each with its own cell of a texture with `columns` columns of cells."""
     rows = -(-len(parts) // columns)
     vertices, faces, uvs, tiles = [], [], [], []
     start = 0
@@ -264,7 +264,7 @@ def _inner_tile(tile: Tile, corner: tuple[float, float], size: Array) -> Tile:
 
 
 def surface_grid(xyz: Array, u: Array | None = None, *, flip: bool = False) -> Shape:
-    """Return a grid (R,C,3) of points as a surface; u runs along its columns, v from its first row up."""
+    """Return a grid (R,C,3) of points as a surface; u increases along its columns, v from its first row on."""
     rows, columns = xyz.shape[:2]
     u = np.linspace(0, 1, columns) if u is None else u
     uv = np.stack(np.meshgrid(u, np.linspace(0, 1, rows)), axis=-1)
@@ -288,7 +288,7 @@ def _area(vertices: Array, faces: Array) -> Array:
 
 
 def _angles(rows: int, columns: int) -> tuple[Array, Array]:
-    """Return latitudes and longitudes (R,C) of a ball's grid."""
+    """Return latitudes and longitudes (R+1,C+1) rad of a grid on a ball."""
     grid = np.meshgrid(np.linspace(-np.pi / 2, np.pi / 2, rows + 1), np.linspace(-np.pi, np.pi, columns + 1))
     return grid[0].T, grid[1].T
 
@@ -297,15 +297,15 @@ def _power(values: Array, exponent: float) -> Array:
     return np.asarray(np.sign(values) * np.abs(values) ** exponent)
 
 
-def _moved(shape: Shape, linear: Array, offset: Array) -> Shape:
+def _transformed(shape: Shape, linear: Array, offset: Array) -> Shape:
     return Shape(shape.vertices @ linear.T + offset, shape.faces, shape.uv, shape.tiles)
 
 
-def _turn_about_z(angle_rad: float) -> Array:
+def _rotation_about_z(angle_rad: float) -> Array:
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
     return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
 
 
 def _rarely(rng: np.random.Generator, largest: float) -> float:
-    """Return 0 three times in four, else something up to `largest`."""
+    """Return 0 with a probability of 3/4, else a uniform value up to `largest`."""
     return float(rng.uniform(0, largest)) if rng.random() < 0.25 else 0.0

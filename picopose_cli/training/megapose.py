@@ -28,8 +28,7 @@ from picopose_cli.base.json_numbers import finite_numbers, whole_number
 from picopose_cli.base.types import Array, Rle, TemplateBank
 from picopose_cli.bop.json_files import read_json_list, read_json_object
 from picopose_cli.bop.rle import decode_rle
-from picopose_cli.synthesis.objects import nearest_views
-from picopose_cli.synthesis.samples import CropView, Sample
+from picopose_cli.synthesis.samples import MIN_VISIBLE_PX, MIN_VISIBLE_SHARE, CropView, Sample, choose_template
 from picopose_cli.synthesis.sensor import photograph
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, square_box
@@ -37,8 +36,6 @@ from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, sq
 _LOG = logging.getLogger(__name__)
 
 MODEL_LISTS = ("gso_models.json", "shapenet_models.json")
-MIN_VISIBLE_PX, MIN_VISIBLE_SHARE = 1024, 0.3
-NEAREST_VIEWS = 5
 _SHARD = re.compile(r"shard-\d{6}\.tar")
 _PARTS = ("rgb.jpg", "depth.png", "camera.json", "gt.json", "gt_info.json", "mask_visib.json")
 _BANKS_KEPT = 16
@@ -175,7 +172,7 @@ class ShardSource:
         except PicoPoseError as error:
             self._skip(instance.key, error.what)
             return None
-        view_id = int(rng.choice(nearest_views(bank.T_tmpl_from_obj, observation.T_cam_from_obj, NEAREST_VIEWS)))
+        view_id = choose_template(rng, bank.T_tmpl_from_obj, observation.T_cam_from_obj)
         key = self.object_names.get(instance.obj_id, f"obj_{instance.obj_id:06d}")
         if rng.random() < self.options.colour_share:
             observation = replace(observation, crop_rgb=photograph(rng, observation.crop_rgb, strength=1.0))

@@ -7,7 +7,7 @@ import numpy as np
 from picopose_cli.base.types import Provenance, TemplateBank
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.synthesis.objects import SyntheticObject, make_distinct_mesh
-from picopose_cli.synthesis.procedural_source import cut_samples
+from picopose_cli.synthesis.observe import observe_scene
 from picopose_cli.synthesis.samples import Sample
 from picopose_cli.synthesis.scenes import Difficulty, random_scene
 from picopose_cli.synthesis.textures import paint_background
@@ -42,8 +42,8 @@ def _samples_of(
     difficulty = Difficulty.at(LEVEL)
     found: list[Sample] = []
     while len(found) < count:
-        scene = random_scene(rng, [item, *others], difficulty, pictures=1)
-        cut = cut_samples(rng, scene, paint_background(rng), difficulty)
+        scene = random_scene(rng, [item, *others], difficulty, backgrounds=1)
+        cut = observe_scene(rng, scene, paint_background(rng), difficulty)
         found += [sample for sample in cut if sample.object_key == item.key][:1]
     return found
 

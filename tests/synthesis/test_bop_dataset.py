@@ -17,15 +17,14 @@ from picopose_cli.bop.rle import decode_rle
 from picopose_cli.bop.targets import read_image_targets, read_targets
 from picopose_cli.rendering.meshes import mesh_diameter_m, read_mesh
 from picopose_cli.rendering.software import SoftwareRenderer, render_depth
-from picopose_cli.synthesis import bop_dataset
 from picopose_cli.synthesis.bop_dataset import (
     DETECTIONS,
     box_of_mask,
-    diameter_of_points,
     write_procedural_dataset,
-    write_textured_ply,
 )
+from picopose_cli.synthesis.bop_models import diameter_of_points, write_textured_ply
 from picopose_cli.synthesis.objects import make_distinct_mesh, make_procedural_object
+from picopose_cli.synthesis.seeds import DATASET_STREAM
 from picopose_cli.synthesis.symmetric_objects import make_symmetric_mesh
 from picopose_cli.templates.views import place_views, template_camera
 
@@ -111,7 +110,7 @@ def test_symmetric_objects_and_what_is_said_of_them(tmp_path):
     infos = read_object_infos(dataset)
     assert sorted(infos) == [1, 2, 3]
     for obj_id, info in infos.items():
-        mesh, symmetries = make_symmetric_mesh([bop_dataset._STREAM, ARGUMENTS["seed"], 0, obj_id], (0.06, 0.2), 512)
+        mesh, symmetries = make_symmetric_mesh([DATASET_STREAM, ARGUMENTS["seed"], 0, obj_id], (0.06, 0.2), 512)
         back = read_mesh(dataset.root / f"models/obj_{obj_id:06d}.ply")
         assert np.allclose(back.vertices_m, mesh.vertices_m, atol=1e-8)
         assert np.array_equal(back.texture_rgb, mesh.texture_rgb)

@@ -46,8 +46,8 @@ def sorted_out(images) -> dict[str, list[noisy.NoisyDetection]]:
 def test_shares_and_scores_are_as_designed(images):
     kinds = sorted_out(images)
     instances = 2 * CALLS
-    assert len(kinds["right"]) / instances == pytest.approx(noisy.RIGHT_SHARE + noisy.PART_SHARE, abs=0.08)
-    assert len(kinds["wrong"]) / instances == pytest.approx(noisy.WRONG_SHARE, abs=0.06)
+    assert len(kinds["right"]) / instances == pytest.approx(noisy.CORRECT_SHARE + noisy.PART_SHARE, abs=0.08)
+    assert len(kinds["wrong"]) / instances == pytest.approx(noisy.WRONG_LABEL_SHARE, abs=0.06)
     assert len(kinds["background"]) / CALLS == pytest.approx(2, abs=0.15)
     means = {kind: np.mean([found.score for found in found_of]) for kind, found_of in kinds.items()}
     assert means["wrong"] == pytest.approx(0.48, abs=0.015)

@@ -12,17 +12,14 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import apply_affine, backproject_pixels, invert_T, project_points, transform_points
 from picopose_cli.base.types import Mesh
 from picopose_cli.rendering.software import SoftwareRenderer, render_depth
-from picopose_cli.synthesis.bop_dataset import write_textured_ply
+from picopose_cli.synthesis.bop_models import write_textured_ply
+from picopose_cli.synthesis.mesh_folder import MAX_FACES, MeshFolder, project_texture
 from picopose_cli.synthesis.objects import (
-    MAX_FACES,
-    MeshFolder,
     make_distinct_mesh,
     make_procedural_object,
-    nearest_views,
-    project_texture,
 )
 from picopose_cli.synthesis.procedural_source import ProceduralOptions, ProceduralSource
-from picopose_cli.synthesis.samples import CropView, Sample
+from picopose_cli.synthesis.samples import CropView, Sample, nearest_views
 from picopose_cli.templates.build import make_template
 from picopose_cli.templates.crops import crop_affine
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera

@@ -11,10 +11,12 @@ from picopose_cli.base.geometry import invert_T, make_T, project_points, rotatio
 from picopose_cli.base.types import Mesh
 from picopose_cli.rendering.rasteriser import Window
 from picopose_cli.rendering.software import SoftwareRenderer, render_depth
-from picopose_cli.synthesis.compose import NOBODY, draw_scene
+from picopose_cli.synthesis.compose import BACKGROUND_OWNER, draw_scene
 from picopose_cli.synthesis.lighting import Light, light_mesh, make_lit_mesh
-from picopose_cli.synthesis.objects import SyntheticObject, make_procedural_object, nearest_views
-from picopose_cli.synthesis.scenes import Difficulty, PlacedObject, Scene, image_box, look_at, random_scene
+from picopose_cli.synthesis.objects import SyntheticObject, make_procedural_object
+from picopose_cli.synthesis.placement import look_at
+from picopose_cli.synthesis.samples import nearest_views
+from picopose_cli.synthesis.scenes import Difficulty, PlacedObject, Scene, image_box, random_scene
 from picopose_cli.synthesis.shapes import bent_box, superquadric
 from picopose_cli.templates.views import view_poses
 
@@ -28,12 +30,14 @@ def pool() -> list[SyntheticObject]:
 
 
 def scenes(pool, level: float, count: int = 20):
-    return [random_scene(np.random.default_rng(seed), pool, Difficulty.at(level), pictures=4) for seed in range(count)]
+    return [
+        random_scene(np.random.default_rng(seed), pool, Difficulty.at(level), backgrounds=4) for seed in range(count)
+    ]
 
 
 def test_difficulty_rises_one_thing_after_the_other():
     easy, turned, hard = (Difficulty.at(level) for level in (0, 0.3, 1))
-    assert (easy.roll_rad, easy.max_objects, easy.clutter, easy.table_share, easy.rough_share) == (0, 1, 0, 0, 0)
+    assert (easy.roll_rad, easy.max_objects, easy.clutter, easy.table_share, easy.rough_mask_share) == (0, 1, 0, 0, 0)
     assert turned.roll_rad == pytest.approx(np.pi)
     assert turned.max_objects <= 2
     assert (hard.max_objects, hard.clutter) == (6, 4)
@@ -66,7 +70,7 @@ def test_hard_scenes_hold_many_objects_turned_anyhow(pool):
     assert max(len(scene.placed) for scene in drawn) >= 8
     assert {scene.T_cam_from_table is None for scene in drawn} == {True, False}
     for scene in drawn:
-        assert 1 <= scene.wanted <= len(scene.placed)
+        assert 1 <= scene.target_count <= len(scene.placed)
         for placed in scene.placed:
             T = placed.T_cam_from_obj
             assert np.allclose(T[:3, :3] @ T[:3, :3].T, np.eye(3))
@@ -125,9 +129,9 @@ def test_under_flat_light_a_scene_shows_what_the_renderer_shows():
     assert np.abs(picture.rgb.astype(int) - view.rgb)[inside].max() <= 2
     assert (picture.rgb[view.alpha == 0] == 90).all()
     exact = draw_scene(scene, Window(0, 0, 320, 240), 1, GREY)
-    assert np.array_equal(exact.visible(0), view.depth_m > 0)
+    assert np.array_equal(exact.visible_mask(0), view.depth_m > 0)
     assert np.allclose(exact.depth_m, view.depth_m, atol=1e-6)
-    assert abs(int(picture.visible(0).sum()) - int((view.depth_m > 0).sum())) < 100
+    assert abs(int(picture.visible_mask(0).sum()) - int((view.depth_m > 0).sum())) < 100
 
 
 def test_a_window_shows_the_same_as_the_whole_image():
@@ -146,7 +150,7 @@ def test_the_nearer_object_hides_the_other():
     picture = draw_scene(both, Window(0, 0, 320, 240), 1, GREY)
     depths = [render_depth(placed.item.mesh, both.K, placed.T_cam_from_obj, (0, 0, 320, 240)) for placed in both.placed]
     near = np.where((depths[1] > 0) & ((depths[0] == 0) | (depths[1] < depths[0])), 1, 0)
-    expected = np.where((depths[0] > 0) | (depths[1] > 0), near, NOBODY)
+    expected = np.where((depths[0] > 0) | (depths[1] > 0), near, BACKGROUND_OWNER)
     assert (picture.owner != expected).mean() < 1e-3
     assert picture.visible_share(1) == 1
     assert 0.2 < picture.visible_share(0) < 0.95
@@ -197,7 +201,7 @@ def test_shadow_darkens_the_table_beside_the_object(pool):
     window = Window(0, 0, scene.size_hw[1], scene.size_hw[0])
     background = np.full((32, 32, 3), 200, np.uint8)
     with_shadow, without = (draw_scene(each, window, 1, background) for each in (lit, dim))
-    bare = with_shadow.owner == NOBODY
+    bare = with_shadow.owner == BACKGROUND_OWNER
     assert (without.rgb[bare] == 200).all()
     assert with_shadow.rgb[bare].min() < 150
 

@@ -20,8 +20,8 @@ from picopose_cli.base.types import Mesh, Provenance
 from picopose_cli.bop.rle import encode_rle
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.synthesis.objects import make_distinct_mesh
+from picopose_cli.synthesis.placement import look_at
 from picopose_cli.synthesis.samples import Sample
-from picopose_cli.synthesis.scenes import look_at
 from picopose_cli.templates.bank import bank_path, write_bank
 from picopose_cli.templates.build import join_templates, make_template
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
