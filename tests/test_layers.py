@@ -72,6 +72,12 @@ def test_library_stays_in_its_room(library):
     assert users == ONLY_IN[library]
 
 
+@pytest.mark.parametrize("name", ["base", "bop", "rendering", "synthesis", "templates"])
+def test_rooms_without_torch(name):
+    for path in (PACKAGE / name).glob("*.py"):
+        assert "torch" not in {imported.split(".")[0] for imported in imported_modules(path)}, path
+
+
 def test_trimesh_stays_in_rendering():
     users = {room(path) for path in MODULES if any(name.startswith("trimesh") for name in imported_modules(path))}
     assert users == {"rendering"}

@@ -126,7 +126,7 @@ def lump(rng: np.random.Generator) -> Shape:
 def lathe(rng: np.random.Generator) -> Shape:
     """Return a body such as a bottle, bowl or knob, round, oval or fluted, sometimes with a handle."""
     radii, heights = lathe_profile(rng)
-    lateral = _lateral_surface(radii, heights, rng)
+    lateral = lateral_surface(radii, heights, rng)
     lids = [_lid(radii[end], heights[end], lateral, end) for end in (0, -1)]
     parts = [lateral, *lids]
     if rng.random() < 0.3:
@@ -154,7 +154,7 @@ def lathe_profile(rng: np.random.Generator) -> tuple[Array, Array]:
     return profile * 0.5, heights * float(np.exp(rng.uniform(np.log(0.25), np.log(3))))
 
 
-def _lateral_surface(radii: Array, heights: Array, rng: np.random.Generator) -> Shape:
+def lateral_surface(radii: Array, heights: Array, rng: np.random.Generator) -> Shape:
     """Return the open surface of radii (R,) at heights (R,), its cross-section round, oval or fluted."""
     longitude = np.linspace(0, 2 * np.pi, 49)
     section = np.ones_like(longitude)

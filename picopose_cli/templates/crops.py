@@ -15,9 +15,8 @@ from picopose_cli.base.types import CROP_PX, Array
 SMALLEST_MASK_PX = 8
 """A mask of this many pixels or fewer says less than the detection's box."""
 
-# CLIP's constants, in RGB order.
-_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+CLIP_MEAN_RGB = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_STD_RGB = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 def square_box(mask: Array, box_xywh: tuple[float, float, float, float] | None = None) -> BoxYyxx:
@@ -89,4 +88,4 @@ def normalise_bgr(crops_rgb: Array) -> Array:
     if crops_rgb.dtype == np.uint8:
         scaled /= np.float32(255)
     bgr = scaled[..., ::-1]
-    return np.ascontiguousarray(((bgr - _MEAN) / _STD).transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(((bgr - CLIP_MEAN_RGB) / CLIP_STD_RGB).transpose(0, 3, 1, 2))

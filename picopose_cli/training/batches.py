@@ -15,10 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from picopose_cli.synthesis.samples import CropView, Sample, SampleSource
+from picopose_cli.templates.crops import CLIP_MEAN_RGB, CLIP_STD_RGB
 
-# CLIP's constants in RGB order, on channels that arrive as blue, green, red: see picopose_cli.templates.crops.
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
 _BATCHES_AHEAD = 2
 """Batches that each worker makes ahead: scenes take unequal time."""
 
@@ -94,8 +92,8 @@ def _collate_views(views: Sequence[CropView]) -> ViewBatch:
 def network_inputs(crops_rgb: Tensor) -> Tensor:
     """Return the network's input (B,3,224,224) f32 of crops (B,224,224,3) u8 RGB: `crops.normalise_bgr` on a device."""
     bgr = crops_rgb.flip(-1).permute(0, 3, 1, 2).float() / 255
-    mean = torch.tensor(_MEAN, device=bgr.device)[:, None, None]
-    std = torch.tensor(_STD, device=bgr.device)[:, None, None]
+    mean = torch.tensor(CLIP_MEAN_RGB, device=bgr.device)[:, None, None]
+    std = torch.tensor(CLIP_STD_RGB, device=bgr.device)[:, None, None]
     return (bgr - mean) / std
 
 

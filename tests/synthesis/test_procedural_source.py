@@ -163,7 +163,7 @@ def test_the_level_rises_over_the_run():
 
 @pytest.mark.parametrize("wrong", [{"level_end": 1.5}, {"pool": 0}, {"folder_share": -1}])
 def test_wrong_options_are_refused(wrong):
-    with pytest.raises(PicoPoseError, match="shares lie"):
+    with pytest.raises(PicoPoseError, match="shares must be"):
         ProceduralOptions(**wrong)
 
 
@@ -195,7 +195,7 @@ def test_a_folder_of_meshes_is_mixed_in(tmp_path, caplog):
 
 
 def test_folders_without_meshes_are_errors(tmp_path):
-    with pytest.raises(PicoPoseError, match="holds no"):
+    with pytest.raises(PicoPoseError, match="contains no"):
         MeshFolder(tmp_path)
     with pytest.raises(PicoPoseError, match="not a folder"):
         MeshFolder(tmp_path / "nowhere")

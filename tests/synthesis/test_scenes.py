@@ -37,10 +37,16 @@ def scenes(pool, level: float, count: int = 20):
 
 def test_difficulty_rises_one_thing_after_the_other():
     easy, turned, hard = (Difficulty.at(level) for level in (0, 0.3, 1))
-    assert (easy.roll_rad, easy.max_objects, easy.clutter, easy.table_share, easy.rough_mask_share) == (0, 1, 0, 0, 0)
+    assert (easy.roll_rad, easy.max_objects, easy.max_clutter, easy.table_share, easy.rough_mask_share) == (
+        0,
+        1,
+        0,
+        0,
+        0,
+    )
     assert turned.roll_rad == pytest.approx(np.pi)
     assert turned.max_objects <= 2
-    assert (hard.max_objects, hard.clutter) == (6, 4)
+    assert (hard.max_objects, hard.max_clutter) == (6, 4)
     assert Difficulty.at(7) == hard
 
 
@@ -146,7 +152,7 @@ def test_the_nearer_object_hides_the_other():
     scene = one_object(coloured_mesh(), POSE)
     front = PlacedObject(SyntheticObject("two", coloured_mesh(1)), POSE @ make_T(np.eye(3), np.zeros(3)), np.zeros(3))
     front = replace(front, T_cam_from_obj=make_T(POSE[:3, :3], np.array([0.09, -0.01, 0.35])))
-    both = replace(scene, placed=(*scene.placed, front), wanted=2)
+    both = replace(scene, placed=(*scene.placed, front), target_count=2)
     picture = draw_scene(both, Window(0, 0, 320, 240), 1, GREY)
     depths = [render_depth(placed.item.mesh, both.K, placed.T_cam_from_obj, (0, 0, 320, 240)) for placed in both.placed]
     near = np.where((depths[1] > 0) & ((depths[0] == 0) | (depths[1] < depths[0])), 1, 0)
@@ -196,7 +202,7 @@ def test_edges_are_sharp_and_round_bodies_smooth():
 def test_shadow_darkens_the_table_beside_the_object(pool):
     scene = next(scene for scene in scenes(pool, 1.0, 60) if scene.T_cam_from_table is not None)
     lamp = scene.T_cam_from_table[:3, :3] @ (0.6, 0.0, 0.8)
-    lit = replace(scene, light=Light(lamp, 0.3, 0.7, 0.0, 1.0), plain=False)
+    lit = replace(scene, light=Light(lamp, 0.3, 0.7, 0.0, 1.0), plain_background=False)
     dim = replace(lit, light=replace(lit.light, direction_cam=-lamp))  # from below: no shadow
     window = Window(0, 0, scene.size_hw[1], scene.size_hw[0])
     background = np.full((32, 32, 3), 200, np.uint8)

@@ -33,7 +33,7 @@ def test_shape_is_closed_and_turned_outward(kind, seed):
 def test_random_shape_has_the_size_of_real_objects(seed):
     shape = shapes.random_shape(np.random.default_rng(seed))
     low, high = shape.vertices.min(axis=0), shape.vertices.max(axis=0)
-    assert shapes.SMALLEST_M <= (high - low).max() <= shapes.LARGEST_M
+    assert shapes.SIZE_M[0] <= (high - low).max() <= shapes.SIZE_M[1]
     assert np.allclose(low + high, 0, atol=1e-9)
     assert len(shape.faces) < 12_000
 
@@ -64,12 +64,12 @@ def test_box_pictures_are_not_mirrored():
 def test_turned_body_has_its_volume():
     rng = np.random.default_rng(0)
     while True:  # a plain cylinder among the random cross-sections
-        mantle = shapes.turned(np.full(2, 0.5), np.array([0.0, 2.0]), rng)
-        radii = np.hypot(*mantle.vertices[:, :2].T)
+        lateral = shapes.lateral_surface(np.full(2, 0.5), np.array([0.0, 2.0]), rng)
+        radii = np.hypot(*lateral.vertices[:, :2].T)
         if np.ptp(radii) < 1e-9:
             break
-    lids = [shapes._lid(0.5, height, mantle, end) for height, end in ((0.0, 0), (2.0, -1))]
-    body = shapes.join([mantle, *lids], columns=2)
+    lids = [shapes._lid(0.5, height, lateral, end) for height, end in ((0.0, 0), (2.0, -1))]
+    body = shapes.join([lateral, *lids], columns=2)
     assert signed_volume(body) == pytest.approx(np.pi * 0.25 * 2, rel=0.01)
     assert count_open_edges(body) == 0
 

@@ -7,7 +7,9 @@ import pytest
 
 from picopose_cli.synthesis import textures
 
-PAINTERS = sorted({painter for painter, _ in (*textures._ON_OBJECTS, *textures._BEHIND)}, key=lambda p: p.__name__)
+PAINTERS = sorted(
+    {painter for painter, _ in (*textures._OBJECT_PAINTERS, *textures._BACKGROUND_PAINTERS)}, key=lambda p: p.__name__
+)
 SIX = tuple((a / 3, b / 2, (a + 1) / 3, (b + 1) / 2) for b in range(2) for a in range(3))
 
 
@@ -38,8 +40,8 @@ def test_tiles_are_painted_from_the_bottom_up():
         rng, same = np.random.default_rng(seed), np.random.default_rng(seed)
         painted = textures.paint_object(rng, bottom, 64)
         palette = textures.random_palette(same)
-        ground = textures._choose(same, textures._ON_OBJECTS)(same, 64, 64, palette)
-        assert np.array_equal(painted[:30], ground[:30])
+        whole = textures._choose_painter(same, textures._OBJECT_PAINTERS)(same, 64, 64, palette)
+        assert np.array_equal(painted[:30], whole[:30])
 
 
 def test_bands_change_from_row_to_row_only():
