@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from picopose_cli.base.grid import BoxYyxx
 from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array
 from picopose_cli.rendering.rasteriser import Window, place_mesh, rasterise_depth
 from picopose_cli.synthesis.compose import SceneImage, draw_scene
@@ -14,7 +15,7 @@ from picopose_cli.synthesis.roughen import roughen_mask
 from picopose_cli.synthesis.samples import MIN_VISIBLE_PX, MIN_VISIBLE_SHARE, CropView, Sample, choose_template
 from picopose_cli.synthesis.scenes import Difficulty, Scene, image_box
 from picopose_cli.synthesis.sensor import photograph
-from picopose_cli.templates.crops import BoxYyxx, crop_affine, crop_colour, crop_mask, square_box
+from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, square_box
 
 _MARGIN_PX = 6
 """Image pixels around a crop that are drawn, too, as input of the blur."""
