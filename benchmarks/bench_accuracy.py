@@ -44,7 +44,8 @@ from picopose_cli.base.types import Array, Correspondences, ObjectInfo, PoseEsti
 from picopose_cli.bop.datasets import Dataset, mesh_path, object_ids, open_dataset, read_object_infos
 from picopose_cli.bop.detections import find_detections, read_detections
 from picopose_cli.bop.ground_truth import read_ground_truth
-from picopose_cli.bop.results import read_results, result_file_name, write_results
+from picopose_cli.bop.result_names import result_file_name
+from picopose_cli.bop.results import read_results, write_results
 from picopose_cli.bop.targets import read_image_targets, read_targets
 from picopose_cli.commands import render_templates
 from picopose_cli.network.checkpoint import load_network

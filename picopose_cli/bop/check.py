@@ -1,47 +1,49 @@
-"""What would make an upload of a result file fail, or score less than it should.
+"""Faults of a result file that make an upload fail, or score less than it should.
 
-An error is what the BOP toolkit rejects; a warning is what it takes in silence: rows that it will ignore or that cannot
-be right. Files are read line by line as the toolkit reads them, so that every fault is found and not only the first.
+An error is what the BOP toolkit rejects; a warning is what it accepts although rows are ignored or cannot be correct.
+Files are read line by line as the toolkit reads them, so that every fault is found and not only the first.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import AnyTarget, ImageTarget
-from picopose_cli.bop.datasets import NAME_DROPS, Dataset
+from picopose_cli.base.types import AnyTarget, Array, ImageTarget
+from picopose_cli.bop.datasets import Dataset
+from picopose_cli.bop.result_names import drop_separators, parse_result_name
 from picopose_cli.bop.results import (
     HEADER,
     MAX_TIME_SPREAD_S,
     ResultRow,
     is_header,
     numbered_lines,
-    parse_result_name,
     parse_row,
 )
 
 ERROR, WARNING = "error", "warning"
 ROTATION_TOLERANCE = 0.02
-"""Of R R^T from the identity: LM-O's own ground truth reaches 0.0096, network outputs 1e-6."""
+"""Of R R^T from the identity: the ground truth of LM-O reaches 0.0096, network outputs 1e-6."""
 MIN_DISTANCE_MM = 20.0
-"""No camera sees an object whole from closer; in metres every translation of the benchmark is far below."""
+"""No camera sees a whole object from closer; in metres every translation of the benchmark is far below."""
+SHOWN_PER_KIND = 3
 
-
-SHOWN_OF_A_KIND = 3
+_IMAGE = ["scene_id", "im_id"]
+_OBJECT = [*_IMAGE, "obj_id"]
+_R = [f"R{index}" for index in range(9)]
+_T_MM = ["x_mm", "y_mm", "z_mm"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: `error` (the toolkit rejects the file) or `warning`, the line in the file, and what is wrong.
+    """One fault: `error` (the toolkit rejects the file) or `warning`, the line in the file, and its description.
 
-    `kind` is the same for all faults of a sort, for grouping; `row` is None when it is about the file as a whole.
+    `kind` is the same for all faults of a sort, for grouping; `row` is None when it is about the whole file.
     """
 
     severity: str
@@ -59,17 +61,20 @@ def check_results(
 ) -> list[Finding]:
     """Return all faults of a result file, in the order of the rows.
 
-    Without `targets` images, objects and counts are not checked; without `dataset` the name is checked for its form
-    only. Raises PicoPoseError when the file does not exist or cannot be read.
+    Without `targets` images, objects and counts are not checked; without `dataset` only the form of the name is.
+    Raises PicoPoseError when the file does not exist or cannot be read.
     """
     findings = list(_check_name(path, dataset))
-    rows: list[tuple[int, ResultRow]] = []
+    rows: dict[int, ResultRow] = {}
     findings += _read_rows(path, rows)
-    findings += _check_numbers(rows)
-    findings += _check_times(rows)
-    findings += _check_duplicates(rows)
+    table = _make_table(rows)
+    findings += _check_numbers(table)
+    findings += _check_rotations(table)
+    findings += _check_translations(table)
+    findings += _check_times(table)
+    findings += _check_duplicates(table)
     if targets is not None:
-        findings += _check_targets(rows, targets)
+        findings += _check_targets(table, targets)
     return sorted(findings, key=lambda finding: (finding.row is not None, finding.row or 0))
 
 
@@ -83,136 +88,162 @@ def _check_name(path: Path, dataset: Dataset | None) -> Iterator[Finding]:
         yield Finding(WARNING, None, f"the name {path.name!r} does not end in .csv", "name")
     if dataset is None:
         return
-    if name.dataset != dataset.name.translate(NAME_DROPS):
-        text = f"the name says data set {name.dataset!r}, the file is checked against {dataset.name!r}"
+    if name.dataset != drop_separators(dataset.name):
+        text = f"data set {name.dataset!r} in the name, but the file is compared with {dataset.name!r}"
         yield Finding(WARNING, None, text, "name")
     elif dataset.split != name.split_folder and dataset.result_split != name.split_folder.replace("_", "-"):
-        text = f"the name says split {name.split_folder!r}, the file is checked against {dataset.split!r}"
+        text = f"split {name.split_folder!r} in the name, but the file is compared with {dataset.split!r}"
         yield Finding(WARNING, None, text, "name")
 
 
-def _read_rows(path: Path, rows: list[tuple[int, ResultRow]]) -> Iterator[Finding]:
-    """Append the rows that can be read to `rows`; yield what is wrong with the others."""
+def _read_rows(path: Path, rows: dict[int, ResultRow]) -> Iterator[Finding]:
+    """Add the readable rows to `rows` by line number; yield the faults of the others."""
     number = 0
     for number, line in numbered_lines(path):
         if number == 1 and is_header(line):
             continue
-        if number == 1 and _looks_like_header(line):
+        if number == 1 and _is_wrong_header(line):
             yield Finding(ERROR, 1, f"the header is {line.strip()[:80]!r}, must be {HEADER!r}", "header")
             continue
         if number == 1:
             yield Finding(WARNING, 1, f"there is no header {HEADER!r}", "header")
         try:
-            rows.append((number, parse_row(line)))
+            rows[number] = parse_row(line)
         except ValueError as error:
             kind = "blank line" if not line.strip() else "unreadable row"
             yield Finding(ERROR, number, str(error), kind)
     if number == 0:
         yield Finding(ERROR, None, "the file is empty", "empty file")
     elif not rows:
-        yield Finding(ERROR, None, "the file holds no estimate that can be read", "empty file")
+        yield Finding(ERROR, None, "the file has no readable row", "empty file")
 
 
-def _looks_like_header(line: str) -> bool:
-    """Tell a header with wrong names from a first row without header: a row begins with a number."""
+def _is_wrong_header(line: str) -> bool:
+    """Return whether a line is a header with wrong names, not a row: the first field of a row has digits."""
     first = line.split(",")[0].strip()
     return bool(first) and not any(character.isdigit() for character in first)
 
 
-def _check_numbers(rows: Iterable[tuple[int, ResultRow]]) -> Iterator[Finding]:
-    for number, row in rows:
-        if not all(map(math.isfinite, (row.score, *row.R, *row.t_mm, row.time_s))):
-            names = ("score", (row.score,)), ("R", row.R), ("t", row.t_mm), ("time", (row.time_s,))
-            fields = [name for name, values in names if not all(map(math.isfinite, values))]
-            yield Finding(WARNING, number, f"{', '.join(fields)} not finite: the row cannot match anything", "NaN")
-        if min(row.scene_id, row.im_id, row.obj_id) < 0:
-            yield Finding(WARNING, number, "an id is negative", "negative id")
-        if row.time_s < 0:
-            text = f"time {row.time_s:g} is negative: the toolkit then reports no time for the whole file"
-            yield Finding(WARNING, number, text, "negative time")
-        yield from _check_pose(number, row)
+def _make_table(rows: dict[int, ResultRow]) -> pd.DataFrame:
+    """Return the rows as a table of numbers, indexed by line number; `row` is the line number as a column."""
+    values = list(rows.values())
+    ids = np.array([value[:3] for value in values], np.int64).reshape(-1, 3)
+    R = np.array([value.R for value in values], np.float64).reshape(-1, 9)
+    t_mm = np.array([value.t_mm for value in values], np.float64).reshape(-1, 3)
+    table = pd.DataFrame(ids, index=list(rows), columns=_OBJECT)
+    table[_R], table[_T_MM] = R, t_mm
+    table["score"] = np.array([value.score for value in values], np.float64)
+    table["time_s"] = np.array([value.time_s for value in values], np.float64)
+    table["row"] = table.index
+    return table
 
 
-def _check_pose(number: int, row: ResultRow) -> Iterator[Finding]:
-    R = np.array(row.R).reshape(3, 3)
-    if np.isfinite(R).all():
-        with np.errstate(over="ignore", invalid="ignore"):  # absurd numbers are reported, not computed with
-            deviation = np.abs(R @ R.T - np.eye(3)).max()
-            determinant = np.linalg.det(R)
-        if not deviation <= ROTATION_TOLERANCE:
-            text = f"R is not a rotation (R R^T differs from the identity by {deviation:.3g})"
-            yield Finding(WARNING, number, text, "not a rotation")
-        elif determinant < 0:
-            yield Finding(WARNING, number, "R is a reflection (its determinant is -1)", "not a rotation")
-    distance_mm = math.hypot(*row.t_mm)
-    if distance_mm < MIN_DISTANCE_MM:
-        text = f"|t| = {distance_mm:.3g} mm: looks like metres, must be mm"
-        yield Finding(WARNING, number, text, "t in metres")
-    elif math.isfinite(distance_mm) and row.t_mm[2] <= 0:
-        yield Finding(
-            WARNING, number, f"t z = {row.t_mm[2]:.6g} mm: the object lies behind the camera", "behind camera"
-        )
+def _check_numbers(table: pd.DataFrame) -> Iterator[Finding]:
+    columns = {"score": ["score"], "R": _R, "t": _T_MM, "time": ["time_s"]}
+    broken = pd.DataFrame({name: ~np.isfinite(table[parts]).all(axis=1) for name, parts in columns.items()})
+    for row, flags in zip(_rows(table, broken.any(axis=1)), broken[broken.any(axis=1)].to_numpy(), strict=True):
+        fields = [name for name, flag in zip(columns, flags, strict=True) if flag]
+        yield Finding(WARNING, row, f"{', '.join(fields)} not finite: the row cannot match anything", "NaN")
+    for row in _rows(table, (table[_OBJECT] < 0).any(axis=1)):
+        yield Finding(WARNING, row, "an id is negative", "negative id")
+    negative = table[table["time_s"] < 0]
+    for row, time_s in zip(negative["row"].tolist(), negative["time_s"].tolist(), strict=True):
+        text = f"time {time_s:g} is negative: the toolkit then reports no time for the whole file"
+        yield Finding(WARNING, row, text, "negative time")
 
 
-def _check_times(rows: Iterable[tuple[int, ResultRow]]) -> Iterator[Finding]:
-    first: dict[tuple[int, int], tuple[int, float]] = {}
-    for number, row in rows:
-        first_number, time_s = first.setdefault((row.scene_id, row.im_id), (number, row.time_s))
-        if abs(time_s - row.time_s) > MAX_TIME_SPREAD_S:
-            text = f"time {row.time_s:g} differs from {time_s:g} of the same image in row {first_number}"
-            yield Finding(ERROR, number, text, "differing times")
+def _rows(table: pd.DataFrame, chosen: pd.Series[bool]) -> list[int]:
+    numbers: list[int] = table["row"][chosen].tolist()
+    return numbers
 
 
-def _check_duplicates(rows: Iterable[tuple[int, ResultRow]]) -> Iterator[Finding]:
-    first: dict[tuple[object, ...], int] = {}
-    for number, row in rows:
-        key = (row.scene_id, row.im_id, row.obj_id, row.R, row.t_mm)
-        first_number = first.setdefault(key, number)
-        if first_number != number:
-            yield Finding(WARNING, number, f"the same pose of the same object as in row {first_number}", "duplicate")
+def _check_rotations(table: pd.DataFrame) -> Iterator[Finding]:
+    finite = table[np.isfinite(table[_R]).all(axis=1)]
+    R: Array = finite[_R].to_numpy().reshape(-1, 3, 3)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers too large to compute with are reported as well
+        deviations = np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+        determinants = np.linalg.det(R)
+    for index in np.flatnonzero(~(deviations <= ROTATION_TOLERANCE) | (determinants < 0)):
+        text = f"R is not a rotation (R R^T differs from the identity by {deviations[index]:.3g})"
+        if deviations[index] <= ROTATION_TOLERANCE:
+            text = "R is a reflection (its determinant is -1)"
+        yield Finding(WARNING, int(finite["row"].iloc[index]), text, "not a rotation")
 
 
-def _check_targets(rows: Sequence[tuple[int, ResultRow]], targets: Sequence[AnyTarget]) -> Iterator[Finding]:
-    """Compare with what is asked for: objects of an image (BOP19), or the image as a whole (BOP24)."""
-    wanted = dict(map(_key_and_count, targets))
-    images = {key[:2] for key in wanted}
-    counts: Counter[tuple[int, ...]] = Counter()
-    for number, row in rows:
-        image = (row.scene_id, row.im_id)
-        key: tuple[int, ...] = image if image in wanted else (*image, row.obj_id)
-        counts[key] += 1
-        if image not in images:
-            yield Finding(WARNING, number, f"{_place(image)} is no target image: ignored", "unknown image")
-        elif key not in wanted:
-            text = f"object {row.obj_id} is no target of {_place(image)}: ignored"
-            yield Finding(WARNING, number, text, "unknown object")
-        elif counts[key] == wanted[key] + 1:
-            text = f"{_place(key)} has more rows than the {wanted[key]} that count"
-            yield Finding(WARNING, number, text, "too many rows")
-    for key in sorted(set(wanted) - set(counts)):
+def _check_translations(table: pd.DataFrame) -> Iterator[Finding]:
+    distances_mm = np.hypot(np.hypot(table["x_mm"], table["y_mm"]), table["z_mm"])
+    near = distances_mm < MIN_DISTANCE_MM
+    for row, distance_mm in zip(_rows(table, near), distances_mm[near], strict=True):
+        yield Finding(WARNING, row, f"|t| = {distance_mm:.3g} mm: probably metres, must be mm", "t in metres")
+    behind = ~near & np.isfinite(distances_mm) & (table["z_mm"] <= 0)
+    for row, z_mm in zip(_rows(table, behind), table["z_mm"][behind], strict=True):
+        yield Finding(WARNING, row, f"t z = {z_mm:.6g} mm: the object is behind the camera", "behind camera")
+
+
+def _check_times(table: pd.DataFrame) -> Iterator[Finding]:
+    """Compare the time of each row with that of the first row of its image."""
+    first_rows = table.groupby(_IMAGE)["row"].transform("first")
+    first_times_s = table["time_s"].loc[first_rows].to_numpy()
+    differing = (table["time_s"] - first_times_s).abs() > MAX_TIME_SPREAD_S
+    times_s = table["time_s"][differing].tolist(), first_times_s[differing].tolist()
+    for row, first_row, time_s, first_s in zip(
+        _rows(table, differing), first_rows[differing].tolist(), *times_s, strict=True
+    ):
+        text = f"time {time_s:g} differs from {first_s:g} of the same image in row {first_row}"
+        yield Finding(ERROR, row, text, "differing times")
+
+
+def _check_duplicates(table: pd.DataFrame) -> Iterator[Finding]:
+    pose = [*_OBJECT, *_R, *_T_MM]
+    known = table.dropna(subset=pose)  # NaN equals nothing
+    repeated = known[known.duplicated(pose, keep=False)]
+    first_rows = repeated.groupby(pose)["row"].transform("first")
+    for row, first_row in zip(repeated["row"].tolist(), first_rows.tolist(), strict=True):
+        if row != first_row:
+            yield Finding(WARNING, row, f"the same pose of the same object as in row {first_row}", "duplicate")
+
+
+def _check_targets(table: pd.DataFrame, targets: Sequence[AnyTarget]) -> Iterator[Finding]:
+    """Compare with the targets: objects of an image (BOP19), or whole images (BOP24)."""
+    keys = _IMAGE if isinstance(targets[0], ImageTarget) else _OBJECT
+    limits = pd.DataFrame(map(_key_and_limit, targets), columns=[*keys, "limit"])
+    rows = table[[*_OBJECT, "row"]].merge(limits, how="left", on=keys)
+    rows["limit"] = rows["limit"].fillna(-1).astype(np.int64)  # -1: not a target
+    rows["rank"] = rows.groupby(keys).cumcount() + 1
+    of_image = pd.MultiIndex.from_frame(rows[_IMAGE]).isin(pd.MultiIndex.from_frame(limits[_IMAGE]))
+    for *image, row in rows.loc[~of_image, [*_IMAGE, "row"]].to_numpy().tolist():
+        yield Finding(WARNING, row, f"{_place(image)} is not a target image: ignored", "unknown image")
+    for *image, obj_id, row in rows.loc[of_image & (rows["limit"] < 0), [*_OBJECT, "row"]].to_numpy().tolist():
+        text = f"object {obj_id} is not a target of {_place(image)}: ignored"
+        yield Finding(WARNING, row, text, "unknown object")
+    first_beyond = rows["rank"] == rows["limit"] + 1
+    for *key, row, limit in rows.loc[first_beyond, [*keys, "row", "limit"]].to_numpy().tolist():
+        text = f"{_place(key)} has more rows than the {limit} that are counted"
+        yield Finding(WARNING, row, text, "too many rows")
+    for key in pd.MultiIndex.from_frame(limits[keys]).difference(pd.MultiIndex.from_frame(table[keys])):
         yield Finding(WARNING, None, f"target without a row: {_place(key)}", "missing target")
 
 
-def _key_and_count(target: AnyTarget) -> tuple[tuple[int, ...], int]:
+def _key_and_limit(target: AnyTarget) -> tuple[int, ...]:
     if isinstance(target, ImageTarget):
-        return (target.scene_id, target.im_id), target.max_estimates
-    return (target.scene_id, target.im_id, target.obj_id), target.inst_count
+        return target.scene_id, target.im_id, target.max_estimates
+    return target.scene_id, target.im_id, target.obj_id, target.inst_count
 
 
-def _place(key: tuple[int, ...]) -> str:
+def _place(key: Sequence[int]) -> str:
     scene_id, im_id, *obj_id = key
     return "".join(f"object {one} of " for one in obj_id) + f"scene {scene_id}, image {im_id}"
 
 
 def grouped_lines(findings: Sequence[Finding]) -> list[str]:
-    """Return a line a finding, errors first, of each kind only the first few and then how many more there are."""
+    """Return a line per finding, errors first; of each kind only the first few, then the number of the others."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.severity, finding.kind), []).append(finding)
     lines = []
     for (severity, kind), members in sorted(groups.items(), key=lambda item: item[0][0] != ERROR):
-        lines += [str(finding) for finding in members[:SHOWN_OF_A_KIND]]
-        more = members[SHOWN_OF_A_KIND:]
+        lines += [str(finding) for finding in members[:SHOWN_PER_KIND]]
+        more = members[SHOWN_PER_KIND:]
         if more:
             rows = [str(finding.row) for finding in more if finding.row is not None]
             where = f" (rows {', '.join(rows[:10])}{', ...' if len(rows) > 10 else ''})" if rows else ""

@@ -25,12 +25,11 @@ from picopose_cli.bop.layouts import (
     mesh_files,
     scene_folders,
 )
+from picopose_cli.bop.result_names import drop_separators
 
 _LOG = logging.getLogger(__name__)
 _MODELS_INFO = "models_info.json"
 _EVALUATION_MODELS = "models_eval"
-NAME_DROPS = str.maketrans("", "", "_-.")
-"""`str.translate` table that drops the characters which separate the parts of a result file's name."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def _find_root(name: str, data_dir: Path) -> Path:
     if name in present:
         return data_dir / name
     # Result files cannot spell `_`, `-` and `.` in a data set's name (see results.result_file_name).
-    spelled_alike = [folder for folder in present if folder.translate(NAME_DROPS) == name]
+    spelled_alike = [folder for folder in present if drop_separators(folder) == name]
     if len(spelled_alike) == 1:
         return data_dir / spelled_alike[0]
     fix = "pass the folder above the data set as --data-dir" if data_dir.resolve().name == name else "check the name"

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from picopose_cli.base.files import require_writable
 from picopose_cli.base.options import MergeOptions
-from picopose_cli.bop.results import parse_result_name
+from picopose_cli.bop.result_names import parse_result_name
 from picopose_cli.runs.merge import merge_shards
 from picopose_cli.runs.report import InferReport, summary_lines
 

@@ -19,7 +19,7 @@ from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import AnyTarget, Detection, ObjectInfo, Provenance
 from picopose_cli.bop.datasets import Dataset, mesh_path, models_info_path, open_dataset, read_object_infos
 from picopose_cli.bop.detections import find_detections, ground_truth_detections, read_detections
-from picopose_cli.bop.results import parse_result_name, result_file_name
+from picopose_cli.bop.result_names import parse_result_name, result_file_name
 from picopose_cli.bop.targets import choose_targets, targets_kind
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import read_config

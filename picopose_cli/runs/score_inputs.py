@@ -23,7 +23,8 @@ from picopose_cli.bop.datasets import (
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.images import read_depth_m, read_image_rgb
 from picopose_cli.bop.known_datasets import known_splits, toolkit_split
-from picopose_cli.bop.results import ResultTable, parse_result_name, read_results
+from picopose_cli.bop.result_names import parse_result_name
+from picopose_cli.bop.results import ResultTable, read_results
 from picopose_cli.bop.targets import read_image_targets, read_targets
 from picopose_cli.rendering.ply import read_plain_ply
 from picopose_cli.rendering.software import render_depth

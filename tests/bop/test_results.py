@@ -9,14 +9,8 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import PoseEstimate
 from picopose_cli.bop import results
-from picopose_cli.bop.results import (
-    HEADER,
-    ResultName,
-    parse_result_name,
-    read_results,
-    result_file_name,
-    write_results,
-)
+from picopose_cli.bop.result_names import ResultName, parse_result_name, result_file_name
+from picopose_cli.bop.results import HEADER, read_results, write_results
 
 R_TEXT = "1 0 0 0 1 0 0 0 1"
 
@@ -125,26 +119,26 @@ def test_line_ends_and_header_are_read_as_the_toolkit_does(tmp_path, end):
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        ("1,2,3,0.5", "4 fields, needs 7"),
-        (row() + ",9", "8 fields, needs 7"),
+        ("1,2,3,0.5", "4 fields, need 7"),
+        (row() + ",9", "8 fields, need 7"),
         ("", "the line is blank"),
-        (row(scene="x"), "scene_id holds 'x', which is not a whole number"),
-        (row(im="2.0"), "im_id holds '2.0', which is not a whole number"),
-        (row(obj=""), "obj_id holds '', which is not a whole number"),
+        (row(scene="x"), "scene_id is 'x', not a whole number"),
+        (row(im="2.0"), "im_id is '2.0', not a whole number"),
+        (row(obj=""), "obj_id is '', not a whole number"),
         (row(obj=10**30), "an id is too large"),
-        (row(scene="9" * 5000), "which is not a whole number"),
-        (row(score="high"), "score holds 'high'"),
+        (row(scene="9" * 5000), "not a whole number"),
+        (row(score="high"), "score is 'high'"),
         (row(R="1 0 0 0 1 0 0 0"), "R has 8 numbers"),
         (row(R=R_TEXT.replace(" ", ";")), "R has 1 numbers"),
-        (row(R="a" + R_TEXT), "R holds 'a1'"),
-        (row(t="1 2"), "t 2; they need 9 and 3"),
-        (row(time="1 2"), "a field holds more than one number"),
-        (row(time=""), "time holds ''"),
+        (row(R="a" + R_TEXT), "R is 'a1'"),
+        (row(t="1 2"), "t 2; need 9 and 3"),
+        (row(time="1 2"), "a field has more than one number"),
+        (row(time=""), "time is ''"),
         (row(score="nan"), "not finite"),
         (row(R="nan 0 0 0 1 0 0 0 1"), "not finite"),
         (row(t="1 inf 3"), "not finite"),
         (row(time="nan"), "not finite"),
-        (HEADER, "a header where a row is needed"),
+        (HEADER, "this is a header, not a row"),
         ("\udcff", "1 fields"),
     ],
 )
@@ -163,7 +157,7 @@ def test_empty_and_missing_files(tmp_path):
     path = tmp_path / "m_ycbv-test.csv"
     for content in ("", HEADER, HEADER + "\n"):
         path.write_text(content)
-        with pytest.raises(PicoPoseError, match="holds no rows"):
+        with pytest.raises(PicoPoseError, match="has no rows"):
             read_results(path)
     with pytest.raises(PicoPoseError, match="does not exist"):
         read_results(tmp_path / "missing.csv")

@@ -1,0 +1,67 @@
+"""What a result file is checked against: its data set and targets, as far as they can be found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.options import DATA_DIR_VARIABLE, CheckOptions, resolve_data_dir
+from picopose_cli.base.types import AnyTarget
+from picopose_cli.bop.datasets import Dataset, open_dataset
+from picopose_cli.bop.result_names import ResultName, parse_result_name
+from picopose_cli.bop.targets import choose_targets, read_target_file, targets_text
+
+
+@dataclass(frozen=True)
+class CheckInputs:
+    """The data set and the targets of a result file, None where there are none; `compared_with` describes them."""
+
+    dataset: Dataset | None
+    targets: Sequence[AnyTarget] | None
+    compared_with: str
+
+
+def read_check_inputs(options: CheckOptions) -> CheckInputs:
+    """Find the data set and the targets of a result file.
+
+    Raises PicoPoseError when a data set, split or target file that the options name cannot be read.
+    """
+    name = _name_or_none(options)
+    dataset, problem = _find_dataset(options, name)
+    if options.targets is not None:
+        dataset_name = dataset.name if dataset else name.dataset if name else ""
+        targets = read_target_file(options.targets, dataset_name)
+        return CheckInputs(dataset, targets, f"the targets {targets_text(targets, options.targets)}")
+    if dataset is not None:
+        try:
+            chosen, source = choose_targets(dataset)
+            return CheckInputs(dataset, chosen, f"the targets {source}")
+        except PicoPoseError as error:
+            problem = str(error)
+    return CheckInputs(dataset, None, f"no targets: images, objects and counts are not checked ({problem})")
+
+
+def _name_or_none(options: CheckOptions) -> ResultName | None:
+    try:
+        return parse_result_name(options.results)
+    except PicoPoseError:
+        return None  # reported by the check itself
+
+
+def _find_dataset(options: CheckOptions, name: ResultName | None) -> tuple[Dataset | None, str]:
+    """Return the data set of the result file, or None with the reason; one that the options name must exist."""
+    if options.data_dir is None and not os.environ.get(DATA_DIR_VARIABLE) and options.dataset is None:
+        return None, f"no data folder is given with --data-dir or {DATA_DIR_VARIABLE}"
+    if name is None and options.dataset is None:
+        return None, "the file's name has no data set"
+    dataset = options.dataset or (name.dataset if name else "")
+    split = options.split or (name.split_folder if name else None)
+    try:
+        need_images = options.split is not None  # a target file is enough to compare with
+        return open_dataset(dataset, resolve_data_dir(options.data_dir), split=split, need_images=need_images), ""
+    except PicoPoseError as error:
+        if options.dataset is not None or options.split is not None:
+            raise
+        return None, str(error)
