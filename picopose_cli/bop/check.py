@@ -152,7 +152,7 @@ def _check_numbers(table: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(WARNING, row, text, "negative time")
 
 
-def _rows(table: pd.DataFrame, chosen: pd.Series[bool]) -> list[int]:
+def _rows(table: pd.DataFrame, chosen: pd.Series[bool] | Array) -> list[int]:
     numbers: list[int] = table["row"][chosen].tolist()
     return numbers
 
@@ -171,13 +171,14 @@ def _check_rotations(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _check_translations(table: pd.DataFrame) -> Iterator[Finding]:
-    distances_mm = np.hypot(np.hypot(table["x_mm"], table["y_mm"]), table["z_mm"])
+    x_mm, y_mm, z_mm = table[_T_MM].to_numpy().T
+    distances_mm = np.hypot(np.hypot(x_mm, y_mm), z_mm)
     near = distances_mm < MIN_DISTANCE_MM
     for row, distance_mm in zip(_rows(table, near), distances_mm[near], strict=True):
         yield Finding(WARNING, row, f"|t| = {distance_mm:.3g} mm: probably metres, must be mm", "t in metres")
-    behind = ~near & np.isfinite(distances_mm) & (table["z_mm"] <= 0)
-    for row, z_mm in zip(_rows(table, behind), table["z_mm"][behind], strict=True):
-        yield Finding(WARNING, row, f"t z = {z_mm:.6g} mm: the object is behind the camera", "behind camera")
+    behind = ~near & np.isfinite(distances_mm) & (z_mm <= 0)
+    for row, depth_mm in zip(_rows(table, behind), z_mm[behind], strict=True):
+        yield Finding(WARNING, row, f"t z = {depth_mm:.6g} mm: the object is behind the camera", "behind camera")
 
 
 def _check_times(table: pd.DataFrame) -> Iterator[Finding]:
