@@ -38,7 +38,7 @@ import picopose_cli
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256
 from picopose_cli.base.geometry import project_points, transform_points
-from picopose_cli.base.options import CORES, PRECISIONS, InferOptions, RenderTemplatesOptions, ScoreOptions
+from picopose_cli.base.options import DEFAULT_PROCESSES, PRECISIONS, InferOptions, RenderTemplatesOptions, ScoreOptions
 from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import Array, Correspondences, ObjectInfo, PoseEstimate, QueryBatch, TemplateBank
 from picopose_cli.bop.datasets import Dataset, mesh_path, object_ids, open_dataset, read_object_infos
@@ -818,7 +818,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK['objects']} objects, {QUICK['images']} images")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, default=InferOptions.precision)
-    parser.add_argument("--workers", type=int, default=CORES, help="processes that render and score")
+    parser.add_argument("--workers", type=int, default=DEFAULT_PROCESSES, help="processes that render and score")
     parser.add_argument("--output", type=Path, help="results/bench_accuracy.json, or with --quick a file below --work")
     arguments = parser.parse_args()
     if arguments.quick:

@@ -81,7 +81,7 @@ def time_gl_bank(job: tuple[Path, str], _: int) -> dict[str, Any]:
 
 def time_command(data_dir: Path, objects: int, workers: int) -> float:
     """Seconds of `picopose render-templates` for some objects, start of Python included."""
-    command = [sys.executable, "-m", "picopose_cli.cli", "render-templates", "--renderer", "software", "--overwrite"]
+    command = [sys.executable, "-m", "picopose_cli", "render-templates", "--renderer", "software", "--overwrite"]
     command += ["--dataset", "bench", "--data-dir", str(data_dir), "--workers", str(workers)]
     command += ["--object-ids", ",".join(map(str, range(1, objects + 1)))]
     started = time.perf_counter()

@@ -174,7 +174,7 @@ def _has_ended(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
 
 def time_score(path: Path, data_dir: Path, workers: int, repeats: int) -> dict[str, object]:
     """Return median wall time and peak memory of `picopose score` in a process of its own."""
-    command = [sys.executable, "-m", "picopose_cli.cli", "score", str(path), "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "picopose_cli", "score", str(path), "--data-dir", str(data_dir)]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "scores.json"
         command += ["--workers", str(workers), "--output", str(output)]

@@ -17,7 +17,8 @@ from rich.progress import Progress
 from picopose_cli.base.environment import peak_memory_mb
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256
-from picopose_cli.base.options import InferOptions, command_line, options_record
+from picopose_cli.base.option_fields import command_line, options_record
+from picopose_cli.base.options import InferOptions
 from picopose_cli.base.tasks import ImageResult
 from picopose_cli.bop.check import check_results, grouped_lines
 from picopose_cli.bop.results import write_results

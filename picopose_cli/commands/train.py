@@ -15,7 +15,8 @@ from rich.console import Console
 from picopose_cli.base.environment import machine, package_versions
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes, file_sha256, require_writable
-from picopose_cli.base.options import TrainOptions, options_record
+from picopose_cli.base.option_fields import options_record
+from picopose_cli.base.options import TrainOptions
 from picopose_cli.network.checkpoint import save_network
 from picopose_cli.network.devices import choose_device, device_name
 from picopose_cli.synthesis.samples import SampleSource

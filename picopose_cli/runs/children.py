@@ -32,7 +32,7 @@ class Children:
         """Start `picopose ARGUMENTS` with some environment variables of its own."""
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - read when the child has ended
         process = subprocess.Popen(
-            [sys.executable, "-m", "picopose_cli.cli", *arguments],
+            [sys.executable, "-m", "picopose_cli", *arguments],
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -14,7 +14,8 @@ from rich.console import Console
 from picopose_cli.base.environment import machine, package_versions
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256, require_writable
-from picopose_cli.base.options import InferOptions, options_record, resolve_data_dir
+from picopose_cli.base.option_fields import options_record
+from picopose_cli.base.options import InferOptions, resolve_data_dir
 from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import AnyTarget, Detection, ObjectInfo, Provenance
 from picopose_cli.bop.datasets import Dataset, mesh_path, models_info_path, open_dataset, read_object_infos

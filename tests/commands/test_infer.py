@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import DEFAULT_REFINE, InferOptions
+from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS, InferOptions
 from picopose_cli.bop.results import read_results
 from picopose_cli.commands import infer
 from picopose_cli.runs import plan
@@ -101,7 +101,7 @@ def test_refinement_changes_poses_and_needs_the_meshes(data_dir):
     report = run(data_dir)
     assert report.exit_code == 0
     assert report.estimates == 6
-    assert report.refinement.startswith(f"{DEFAULT_REFINE} rounds, but for objects 2,")
+    assert report.refinement.startswith(f"{DEFAULT_REFINE_ROUNDS} rounds, but for objects 2,")
     with pytest.raises(PicoPoseError, match="object 2 cannot be refined"):
         run(data_dir, refine=1)
     shutil.rmtree(data_dir / "toy/models")

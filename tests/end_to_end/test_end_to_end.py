@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def picopose(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "picopose_cli.cli", *arguments]
+    command = [sys.executable, "-m", "picopose_cli", *arguments]
     environment = os.environ | {"BOP_PATH": str(folder / "bop")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

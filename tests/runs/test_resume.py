@@ -70,7 +70,7 @@ def arguments(folder: Path, output: Path, *more: str) -> list[str]:
 
 def start(folder: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     output.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "picopose_cli.cli", *arguments(folder, output, *more)]
+    command = [sys.executable, "-m", "picopose_cli", *arguments(folder, output, *more)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=os.environ | THREADS, stdout=pipe, stderr=pipe, text=True)
 
