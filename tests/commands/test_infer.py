@@ -114,7 +114,7 @@ def test_the_released_rules_have_no_refinement():
     assert InferOptions("toy", rules="paper").rounds == 0
     with pytest.raises(PicoPoseError, match="no refinement"):
         InferOptions("toy", rules="paper", refine=2)
-    with pytest.raises(PicoPoseError, match="negative"):
+    with pytest.raises(PicoPoseError, match="--refine -1"):
         InferOptions("toy", refine=-1)
 
 
