@@ -11,6 +11,9 @@ from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
 
+MESH_SUFFIXES = (".ply", ".obj", ".glb")
+"""Mesh files that can be read, preferred first."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:

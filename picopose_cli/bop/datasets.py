@@ -1,4 +1,4 @@
-"""BOP data sets on disk: which files lie where, cameras and object descriptions."""
+"""BOP data sets on disk: paths of their files, cameras and object descriptions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from picopose_cli.bop.json_files import read_indexed
 from picopose_cli.bop.known_datasets import DEFAULT_VSD_DELTA_MM, KnownSplit, known_splits, toolkit_split
 from picopose_cli.bop.layouts import (
     IMAGE_EXTENSIONS,
+    MODELS_FOLDERS,
     ImageLayout,
     find_image_layout,
     find_models,
     find_split,
     list_folders,
     mesh_files,
+    models_folders,
     scene_folders,
 )
 from picopose_cli.bop.result_names import drop_separators
@@ -34,19 +36,19 @@ _EVALUATION_MODELS = "models_eval"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A split of a BOP data set as its folder has it; made by `open_dataset`."""
+    """A split of a BOP data set on disk; made by `open_dataset`."""
 
     name: str
     root: Path
     split: str
     """Folder of the split, such as `test_primesense`."""
     models_dir: Path
-    """Meshes that templates are rendered from; may be missing."""
+    """Folder of the meshes that templates are rendered from; may be missing."""
     eval_models_dir: Path
-    """Meshes that scores are computed with: models_eval where it is there."""
+    """Folder of the meshes that scores are computed with: models_eval if it exists."""
     layout: ImageLayout
     image_size_hw: tuple[int, int] | None
-    """(height, width) px in BOP's table, None for an unknown data set; the images of a folder may differ."""
+    """(height, width) px in BOP's table, None for an unknown data set; images on disk may differ."""
     has_public_gt: bool
     has_vsd: bool
     """Whether BOP scores the data set by VSD."""
@@ -59,7 +61,7 @@ class Dataset:
 
     @property
     def result_split(self) -> str:
-        """The split as result files name it: `test` for tless' test_primesense, `test-TYPE` for other types."""
+        """The split as written in result file names: `test` for tless' test_primesense, `test-TYPE` for other types."""
         split, split_type = toolkit_split(self.split)
         usual = any(row.split == self.split for row in known_splits(self.name)[:1])
         return split if usual or split_type is None else f"{split}-{split_type.replace('_', '')}"
@@ -69,15 +71,19 @@ class Dataset:
         return self.split_dir / f"{scene_id:06d}"
 
     def scene_ids(self) -> list[int]:
-        """Return the sorted ids of the scenes that are there."""
+        """Return the sorted ids of the scenes on disk."""
         return [int(name) for name in scene_folders(self.split_dir)]
 
     def annotation_path(self, scene_id: int, stem: str) -> Path:
         """Return the path of a scene's `scene_camera`, `scene_gt` or `scene_gt_info` file."""
         return self.scene_dir(scene_id) / f"{stem}{self.layout.suffix}.json"
 
+    def has_gt_files(self) -> bool:
+        """Return whether any scene has ground truth on disk, public or not."""
+        return any(self.annotation_path(scene_id, "scene_gt").is_file() for scene_id in self.scene_ids())
+
     def image_path(self, scene_id: int, im_id: int) -> Path:
-        """Return the path of an image with the extension it has on disk, or the usual one where it is missing."""
+        """Return the path of an image with its extension on disk, or the usual one where it is missing."""
         folder = self.scene_dir(scene_id) / self.layout.image_folder
         return _existing(folder, f"{im_id:06d}", self.layout.image_ext)
 
@@ -97,17 +103,17 @@ class Dataset:
 def open_dataset(
     name: str, data_dir: Path, *, split: str | None = None, models: str | None = None, need_images: bool = True
 ) -> Dataset:
-    """Find a data set below `data_dir` and how it is laid out: BOP's table first, the folder as it is wins.
+    """Return a data set below `data_dir` with its layout: that of BOP's table, except where the folder differs.
 
-    `split` and `models` name folders inside the data set and override what would be found; `split` may leave the type
-    out (`test` for `test_primesense`). Without `need_images` a data set that has only meshes will do.
-    Raises PicoPoseError when the folder, split or models folder is missing, or its images come from fisheye cameras.
+    `split` and `models` name folders inside the data set and override the search; `split` may omit the type (`test` for
+    `test_primesense`). Without `need_images` a data set that has only meshes is accepted.
+    Raises PicoPoseError when the folder, split or models folder is missing, or its images are of fisheye cameras.
     """
     root = _find_root(name, data_dir)
     rows = known_splits(root.name)
     folder = _split_or_default(root, split, rows, need_images)
     row = _row_of(folder, rows)
-    preferred = tuple(dict.fromkeys((*((row.models,) if row else ()), "models", "models_cad", "models_reconst")))
+    preferred = tuple(dict.fromkeys((*((row.models,) if row else ()), *MODELS_FOLDERS)))
     models_dir = find_models(root, models, preferred)
     dataset = Dataset(
         name=root.name,
@@ -129,7 +135,7 @@ def open_dataset(
 
 
 def read_scene_cameras(dataset: Dataset, scene_id: int) -> dict[int, Camera]:
-    """Return the cameras of a scene by image id; an image whose K is missing or broken has K None and a problem.
+    """Return the cameras of a scene by image id; an image whose K is missing or invalid has K None and a problem.
 
     Raises PicoPoseError when the scene_camera file itself is missing or unreadable.
     """
@@ -138,14 +144,14 @@ def read_scene_cameras(dataset: Dataset, scene_id: int) -> dict[int, Camera]:
 
 
 def object_ids(dataset: Dataset) -> list[int]:
-    """Return the sorted ids of the objects whose meshes lie in `models_dir`; raises PicoPoseError when none do."""
+    """Return the sorted ids of the objects with a mesh in `models_dir`; raises PicoPoseError when there are none."""
     found = mesh_files(dataset.models_dir)
     if not found:
-        there = ", ".join(name for name in list_folders(dataset.root) if name.startswith("models")) or "none"
+        names = ", ".join(models_folders(dataset.root)) or "none"
         raise PicoPoseError(
-            f"no meshes obj_000001.ply, .obj or .glb here (models folders of the data set: {there})",
+            f"no meshes obj_000001.ply, .obj or .glb in this folder (models folders of the data set: {names})",
             where=dataset.models_dir,
-            fix="unpack the models of the data set or choose their folder with --models",
+            fix="unpack the models of the data set or pass their folder with --models",
         )
     return list(found)
 
@@ -156,14 +162,12 @@ def mesh_path(dataset: Dataset, obj_id: int, *, evaluation: bool = False) -> Pat
     found = mesh_files(folder)
     if obj_id not in found:
         ids = ", ".join(map(str, found)) or "none"
-        raise PicoPoseError(
-            f"no mesh of object {obj_id} (objects here: {ids})", where=folder, fix="check the object id"
-        )
+        raise PicoPoseError(f"no mesh of object {obj_id} (found: {ids})", where=folder, fix="check the object id")
     return found[obj_id]
 
 
 def models_info_path(dataset: Dataset) -> Path:
-    """Return the path of models_info.json: the evaluation models' one, unless only the other folder has it."""
+    """Return the path of models_info.json: in the evaluation models' folder, unless only the other one has it."""
     evaluation, usual = dataset.eval_models_dir / _MODELS_INFO, dataset.models_dir / _MODELS_INFO
     return usual if usual.is_file() and not evaluation.is_file() else evaluation
 
@@ -171,7 +175,7 @@ def models_info_path(dataset: Dataset) -> Path:
 def read_object_infos(dataset: Dataset) -> dict[int, ObjectInfo]:
     """Return diameters and symmetries of the objects in metres, by object id, from models_info.json.
 
-    Raises PicoPoseError naming the object that is broken.
+    Raises PicoPoseError naming the object whose entry is invalid.
     """
     path = models_info_path(dataset)
     return {obj_id: _object_info(path, obj_id, entry) for obj_id, entry in read_indexed(path).items()}
@@ -185,13 +189,13 @@ def _find_root(name: str, data_dir: Path) -> Path:
     present = list_folders(data_dir)
     if name in present:
         return data_dir / name
-    # Result files cannot spell `_`, `-` and `.` in a data set's name (see results.result_file_name).
-    spelled_alike = [folder for folder in present if drop_separators(folder) == name]
-    if len(spelled_alike) == 1:
-        return data_dir / spelled_alike[0]
+    # names of result files have no `_`, `-` and `.` in the data set (see result_names.result_file_name)
+    matching = [folder for folder in present if drop_separators(folder) == name]
+    if len(matching) == 1:
+        return data_dir / matching[0]
     fix = "pass the folder above the data set as --data-dir" if data_dir.resolve().name == name else "check the name"
-    there = ", ".join(present[:20]) or "none"
-    raise PicoPoseError(f"there is no data set {name!r} (folders here: {there})", where=data_dir, fix=fix)
+    names = ", ".join(present[:20]) or "none"
+    raise PicoPoseError(f"there is no data set {name!r} (found: {names})", where=data_dir, fix=fix)
 
 
 def _split_or_default(root: Path, split: str | None, rows: tuple[KnownSplit, ...], need_images: bool) -> str:
@@ -209,8 +213,7 @@ def _row_of(folder: str, rows: tuple[KnownSplit, ...]) -> KnownSplit | None:
 
 def _with_ground_truth(dataset: Dataset, row: KnownSplit | None) -> Dataset:
     private = row is not None and toolkit_split(dataset.split)[0] in row.private_splits
-    there = any(dataset.annotation_path(scene_id, "scene_gt").is_file() for scene_id in dataset.scene_ids())
-    return replace(dataset, has_public_gt=there and not private)
+    return replace(dataset, has_public_gt=dataset.has_gt_files() and not private)
 
 
 def _refuse_fisheye(dataset: Dataset) -> None:
@@ -218,9 +221,9 @@ def _refuse_fisheye(dataset: Dataset) -> None:
         cameras = read_scene_cameras(dataset, scene_id)
         if cameras and all(camera.K is None for camera in cameras.values()):
             raise PicoPoseError(
-                f"the images of {dataset.name} come from fisheye cameras (no cam_K), which picopose cannot use",
+                f"the images of {dataset.name} are of fisheye cameras (no cam_K), which are not supported",
                 where=dataset.annotation_path(scene_id, "scene_camera"),
-                fix="undistort them to pinhole images and give cam_K",
+                fix="undistort them to pinhole images and add cam_K",
             )
 
 

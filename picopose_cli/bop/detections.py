@@ -1,4 +1,4 @@
-"""Detections of other programs: JSON files as CNOS writes them, or the ground truth's own masks."""
+"""Detections: JSON files in the format of CNOS, or the masks of the ground truth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OFFICIAL_UUIDS = {
     "itodd": "df32d45b-301c-4fc9-8769-797904dd9325",
     "hb": "db836947-020a-45bd-8ec5-c95560b68011",
 }
-"""Of the default CNOS-FastSAM detections, cnos-fastsam_{dataset}-test_{uuid}.json."""
+"""In the names of the default CNOS-FastSAM detections, cnos-fastsam_{dataset}-test_{uuid}.json."""
 _DETECTOR = "cnos-fastsam"
 _USUAL_FOLDERS = ("bop23_default_detections_for_task4", "default_detections", "detections")
 _UNKNOWN_TIME_S = -1.0
@@ -39,7 +39,7 @@ _UNKNOWN_TIME_S = -1.0
 
 @dataclass(frozen=True)
 class DetectionSet:
-    """Detections by (scene_id, im_id), best first as their file has them, and what could not be used of the file."""
+    """Detections by (scene_id, im_id), in the order of their file, and the entries that could not be used."""
 
     by_image: dict[tuple[int, int], list[Detection]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -48,8 +48,8 @@ class DetectionSet:
 def read_detections(path: Path) -> DetectionSet:
     """Return the detections of a BOP/CNOS JSON file, also gzipped; masks stay encoded.
 
-    An entry that cannot be used (a field missing, NaN or of the wrong kind) is left out and recorded with its index.
-    Raises PicoPoseError when the file as a whole cannot be read or is not a list.
+    An entry with a field that is missing, NaN or of the wrong kind is left out and recorded with its index.
+    Raises PicoPoseError when the file cannot be read or is not a list.
     """
     detections = DetectionSet()
     known_counts: dict[int, int] = {}
@@ -66,9 +66,9 @@ def read_detections(path: Path) -> DetectionSet:
 
 
 def find_detections(dataset: Dataset, data_dir: Path) -> Path:
-    """Return the default CNOS-FastSAM detections of a data set, found by their official name in the usual places.
+    """Return the default CNOS-FastSAM detections of a data set, found by their official name in the usual folders.
 
-    Raises PicoPoseError when there are none, or several that could be meant.
+    Raises PicoPoseError when there are none, or several.
     """
     split = toolkit_split(dataset.split)[0]
     start = f"{_DETECTOR}_{dataset.name}-{split}"
@@ -84,7 +84,7 @@ def find_detections(dataset: Dataset, data_dir: Path) -> Path:
         return candidates[0]
     if candidates:
         names = ", ".join(map(str, candidates[:5]))
-        raise PicoPoseError(f"several detection files could be meant: {names}", fix="choose one with --detections")
+        raise PicoPoseError(f"there are several detection files: {names}", fix="choose one with --detections")
     places = ", ".join(str(data_dir / name) for name in _USUAL_FOLDERS)
     raise PicoPoseError(
         f"no detections {start}_*.json in {places}, {data_dir} or {dataset.root}",
@@ -93,25 +93,25 @@ def find_detections(dataset: Dataset, data_dir: Path) -> Path:
 
 
 def ground_truth_detections(dataset: Dataset, targets: Sequence[AnyTarget]) -> DetectionSet:
-    """Return the annotated instances that the targets ask for as detections with score 1 and time 0.
+    """Return the annotated instances of the targets as detections with score 1 and time 0, most visible first.
 
-    Those are all of a target's object, and of an image as a whole all that are visible by a tenth.
-    The most visible come first. Their masks are the files in mask_visib; a missing one is found when it is read.
-    An annotation that cannot be used is recorded. Raises PicoPoseError when a scene has no ground truth.
+    Those are all instances of a target's object (BOP19), or all of an image with a visible fraction of at least 0.1
+    (BOP24). Their masks are the files in mask_visib, which are read later. An annotation that cannot be used is
+    recorded. Raises PicoPoseError when a scene has no ground truth.
     """
     detections = DetectionSet()
     by_image = targets_by_image(targets)
     for scene_id in sorted({target.scene_id for target in targets}):
         boxes = read_visible_boxes(dataset, scene_id)
         for im_id, instances in read_ground_truth(dataset, scene_id, problems=detections.problems).items():
-            asked = by_image.get((scene_id, im_id), [])
-            chosen = [instance for instance in instances if any(_is_asked(instance, target) for target in asked)]
+            of_image = by_image.get((scene_id, im_id), [])
+            chosen = [instance for instance in instances if any(_is_of_target(instance, target) for target in of_image)]
             for instance in sorted(chosen, key=lambda instance: -instance.visib_fract):
                 _add_instance(dataset, instance, boxes.get((im_id, instance.gt_id)), detections)
     return detections
 
 
-def _is_asked(instance: GroundTruth, target: AnyTarget) -> bool:
+def _is_of_target(instance: GroundTruth, target: AnyTarget) -> bool:
     if isinstance(target, ImageTarget):
         return instance.visib_fract >= MIN_VISIB_FRACT
     return instance.obj_id == target.obj_id
@@ -120,9 +120,9 @@ def _is_asked(instance: GroundTruth, target: AnyTarget) -> bool:
 def select_detections(targets: Sequence[AnyTarget], detections: Sequence[Detection]) -> list[Detection]:
     """Return the detections to estimate for the targets of one image, target by target.
 
-    Each target gets the best `inst_count` detections of its object; where the image has none of that object, the best
-    of the other objects, relabelled. Source: the default detections' rule of BOP task 4.
-    The image as a target gets all, best first (see `tasks.keep_what_counts`). Equal scores keep their order.
+    A BOP19 target gets the `inst_count` best detections of its object; where the image has none of that object, the
+    best of the other objects, relabelled (source: the rule for the default detections of BOP task 4). A BOP24 target
+    gets all detections of its image, best first. Equal scores keep their order.
     """
     ranked = sorted(detections, key=lambda detection: -detection.score)
     selected: list[Detection] = []
@@ -137,7 +137,7 @@ def select_detections(targets: Sequence[AnyTarget], detections: Sequence[Detecti
 
 
 def _compact(entry: dict[str, Any], known_counts: dict[int, int]) -> Any:
-    """Turn a segmentation into an Rle as soon as it is parsed: equal run lengths then share one int object."""
+    """Convert a segmentation to an Rle as soon as it is parsed, so that equal run lengths share one int object."""
     if "counts" not in entry:
         return entry
     try:
@@ -215,5 +215,5 @@ def _mask_box_xywh(path: Path) -> tuple[float, float, float, float]:
     mask = read_mask_image(path)
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
-        raise PicoPoseError("the mask is empty: nothing of the instance can be seen", where=path)
+        raise PicoPoseError("the mask is empty: the instance is not visible", where=path)
     return float(cols[0]), float(rows[0]), float(cols[-1] - cols[0] + 1), float(rows[-1] - rows[0] + 1)

@@ -23,9 +23,9 @@ def read_ground_truth(
 ) -> dict[int, list[GroundTruth]]:
     """Return the annotated instances of a scene by image id, poses in metres, in the order of the file.
 
-    An instance that cannot be used (NaN, a missing field, R not a rotation) raises PicoPoseError naming file, image
-    and instance; with a list in `problems` it is left out and described there instead. `gt_id` always counts all
-    instances, because it names the mask files.
+    Raises PicoPoseError naming file, image and instance for an instance that cannot be used (NaN, a missing field, R
+    not a rotation); with a list in `problems` such an instance is left out and described there instead. `gt_id` counts
+    all instances, because it is part of the names of the mask files.
     """
     path = dataset.annotation_path(scene_id, "scene_gt")
     if not path.is_file():
@@ -45,7 +45,7 @@ def read_ground_truth(
 
 
 def read_visible_boxes(dataset: Dataset, scene_id: int) -> dict[tuple[int, int], tuple[float, float, float, float]]:
-    """Return `bbox_visib` (x, y, w, h) px by (im_id, gt_id), without empty and broken ones; {} without the file."""
+    """Return `bbox_visib` (x, y, w, h) px by (im_id, gt_id), without empty and invalid ones; {} without the file."""
     boxes = {}
     for im_id, entries in (_read_infos(dataset, scene_id) or {}).items():
         for gt_id, info in enumerate(entries if isinstance(entries, list) else []):
@@ -67,7 +67,7 @@ def _as_list(entries: Any, path: Path, im_id: int) -> list[Any]:
 
 
 def _info_of(infos: dict[int, Any] | None, im_id: int, gt_id: int) -> Any:
-    """Return an instance's scene_gt_info entry, None where the set has no such file."""
+    """Return the scene_gt_info entry of an instance, None where the data set has no such file."""
     if infos is None:
         return None
     entries = infos.get(im_id)

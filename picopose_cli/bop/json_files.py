@@ -1,4 +1,4 @@
-"""Reading JSON files that strangers made: every fault becomes one sentence that names the file and the entry."""
+"""Reading JSON files of unknown origin: every fault becomes an error that names the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REPLACE = "replace the file with a complete copy"
 
 
 def read_json(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Return what a JSON file holds; a gzipped file is recognised by its first bytes, whatever its name.
+    """Return the content of a JSON file; a gzipped file is recognised by its first bytes, not by its name.
 
     `object_hook` is called with every JSON object as soon as it is parsed (see `json.loads`).
     Raises PicoPoseError when the file is missing, unreadable, truncated or not JSON.
@@ -28,7 +28,7 @@ def read_json(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None
     except FileNotFoundError as error:
         raise PicoPoseError("the file does not exist", where=path, fix="check the path or the download") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise PicoPoseError(f"is not a whole gzip file ({error})", where=path, fix=_REPLACE) from error
+        raise PicoPoseError(f"is not a complete gzip file ({error})", where=path, fix=_REPLACE) from error
     except OSError as error:
         raise PicoPoseError(f"cannot be read ({error.strerror or error})", where=path, fix="check the file") from error
     if not data.strip():
@@ -40,18 +40,18 @@ def read_json(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the object a JSON file holds; raises PicoPoseError when it holds something else."""
+    """Return the object in a JSON file; raises PicoPoseError when it is something else."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise PicoPoseError(f"holds {_kind(content)} where an object is needed", where=path, fix="check the file")
+        raise PicoPoseError(f"is {_kind(content)}, must be an object", where=path, fix="check the file")
     return content
 
 
 def read_json_list(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> list[Any]:
-    """Return the list a JSON file holds; raises PicoPoseError when it holds something else."""
+    """Return the list in a JSON file; raises PicoPoseError when it is something else."""
     content = read_json(path, object_hook=object_hook)
     if not isinstance(content, list):
-        raise PicoPoseError(f"holds {_kind(content)} where a list is needed", where=path, fix="check the file")
+        raise PicoPoseError(f"is {_kind(content)}, must be a list", where=path, fix="check the file")
     return content
 
 
@@ -66,5 +66,5 @@ def read_indexed(path: Path) -> dict[int, Any]:
 
 
 def _kind(content: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "a truth value"}
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "a boolean"}
     return names.get(type(content), "a number")

@@ -45,7 +45,7 @@ def _ids(count: int) -> tuple[int, ...]:
 
 
 _VGA = (480, 640)
-_IPD_IDS = (0, 1, 4, 8, 10, 11, 14, 18, 19, 20)  # an object id of 0 exists: ids are keys, 0 never means "none"
+_IPD_IDS = (0, 1, 4, 8, 10, 11, 14, 18, 19, 20)  # an object id of 0 exists: ids are keys, 0 does not mean "none"
 _PRIVATE = ("test",)
 
 KNOWN_SPLITS: tuple[KnownSplit, ...] = (

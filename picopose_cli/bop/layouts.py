@@ -1,6 +1,6 @@
-"""Finding out by looking how a BOP folder is laid out: split, image type and annotation suffix.
+"""The layout of a BOP folder on disk: split, image folder, annotation suffix and models.
 
-The row of the table comes first where the folder agrees with it; the folder as it is wins where it does not.
+The row of the table of known data sets is used where it matches the folder, else the layout is found from the folder.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import MESH_SUFFIXES
 from picopose_cli.bop.known_datasets import KnownSplit, toolkit_split
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MESH_EXTENSIONS = (".ply", ".obj", ".glb")
+MODELS_FOLDERS = ("models", "models_cad", "models_reconst")
+"""Folders of meshes for templates, preferred first."""
 _SCENE_DIGITS = 6
 _CAMERA_STEM = "scene_camera"
 
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """Where the images of a split lie inside each scene, and what its annotation files are called."""
+    """Folders and file extensions of a split's images inside each scene, and the suffix of its annotation files."""
 
     image_folder: str = "rgb"
     image_ext: str = ".png"
@@ -42,7 +44,7 @@ def scene_folders(split_dir: Path) -> list[str]:
 
 
 def split_folders(root: Path) -> list[str]:
-    """Return the folders of a data set that hold scenes: folders of six digits with annotations in the first."""
+    """Return the folders of a data set that have scenes: folders of six digits with annotations in the first."""
     found = []
     for name in list_folders(root):
         scenes = scene_folders(root / name)
@@ -52,9 +54,9 @@ def split_folders(root: Path) -> list[str]:
 
 
 def find_split(root: Path, wanted: str | None, rows: tuple[KnownSplit, ...]) -> str:
-    """Return the split's folder: `wanted`, else the table's, else the test or val split that is there.
+    """Return the split's folder: `wanted`, else that of the table, else the only test or val split on disk.
 
-    `wanted` may leave the type out: `test` finds `test_primesense`. Raises PicoPoseError that lists the splits there.
+    `wanted` may omit the type: `test` finds `test_primesense`. Raises PicoPoseError that lists the splits on disk.
     """
     present = split_folders(root)
     if wanted is not None:
@@ -72,7 +74,7 @@ def find_split(root: Path, wanted: str | None, rows: tuple[KnownSplit, ...]) -> 
             return candidates[0]
         if candidates:
             raise PicoPoseError(
-                f"several splits could be meant: {', '.join(candidates)}", where=root, fix="choose one with --split"
+                f"there are several splits: {', '.join(candidates)}", where=root, fix="choose one with --split"
             )
     raise _no_split(root, "no split with scenes", present)
 
@@ -90,15 +92,15 @@ def _match_split(root: Path, wanted: str, present: list[str], rows: tuple[KnownS
 
 def _no_split(root: Path, what: str, present: list[str]) -> PicoPoseError:
     if present:
-        return PicoPoseError(what, where=root, fix=f"pass --split with one that is there: {', '.join(present)}")
-    fix = "unpack the test images so that SPLIT/000001/scene_camera.json lies below it"
+        return PicoPoseError(what, where=root, fix=f"pass --split with one of {', '.join(present)}")
+    fix = "unpack the test images so that it has SPLIT/000001/scene_camera.json"
     return PicoPoseError(f"{what} in this folder (found: {_names(list_folders(root))})", where=root, fix=fix)
 
 
 def find_image_layout(split_dir: Path, row: KnownSplit | None) -> ImageLayout:
-    """Return how the scenes of a split are laid out, taken from the first that has images and a scene_camera file.
+    """Return the layout of a split's scenes, taken from the first with images and a scene_camera file.
 
-    A split without images (ground truth and depth suffice for scores) gets the names of the table, or BOP's usual ones.
+    A split without images (scores need only ground truth and depth) gets the names of the table, or BOP's usual ones.
     """
     scenes = [split_dir / scene for scene in scene_folders(split_dir)]
     for scene_dir in scenes:
@@ -127,7 +129,7 @@ def _known_pair(scene_dir: Path, row: KnownSplit | None) -> tuple[str, str] | No
 
 
 def _find_pair(scene_dir: Path) -> tuple[str, str] | None:
-    """Return the first image folder, colour before grey, for which there is a scene_camera file."""
+    """Return the first image folder, colour before grey, with a scene_camera file, and the file's suffix."""
     folders = list_folders(scene_dir)
     ordered = [name for kind in ("rgb", "gray") for name in folders if name.startswith(kind)]
     for folder in ordered:
@@ -150,23 +152,27 @@ def _first_extension(folder: Path) -> str | None:
 
 
 def find_models(root: Path, wanted: str | None, preferred: tuple[str, ...]) -> Path:
-    """Return the folder of meshes: `wanted` (which must be there), else the first of `preferred` that holds meshes.
+    """Return the folder of meshes: `wanted`, else the first of `preferred` that has meshes.
 
-    Without any, the first preferred folder is returned although it is missing: only commands that read meshes mind.
-    Raises PicoPoseError when `wanted` is not there.
+    Without any, the first preferred folder is returned although it is missing: only some commands read meshes.
+    Raises PicoPoseError when `wanted` does not exist.
     """
     if wanted is not None:
         if not (root / wanted).is_dir():
-            there = _names([name for name in list_folders(root) if name.startswith("models")])
+            found = _names(models_folders(root))
             raise PicoPoseError(
-                f"there is no models folder {wanted!r} (found: {there})", where=root, fix="check --models"
+                f"there is no models folder {wanted!r} (found: {found})", where=root, fix="check --models"
             )
         return root / wanted
-    others = [name for name in list_folders(root) if name.startswith("models")]
-    for name in (*preferred, *others):
+    for name in (*preferred, *models_folders(root)):
         if mesh_files(root / name):
             return root / name
     return root / preferred[0]
+
+
+def models_folders(root: Path) -> list[str]:
+    """Return the sorted names of a data set's folders of meshes."""
+    return [name for name in list_folders(root) if name.startswith("models")]
 
 
 def mesh_files(folder: Path) -> dict[int, Path]:
@@ -174,8 +180,8 @@ def mesh_files(folder: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     if not folder.is_dir():
         return found
-    for extension in MESH_EXTENSIONS:
-        for path in sorted(folder.glob(f"obj_*{extension}")):
+    for suffix in MESH_SUFFIXES:
+        for path in sorted(folder.glob(f"obj_*{suffix}")):
             digits = path.stem.removeprefix("obj_")
             if _is_number(digits):
                 found.setdefault(int(digits), path)

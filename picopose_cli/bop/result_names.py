@@ -12,7 +12,7 @@ _SEPARATORS = str.maketrans("", "", "_-.")
 
 @dataclass(frozen=True)
 class ResultName:
-    """The parts of a result file's name, METHOD_DATASET-SPLIT[-SPLITTYPE][_OPTID].csv."""
+    """The parts of a result file's name."""
 
     method: str
     dataset: str
@@ -22,14 +22,14 @@ class ResultName:
 
     @property
     def split_folder(self) -> str:
-        """The split as `open_dataset` takes it."""
+        """The split as the name of a folder, as `open_dataset` takes it."""
         return self.split if self.split_type is None else f"{self.split}_{self.split_type}"
 
 
 def parse_result_name(path: Path) -> ResultName:
     """Return the parts of a result file's name as the toolkit reads them: up to the first dot, at `_`, then at `-`.
 
-    Raises PicoPoseError saying what is wrong with the name (the toolkit stops with an IndexError).
+    Raises PicoPoseError that explains the fault of the name (the toolkit stops with an IndexError).
     """
     stem = path.name.split(".")[0]
     method, *rest = stem.split("_")
@@ -52,22 +52,22 @@ def _name_fault(name: str) -> str:
     stem = name.split(".")[0]
     whole_stem = Path(name).stem
     if whole_stem != stem and "_" in whole_stem and ("_" not in stem or "-" not in stem.split("_", 1)[1]):
-        return f"nothing after its first dot counts, which leaves {stem!r}; METHOD must hold no dot"
+        return f"everything after the first dot is ignored, which leaves {stem!r}; METHOD must not have a dot"
     if "_" not in stem:
         return "there is no `_` between METHOD and DATASET"
     method, *rest = stem.split("_")
     if not method:
         return "METHOD is empty"
     if any("-" in part.strip("-") for part in rest[1:]):
-        return f"METHOD and DATASET must hold no `_`, so {rest[0]!r} is read as DATASET-SPLIT"
+        return f"METHOD and DATASET must not have a `_`, so {rest[0]!r} is read as DATASET-SPLIT"
     return f"there is no SPLIT in {rest[0]!r}" if rest[0].split("-")[0] else "DATASET is empty"
 
 
 def result_file_name(method: str, dataset: str, split: str) -> str:
-    """Return the file name that BOP demands; `split` may carry a type (`test-TYPE`).
+    """Return the file name required by BOP; `split` may have a type (`test-TYPE`).
 
     `_`, `-` and `.` separate the parts of a name, so they are dropped from the data set's (`visp_cube` -> `vispcube`;
-    `open_dataset` finds it again). Raises PicoPoseError for a method that holds `_` or `.`.
+    `open_dataset` finds it again). Raises PicoPoseError for a method with `_` or `.`.
     """
     if not method or "_" in method or "." in method:
         raise PicoPoseError(f"method name {method!r} must be non-empty without `_` and `.`", fix="choose another name")

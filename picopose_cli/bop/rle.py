@@ -1,8 +1,9 @@
 """COCO run-length masks, column by column, starting with the background; both kinds of `counts`.
 
 Compressed counts are the variable-length code of COCO's mask API: each number in groups of five bits, lowest first, as
-characters from "0" on; bit 0x20 means that more follows, 0x10 of the last group is the sign; from the fourth number on
-the difference to the last number but one is stored. Masks come from strangers: everything is checked before it is used.
+characters from "0" on; bit 0x20 means that more groups follow, 0x10 of the last group is the sign; from the fourth
+number on the difference to the second to last number is stored. Masks are of unknown origin: everything is checked
+before it is used.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MAX_PIXELS = 10**8
 _FIRST_CHAR, _LAST_CHAR = 48, 48 + 63
 _MORE, _SIGN, _VALUE = 0x20, 0x10, 0x1F
 _MAX_GROUPS = 7
-"""35 bits: more than any difference of runs within MAX_PIXELS needs."""
+"""35 bits: enough for any difference of runs within MAX_PIXELS."""
 _FIX = "make the detections again"
 
 
@@ -36,12 +37,12 @@ def decode_rle(rle: Rle) -> Array:
 
 
 def encode_rle(mask: Array, *, compressed: bool = True) -> Rle:
-    """Return a mask (H,W) bool as run lengths: compressed text, or plain numbers as CNOS files hold them."""
+    """Return a mask (H,W) bool as run lengths: compressed text, or plain numbers as in CNOS files."""
     if mask.ndim != 2 or not mask.size:
         raise ValueError(f"a mask has two dimensions and at least one pixel, not shape {mask.shape}")
     columns = np.asarray(mask, bool).T.ravel()
     edges = np.flatnonzero(columns[1:] != columns[:-1]) + 1
-    # The first run is background, of length 0 where the mask begins inside.
+    # the first run is background, of length 0 where the first pixel is inside
     bounds = [0, 0] if columns[0] else [0]
     runs = np.diff(np.concatenate([np.array(bounds), edges, np.array([columns.size])]))
     size = (int(mask.shape[0]), int(mask.shape[1]))
@@ -59,7 +60,7 @@ def _checked_size(rle: Rle) -> tuple[int, int]:
 
 def _runs_of_numbers(counts: tuple[int, ...]) -> NDArray[np.int64]:
     if len(counts) > 2 * MAX_PIXELS or not set(map(type, counts)) <= {int}:
-        raise _broken("counts holds something else than whole numbers")
+        raise _broken("counts has values that are not whole numbers")
     try:
         return np.array(counts, np.int64)
     except OverflowError as error:
@@ -71,7 +72,7 @@ def _runs_of_text(counts: bytes) -> NDArray[np.int64]:
     if not len(codes):
         return codes
     if codes.min() < 0 or codes.max() > _LAST_CHAR - _FIRST_CHAR:
-        raise _broken("compressed counts hold a character outside of the code")
+        raise _broken("compressed counts have a character outside of the code")
     last = (codes & _MORE) == 0
     if not last[-1]:
         raise _broken("compressed counts end within a number")
@@ -84,7 +85,7 @@ def _runs_of_text(counts: bytes) -> NDArray[np.int64]:
     values = np.add.reduceat((codes & _VALUE) << (5 * group), starts)
     negative = (codes[ends] & _SIGN) != 0
     values -= np.where(negative, np.int64(1) << (5 * lengths), 0)
-    # From the fourth on they are differences to the last but one: two interleaved sums.
+    # from the fourth on they are differences to the second to last: two interleaved sums
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
@@ -94,7 +95,7 @@ def _text_of_runs(runs: NDArray[np.int64]) -> bytes:
     values = runs.copy()
     values[3:] -= runs[1:-2]
     shifts = 5 * np.arange(_MAX_GROUPS)
-    # A group is the last when the bits above it, its sign bit included, only repeat the sign.
+    # a group is the last when the bits above it, its sign bit included, only repeat the sign
     rest = values[:, None] >> (shifts + 4)
     is_last = (rest == 0) | (rest == -1)
     groups = np.argmax(is_last, axis=1)
@@ -105,4 +106,4 @@ def _text_of_runs(runs: NDArray[np.int64]) -> bytes:
 
 
 def _broken(what: str) -> PicoPoseError:
-    return PicoPoseError(f"the run-length mask does not decode: {what}", fix=_FIX)
+    return PicoPoseError(f"the run-length mask cannot be decoded: {what}", fix=_FIX)

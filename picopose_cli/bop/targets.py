@@ -1,4 +1,4 @@
-"""What the benchmark asks for: instance counts of objects in images (BOP19), or whatever images show (BOP24)."""
+"""Targets of the benchmark: numbers of instances of objects in images (BOP19), or whole images (BOP24)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def choose_targets(dataset: Dataset, targets_path: Path | None = None) -> tuple[Sequence[AnyTarget], str]:
-    """Return what is asked for, sorted and all of one kind, and a text that says where it is from and for which task.
+    """Return the targets, sorted and all of one kind, and a text with their source and task.
 
-    It comes from `targets_path`, a BOP19 or BOP24 file; else from the data set's own BOP19 file, else from its BOP24
-    file, else it is made from the ground truth, as BOP19 has it.
-    Raises PicoPoseError when the file is broken, or when there are neither file nor public ground truth.
+    They are read from `targets_path`, a BOP19 or BOP24 file; else from the data set's own BOP19 file, else from its
+    BOP24 file, else made from the ground truth as for BOP19.
+    Raises PicoPoseError when the file is invalid, or when there is neither a file nor public ground truth.
     """
     path = targets_path or find_targets(dataset) or find_image_targets(dataset)
     targets = read_targets(dataset) if path is None else read_target_file(path, dataset.name)
@@ -33,7 +33,7 @@ def choose_targets(dataset: Dataset, targets_path: Path | None = None) -> tuple[
 
 
 def targets_text(targets: Sequence[AnyTarget], source: Path | str) -> str:
-    """Return where targets are from and for which task."""
+    """Return the source and the task of targets as text."""
     kind = "BOP24, detection" if targets_kind(targets) == "bop24" else "BOP19, localisation"
     return f"{source} ({kind})"
 
@@ -54,7 +54,8 @@ def targets_by_image(targets: Iterable[AnyTarget]) -> dict[tuple[int, int], list
 def read_target_file(path: Path, dataset_name: str) -> Sequence[AnyTarget]:
     """Return the targets of a BOP19 or BOP24 file, sorted; the latter lists images without objects.
 
-    `dataset_name` decides how many estimates of an image count. Raises PicoPoseError when the file is empty or broken.
+    `dataset_name` decides how many estimates of an image are counted. Raises PicoPoseError when the file is empty or
+    invalid.
     """
     entries = read_json_list(path)
     with_objects = any(isinstance(entry, dict) and entry.keys() & {"obj_id", "inst_count"} for entry in entries)
@@ -66,9 +67,9 @@ def read_target_file(path: Path, dataset_name: str) -> Sequence[AnyTarget]:
 def read_targets(dataset: Dataset) -> list[Target]:
     """Return the localisation targets, sorted by scene, image and object.
 
-    They come from the data set's own file (see `find_targets`), else they are made from the ground truth: every object
-    with as many instances as are visible by a tenth.
-    Raises PicoPoseError when the file is broken, or when there are neither file nor public ground truth.
+    They are read from the data set's own file (see `find_targets`), else made from the ground truth: every object with
+    the number of its instances that are visible by MIN_VISIB_FRACT.
+    Raises PicoPoseError when the file is invalid, or when there is neither a file nor public ground truth.
     """
     path = find_targets(dataset)
     targets = _made_from_ground_truth(dataset) if path is None else _object_targets(read_json_list(path), path)
@@ -79,8 +80,8 @@ def read_targets(dataset: Dataset) -> list[Target]:
 def read_image_targets(dataset: Dataset) -> list[ImageTarget]:
     """Return the targets of the detection task, sorted by scene and image.
 
-    They come from the split's BOP24 file, else they are all images with ground truth.
-    Raises PicoPoseError when the file is broken, or when there are neither file nor public ground truth.
+    They are read from the split's BOP24 file, else they are all images with ground truth.
+    Raises PicoPoseError when the file is invalid, or when there is neither a file nor public ground truth.
     """
     path = find_image_targets(dataset)
     if path is not None:
@@ -94,8 +95,8 @@ def read_image_targets(dataset: Dataset) -> list[ImageTarget]:
 def find_targets(dataset: Dataset) -> Path | None:
     """Return the data set's BOP19 target file for its split, or None.
 
-    The file is named after the split. test_targets_bop19.json also serves another split when there is no test split
-    here that it could mean and the ground truth of this one holds every target.
+    The file is named after the split. test_targets_bop19.json is also used for another split when the data set has no
+    test split on disk and the ground truth of this one has every target.
     """
     own = _file_of_split(dataset, "bop19")
     if own is not None:
@@ -119,13 +120,13 @@ def _file_of_split(dataset: Dataset, kind: str) -> Path | None:
 
 
 def _object_targets(entries: Sequence[Any], path: Path) -> list[Target]:
-    """Return the targets of a BOP19 file, sorted; raises PicoPoseError naming the entry that is broken."""
+    """Return the targets of a BOP19 file, sorted; raises PicoPoseError naming an invalid entry."""
     targets: dict[tuple[int, int, int], Target] = {}
     for index, entry in enumerate(entries):
         target = Target(*_numbers(entry, ("scene_id", "im_id", "obj_id", "inst_count"), path, index))
         key = (target.scene_id, target.im_id, target.obj_id)
         if key in targets or target.inst_count < 1:
-            fault = "names a target again" if key in targets else "asks for no instance"
+            fault = "repeats a target" if key in targets else "has inst_count 0"
             raise PicoPoseError(f"entry {index} {fault}", where=path, fix="correct the file")
         targets[key] = target
     _require_some(targets, path)
@@ -161,20 +162,20 @@ def _require_ground_truth(dataset: Dataset, kind: str) -> None:
     if not dataset.has_public_gt:
         raise PicoPoseError(
             f"there is no {toolkit_split(dataset.split)[0]}_targets_{kind}.json, and no public ground truth to make "
-            "the targets from",
+            "targets from",
             where=dataset.root,
             fix="download the target file (it is in the data set's base archive) or pass it with --targets",
         )
 
 
 def _fits(dataset: Dataset, targets: list[Target]) -> bool:
-    """Tell whether the ground truth of this split holds every target."""
+    """Return whether the ground truth of this split has every target."""
     counts: Counter[tuple[int, int, int]] = Counter()
     scenes = {target.scene_id for target in targets}
     if not scenes.issubset(dataset.scene_ids()):
         return False
     for scene_id in scenes:
-        ignored: list[str] = []  # broken instances are reported by whoever uses them
+        ignored: list[str] = []  # invalid instances are reported where they are used
         for im_id, instances in read_ground_truth(dataset, scene_id, problems=ignored).items():
             counts.update((scene_id, im_id, instance.obj_id) for instance in instances)
     return all(counts[target.scene_id, target.im_id, target.obj_id] >= target.inst_count for target in targets)

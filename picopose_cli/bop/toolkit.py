@@ -1,4 +1,4 @@
-"""The official BOP toolkit, where somebody has installed it: its scripts run as a process beside our scores."""
+"""The official BOP toolkit, if installed: its scripts run as a process, to compare their scores with ours."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _LAST_LINES = 5
 def find_script(kind: str) -> Path:
     """Return the toolkit's script that scores `bop19` or `bop24` results.
 
-    Looked for in BOP_TOOLKIT_PATH, in the installed package `scripts`, and beside bop_toolkit_lib (a checkout).
-    Raises PicoPoseError that says how to install the toolkit.
+    It is searched in BOP_TOOLKIT_PATH, in the installed package `scripts`, and next to bop_toolkit_lib (a checkout).
+    Raises PicoPoseError with the command that installs the toolkit.
     """
     checkout = os.environ.get(TOOLKIT_VARIABLE)
     folders = [Path(checkout) / "scripts", Path(checkout)] if checkout else []
@@ -53,7 +53,7 @@ def _package_folders(name: str) -> list[Path]:
 
 
 def run_toolkit(result: Path, kind: str, data_dir: Path, workers: int) -> dict[str, float]:
-    """Return the toolkit's own scores of a result file whose data set lies in `data_dir`; `kind` is bop19 or bop24.
+    """Return the toolkit's scores of a result file whose data set is in `data_dir`; `kind` is bop19 or bop24.
 
     Raises PicoPoseError with the last lines of its output when the toolkit fails.
     """
@@ -84,7 +84,7 @@ def _run(script: Path, inputs: Path, outputs: Path, result: Path, data_dir: Path
         raise PicoPoseError(
             f"the toolkit ended with code {done.returncode} on {result.name}: {reason}",
             where=script,
-            fix="its VSD needs a working OpenGL; run the script by hand to see all of its output",
+            fix="its VSD needs a working OpenGL; run the script by hand to get all of its output",
         )
 
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import MESH_SUFFIXES
 from picopose_cli.base.types import Mesh
 from picopose_cli.rendering.atlas import Part, join_parts
 
-MESH_SUFFIXES = (".ply", ".obj", ".glb")
 METRES_PER_UNIT = {"mm": 1e-3, "cm": 1e-2, "m": 1.0}
 SMALLEST_MM, LARGEST_MM = 5.0, 5000.0
 """Diameters outside this range mean that the file is in another unit."""

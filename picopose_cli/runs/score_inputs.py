@@ -83,7 +83,7 @@ def _open_dataset(path: Path, options: ScoreOptions) -> Dataset:
         dataset = open_dataset(name, resolve_data_dir(options.data_dir), split=split, models=options.models)
     except PicoPoseError as error:
         raise private or error from error
-    if any(dataset.annotation_path(scene_id, "scene_gt").is_file() for scene_id in dataset.scene_ids()):
+    if dataset.has_gt_files():
         return dataset
     raise private or PicoPoseError(
         f"{dataset.split} has no ground truth (scene_gt{dataset.layout.suffix}.json)",

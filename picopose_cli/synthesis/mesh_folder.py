@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import MESH_SUFFIXES
 from picopose_cli.base.types import Mesh
 from picopose_cli.rendering.meshes import mesh_bounds_m, read_mesh
 from picopose_cli.synthesis.objects import TEXTURE_PX, SyntheticObject, colour_vertices, paint_with_contrast
@@ -32,7 +33,7 @@ class MeshFolder:
         """List the meshes; raises PicoPoseError when there is none."""
         if not folder.is_dir():
             raise PicoPoseError("is not a folder", where=folder, fix="pass a folder of meshes")
-        self.paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".ply", ".obj", ".glb"})
+        self.paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in MESH_SUFFIXES)
         if not self.paths:
             raise PicoPoseError("contains no .ply, .obj or .glb file", where=folder, fix="pass a folder of meshes")
         self.problems: dict[Path, PicoPoseError] = {}

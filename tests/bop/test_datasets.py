@@ -263,7 +263,7 @@ def test_nested_camera_matrix_is_read_row_by_row(tmp_path):
     [
         (b"", "empty"),
         (b'{"0": {"cam_K": [1', "not valid JSON"),
-        (b"[1, 2]", "holds a list where an object is needed"),
+        (b"[1, 2]", "is a list, must be an object"),
         (b"\xff\xfe\x00", "not valid JSON"),
         (b'{"zero": {}}', "'zero' is not an id"),
         (b"[" * 100_000, "not valid JSON"),
@@ -329,7 +329,7 @@ def test_missing_meshes_are_errors_when_asked_for(tmp_path):
     with pytest.raises(PicoPoseError, match="does not exist"):
         read_object_infos(dataset)
     write_models(tmp_path / "mine/models", [1, 12])
-    with pytest.raises(PicoPoseError, match=r"no mesh of object 5 \(objects here: 1, 12\)"):
+    with pytest.raises(PicoPoseError, match=r"no mesh of object 5 \(found: 1, 12\)"):
         mesh_path(open_dataset("mine", tmp_path), 5)
 
 

@@ -130,10 +130,10 @@ def test_mask_that_does_not_decode_is_found_when_it_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"{}", "holds an object where a list is needed"),
+        (b"{}", "is an object, must be a list"),
         (b'[{"scene_id": 1', "not valid JSON"),
         (b"", "empty"),
-        (gzip.compress(b"[]" * 500)[:-9], "not a whole gzip file"),
+        (gzip.compress(b"[]" * 500)[:-9], "not a complete gzip file"),
         (b"scene_id,im_id", "not valid JSON"),
         (b"[" + b"1" * 10_000 + b"]", "not valid JSON"),
     ],

@@ -73,7 +73,7 @@ def test_alpha_is_dropped_and_palettes_are_resolved(tmp_path):
 def test_float_image_is_refused(tmp_path):
     path = tmp_path / "image.tif"
     cv2.imwrite(str(path), np.zeros((4, 4), np.float32))
-    with pytest.raises(PicoPoseError, match="float32 values, needs 8 or 16 bits"):
+    with pytest.raises(PicoPoseError, match="float32 values, must have 8 or 16 bits"):
         read_image_rgb(path)
 
 
@@ -122,7 +122,7 @@ def test_damaged_png_is_found_by_its_checksum(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "does not exist"), (b"", "0 bytes"), (b"not an image at all", "is no image")]
+    ("content", "words"), [(None, "does not exist"), (b"", "0 bytes"), (b"not an image at all", "is not an image")]
 )
 def test_missing_empty_and_other_files(tmp_path, content, words):
     path = tmp_path / "image.png"

@@ -198,9 +198,9 @@ def test_split_folder_of_a_name(tmp_path):
     ("name", "words"),
     [
         ("results.csv", "no `_` between METHOD and DATASET"),
-        ("pico_pose_ycbv-test.csv", "METHOD and DATASET must hold no `_`"),
-        ("picopose_visp_cube-test.csv", "METHOD and DATASET must hold no `_`"),
-        ("cnos.v2_ycbv-test.csv", "METHOD must hold no dot"),
+        ("pico_pose_ycbv-test.csv", "METHOD and DATASET must not have a `_`"),
+        ("picopose_visp_cube-test.csv", "METHOD and DATASET must not have a `_`"),
+        ("cnos.v2_ycbv-test.csv", "METHOD must not have a dot"),
         ("_ycbv-test.csv", "METHOD is empty"),
         ("m_ycbv.csv", "no SPLIT in 'ycbv'"),
         ("m_ycbv-.csv", "no SPLIT"),

@@ -127,7 +127,7 @@ def test_empty_runs_inside_are_legal():
     ],
 )
 def test_malformed_counts_are_refused(size, counts, words):
-    with pytest.raises(PicoPoseError, match=f"does not decode: .*{words}"):
+    with pytest.raises(PicoPoseError, match=f"cannot be decoded: .*{words}"):
         decode_rle(Rle(size, counts))
 
 

@@ -94,15 +94,15 @@ def test_private_ground_truth_without_target_file(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ({"scene_id": 1}, "holds an object where a list is needed"),
+        ({"scene_id": 1}, "is an object, must be a list"),
         ([target(1, 0, 1), 5], "entry 1 is not an object"),
         ([{"scene_id": 1, "im_id": 0, "obj_id": 1}], "entry 0: inst_count is not a whole number"),
         ([target(1, "0", 1)], "entry 0: im_id"),
         ([target(1, float("nan"), 1)], "entry 0: im_id"),
         ([target(1, -1, 1)], "entry 0: im_id"),
         ([target(1, 0, 1.5)], "entry 0: obj_id"),
-        ([target(1, 0, 1, 0)], "entry 0 asks for no instance"),
-        ([target(1, 0, 1), target(1, 0, 1)], "entry 1 names a target again"),
+        ([target(1, 0, 1, 0)], "entry 0 has inst_count 0"),
+        ([target(1, 0, 1), target(1, 0, 1)], "entry 1 repeats a target"),
         ([target(1, 0, 1), {"scene_id": 1, "im_id": 0}], "entry 1: obj_id is not a whole number"),
         ([{"scene_id": 1, "im_id": 0}, {"scene_id": 1}], "entry 1: im_id is not a whole number"),
         ([{"scene_id": 1, "im_id": 0}, 5], "entry 1 is not an object"),

@@ -137,7 +137,7 @@ def test_a_given_file_decides_the_task(data_dir, toy_dir):
         ([], "there are no targets"),
         ([{"scene_id": 1, "im_id": 0}, {"scene_id": 1}], "entry 1: im_id is not a whole number"),
         ([{"scene_id": 1, "im_id": 0}, [1, 2]], "entry 1 is not an object"),
-        ({"scene_id": 1, "im_id": 0}, "where a list is needed"),
+        ({"scene_id": 1, "im_id": 0}, "must be a list"),
     ],
 )
 def test_a_broken_file_is_named(data_dir, entries, text):

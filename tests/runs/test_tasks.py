@@ -84,7 +84,7 @@ def test_load_image_reads_pixels_and_masks(dataset, tmp_path):
     assert image.masks[1] is None
     errors = image.masks[2:]
     assert all(isinstance(error, PicoPoseError) for error in errors)
-    for error, words in zip(errors, ("5x5 px, its image 64x48", "does not decode", "does not exist"), strict=True):
+    for error, words in zip(errors, ("5x5 px, its image 64x48", "cannot be decoded", "does not exist"), strict=True):
         assert words in str(error)
 
 
