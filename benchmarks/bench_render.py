@@ -22,7 +22,7 @@ import numpy as np
 from run_info import describe_run, write_result
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.processes import run_jobs
+from picopose_cli.base.workers import run_jobs
 from picopose_cli.templates.bank import read_bank, write_bank
 from picopose_cli.templates.build import render_bank
 

@@ -22,7 +22,7 @@ ALLOWED = {
     "synthesis": {"base", "rendering", "templates", "bop"},  # writes data sets as users have them
     "pose": {"base", "rendering", "network", "templates"},
     "training": {"base", "rendering", "network", "templates", "bop", "synthesis", "pose"},
-    "pictures": {"base", "scoring"},
+    "pictures": {"base", "bop", "rendering", "scoring"},  # overlays of a result file render silhouettes
     "runs": {"base", "rendering", "network", "templates", "bop", "pose", "scoring"},
 }
 """Rooms that a room may import besides itself; `cli` imports `commands`, and `commands` all but `cli`."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
-from picopose_cli.base.processes import run_jobs
 from picopose_cli.base.types import Array, Mesh, RenderedView
+from picopose_cli.base.workers import run_jobs
 from picopose_cli.rendering.gl import GL_KINDS, GlRenderer
 from picopose_cli.rendering.software import SoftwareRenderer
 

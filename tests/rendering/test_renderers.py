@@ -12,8 +12,8 @@ from helpers.poses import random_T
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import invert_T, make_T, transform_points
-from picopose_cli.base.processes import run_jobs
 from picopose_cli.base.types import Mesh, RenderedView
+from picopose_cli.base.workers import run_jobs
 from picopose_cli.rendering import renderers as renderer_module
 from picopose_cli.rendering.rasteriser import make_raster_mesh
 from picopose_cli.rendering.renderers import choose_renderer, draw_test_view, open_renderer

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.processes import WorkerDiedError, run_jobs
+from picopose_cli.base.workers import WorkerDiedError, run_jobs
 
 
 def job_of_any_kind(job: str, share: int) -> tuple[str, int]:
@@ -27,10 +27,9 @@ def job_of_any_kind(job: str, share: int) -> tuple[str, int]:
     return job, share
 
 
-@pytest.mark.parametrize("fork", [False, True])
-def test_jobs_and_their_failures(fork):
+def test_jobs_and_their_failures():
     jobs = ["a", "die", "b", "refuse", "kill", "c"]
-    outcomes = dict(run_jobs(job_of_any_kind, jobs, 2, fork=fork))
+    outcomes = dict(run_jobs(job_of_any_kind, jobs, 2))
     assert [outcomes[index] for index in (0, 2)] == [("a", 1), ("b", 1)]
     assert outcomes[5][0] == "c"
     assert isinstance(outcomes[1], WorkerDiedError)
@@ -47,22 +46,22 @@ def test_a_lone_job_gets_all_cores_and_a_silent_one_is_ended():
     assert list(run_jobs(job_of_any_kind, [], 3)) == []
 
 
-@pytest.mark.parametrize("fork", [False, True])
-def test_a_bug_is_not_taken_for_a_bad_input(fork):
+def test_a_bug_is_not_taken_for_a_bad_input():
     with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
-        list(run_jobs(job_of_any_kind, ["bug"], 1, fork=fork))
+        list(run_jobs(job_of_any_kind, ["bug"], 1))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_their_parent(blow):
-    code = (
-        "import os, time; from picopose_cli.base.processes import run_jobs\n"
-        "def work(job, share): os.write(1, b'%d\\n' % os.getpid()); time.sleep(0.2)\n"
-        "list(run_jobs(work, range(1000), 3, fork=True))"
+def test_workers_end_with_their_parent(tmp_path, blow):
+    script = tmp_path / "parent.py"  # a spawned process imports it again
+    script.write_text(
+        "import os, time\nfrom picopose_cli.base.workers import run_jobs\n"
+        "def work(job, share):\n    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(0.2)\n"
+        "if __name__ == '__main__':\n    list(run_jobs(work, range(1000), 3))\n"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, str(script)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -1,16 +1,20 @@
-"""Jobs in processes of their own, where no failure goes unnoticed and none takes the others with it."""
+"""Jobs in worker processes: the crash of a worker is the error of its job, and the other jobs go on.
+
+Not concurrent.futures: there, one worker that dies breaks the whole pool (BrokenProcessPool), and every other job's
+result is lost with it. Rendering needs better: an OpenGL driver or a damaged mesh can kill the process that uses it.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
-import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
@@ -21,12 +25,12 @@ Result = TypeVar("Result")
 
 
 class WorkerDiedError(PicoPoseError):
-    """The process that worked on a job ended, was killed, or did not answer in time."""
+    """The worker process of a job ended, was killed, or did not answer in time."""
 
 
 @dataclass(frozen=True)
 class _Bug:
-    """An exception that no user's input should raise, as its traceback."""
+    """The traceback of an exception other than PicoPoseError."""
 
     trace: str
 
@@ -36,7 +40,7 @@ class _Worker(Generic[Job]):
     process: BaseProcess
     connection: Connection
     index: int
-    """Of the job it works on."""
+    """Index of the job it works on."""
 
 
 def run_jobs(
@@ -45,28 +49,26 @@ def run_jobs(
     workers: int,
     *,
     in_process: bool = False,
-    fork: bool = False,
     timeout_s: float | None = None,
 ) -> Iterator[tuple[int, Result | PicoPoseError]]:
     """Yield (index, result or error) of every job as it ends, in any order.
 
-    `function(job, share)` runs in up to `workers` processes; `share` says how many workers' worth of cores the job may
-    use: 1 while there are jobs for all workers, more when there are fewer. `in_process` runs everything here, one job
-    after the other. With `fork` the processes share what `function` carries without a copy, where the system can; it
-    wants a caller without threads. A process that dies, or is not done `timeout_s` after the last one was, is a
-    WorkerDiedError of its job. Raises RuntimeError with the traceback of any exception but PicoPoseError.
+    `function(job, share)` runs in up to `workers` processes; `share` is the number of workers' cores that the job may
+    use: 1 while there are jobs for all workers, more when there are fewer. `in_process` runs all jobs in the calling
+    process, one after the other. A worker that dies, or does not answer within `timeout_s` of the last answer, gives a
+    WorkerDiedError for its job. Raises RuntimeError with the traceback of any exception except PicoPoseError.
     """
     if in_process:
         yield from ((index, _attempt(function, job, workers)) for index, job in enumerate(jobs))
         return
     # a spawned process inherits neither the caller's threads nor the state of its libraries
-    context: Any = multiprocessing.get_context("fork" if fork and sys.platform == "linux" else "spawn")
+    context = multiprocessing.get_context("spawn")
     waiting = deque(range(len(jobs)))
     busy: dict[Connection, _Worker[Job]] = {}
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
-                _give(_start(context, function, busy), waiting, jobs, busy, workers)
+                _give(_start(context, function), waiting, jobs, busy, workers)
             for connection in wait(list(busy), timeout_s) or list(busy):
                 worker = busy.pop(connection)  # type: ignore[call-overload]
                 outcome, alive = _receive(worker, timeout_s, str(jobs[worker.index]))
@@ -88,12 +90,11 @@ def _attempt(function: Callable[[Job, int], Result], job: Job, share: int) -> Re
         return error
 
 
-def _start(context: Any, function: Callable[[Job, int], Any], others: dict[Connection, _Worker[Job]]) -> _Worker[Job]:
+def _start(context: SpawnContext, function: Callable[[Job, int], Any]) -> _Worker[Job]:
     ours, theirs = context.Pipe()
-    inherited = [ours, *others] if context.get_start_method() == "fork" else []
-    process = context.Process(target=_work, args=(theirs, inherited, function), daemon=True)
+    process = context.Process(target=_work, args=(theirs, function), daemon=True)
     process.start()
-    theirs.close()  # held by the process alone, so that its death closes the pipe
+    theirs.close()  # held by the worker alone, so that its death closes the pipe
     return _Worker(process, ours, -1)
 
 
@@ -103,15 +104,13 @@ def _give(
     share = max(1, workers // (len(waiting) + len(busy)))
     worker.index = waiting.popleft()
     busy[worker.connection] = worker
-    with suppress(OSError):  # it has died: found out when its answer is read
+    with suppress(OSError):  # the worker has died, which is noticed when its answer is read
         worker.connection.send((jobs[worker.index], share))
 
 
-def _work(connection: Connection, inherited: Sequence[Connection], function: Callable[[Any, int], Any]) -> None:
-    for end in inherited:
-        end.close()  # held by the parent alone, so that its death ends the workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends this process
-    with suppress(EOFError, OSError):  # the parent is done or gone
+def _work(connection: Connection, function: Callable[[Any, int], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives Ctrl-C and ends this process
+    with suppress(EOFError, OSError):  # the parent is done or dead
         while True:
             connection.send(_answer(function, *connection.recv()))
 
@@ -124,7 +123,7 @@ def _answer(function: Callable[[Any, int], Any], job: Any, share: int) -> Any:
 
 
 def _receive(worker: _Worker[Job], timeout_s: float | None, job: str) -> tuple[Any, bool]:
-    """Return the worker's answer, or the error that its death or silence means, and whether it can go on."""
+    """Return the worker's answer, or an error if it died or timed out, and whether it can take another job."""
     if not worker.connection.poll(0):
         return WorkerDiedError(f"the worker process did not answer within {timeout_s:.0f} s"), False
     try:

@@ -1,0 +1,152 @@
+"""The banks of a data set: which are to be made, which can be kept, and making them in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.options import RenderTemplatesOptions, resolve_data_dir
+from picopose_cli.base.workers import WorkerDiedError, run_jobs
+from picopose_cli.bop.datasets import mesh_path, object_ids, open_dataset
+from picopose_cli.rendering.gl import GL_KINDS
+from picopose_cli.rendering.meshes import mesh_sha256
+from picopose_cli.templates.bank import bank_path, read_provenance, write_bank
+from picopose_cli.templates.build import render_bank
+from picopose_cli.templates.from_images import IMAGES_KIND, image_object_ids, images_sha256, read_image_bank
+
+
+@dataclass(frozen=True)
+class BankJob:
+    """One bank to make. `source` is the mesh file, or the folder of all template images."""
+
+    obj_id: int
+    source: Path
+    bank: Path
+    renderer: str
+    """`images`, a renderer, or `auto` until one is chosen."""
+    mesh_unit: str
+
+
+@dataclass
+class RenderReport:
+    """The outcome of a run, by object id; `renderer` is None when nothing had to be rendered."""
+
+    written: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    """Existing banks made from the same mesh with the same options."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Objects without a valid bank, each with the reason."""
+    renderer: str | None = None
+    renderer_detail: str = ""
+    folder: str = ""
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """1 when an object could not be used."""
+        return 1 if self.failed else 0
+
+
+def plan_banks(options: RenderTemplatesOptions) -> tuple[Path, list[BankJob]]:
+    """Return the templates folder and a job for each chosen object, sorted by object id.
+
+    Raises PicoPoseError when the data set, the folder of images or an object id does not exist.
+    """
+    folder, sources = options.templates, {}
+    if options.dataset is not None:
+        data_dir = resolve_data_dir(options.data_dir)
+        dataset = open_dataset(options.dataset, data_dir, models=options.models, need_images=False)
+        folder = folder or dataset.root / "templates"
+        if options.from_images is None:
+            sources = {obj_id: mesh_path(dataset, obj_id) for obj_id in object_ids(dataset)}
+    if options.from_images is not None:
+        sources = dict.fromkeys(image_object_ids(options.from_images), options.from_images)
+    assert folder is not None  # the options require it without a data set
+    renderer, unit = options.renderer, options.mesh_unit
+    if options.from_images is not None:
+        renderer = unit = IMAGES_KIND
+    return folder, [
+        BankJob(obj_id, sources[obj_id], bank_path(folder, obj_id), renderer, unit)
+        for obj_id in _chosen_ids(sources, options)
+    ]
+
+
+def _chosen_ids(sources: dict[int, Path], options: RenderTemplatesOptions) -> list[int]:
+    unknown = sorted(set(options.object_ids) - set(sources))
+    if unknown:
+        raise PicoPoseError(
+            f"--object-ids names {', '.join(map(str, unknown))}, which does not exist",
+            where=options.dataset or options.from_images,
+            fix=f"choose from {', '.join(map(str, sources))}",
+        )
+    return sorted(set(options.object_ids)) or list(sources)
+
+
+def jobs_to_do(jobs: Sequence[BankJob], overwrite: bool, report: RenderReport) -> list[BankJob]:
+    """Return the jobs whose bank must be made; those kept, and those whose source is unreadable, are reported."""
+    todo = []
+    for job in jobs:
+        try:
+            sha256 = images_sha256(job.source, job.obj_id) if job.renderer == IMAGES_KIND else mesh_sha256(job.source)
+        except PicoPoseError as error:
+            report.failed[job.obj_id] = str(error)
+            continue
+        if overwrite or not _is_current(job, sha256):
+            todo.append(job)
+        else:
+            report.kept.append(job.obj_id)
+    return todo
+
+
+def _is_current(job: BankJob, source_sha256: str) -> bool:
+    """Return whether the bank exists in this format, made from the same mesh, read in the same unit.
+
+    Another renderer's bank is current unless the renderer was chosen by name: they agree to a fraction of a pixel.
+    An unreadable bank is not current.
+    """
+    try:
+        made = read_provenance(job.bank)
+    except PicoPoseError:
+        return False
+    same = (made.source_sha256, made.mesh_unit) == (source_sha256, job.mesh_unit)
+    return same and job.renderer in ("auto", made.renderer)
+
+
+def make_banks(
+    jobs: Sequence[BankJob], renderer: str, workers: int, report: RenderReport, on_progress: Callable[[int], None]
+) -> None:
+    """Make the banks of the jobs with one renderer and report each as written or failed.
+
+    `on_progress(n)` is called with the number of objects done since the last call.
+    """
+    jobs = [replace(job, renderer=renderer) for job in jobs]
+    # One worker would only cost its start; OpenGL, which can kill its process, always gets one.
+    in_process = renderer not in GL_KINDS and min(workers, len(jobs)) == 1
+    for index, outcome in run_jobs(make_bank, jobs, workers, in_process=in_process):
+        if isinstance(outcome, PicoPoseError):
+            report.failed[jobs[index].obj_id] = failure_text(outcome, renderer)
+        else:
+            report.written.append(jobs[index].obj_id)
+        on_progress(1)
+    report.written.sort()
+
+
+def make_bank(job: BankJob, share: int) -> None:
+    """Make and write the bank of one object on `share` cores.
+
+    Raises PicoPoseError when the object cannot be used or the bank cannot be written.
+    """
+    if job.renderer == IMAGES_KIND:
+        bank = read_image_bank(job.source, job.obj_id)
+    else:
+        bank = render_bank(job.obj_id, job.source, mesh_unit=job.mesh_unit, kind=job.renderer, threads=share)
+    write_bank(job.bank, bank)
+
+
+def failure_text(error: PicoPoseError, renderer: str) -> str:
+    """Return why an object has no bank; for an OpenGL process that died, with the renderer to use instead."""
+    if renderer in GL_KINDS and isinstance(error, WorkerDiedError):
+        return f"{error}, rendering with {renderer}; pass --renderer software"
+    return str(error)
