@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +20,6 @@ from picopose_cli.commands import demo
 from picopose_cli.network import bundled
 from picopose_cli.network.checkpoint import save_network
 from picopose_cli.pictures.overlays import CORRECT_RGB, WRONG_RGB
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -117,31 +110,3 @@ def test_bundled_weights_lie_in_the_package_or_beside_it(tmp_path, monkeypatch, 
     path.parent.mkdir(parents=True)
     path.touch()
     assert bundled.bundled_weights() == path
-
-
-def test_every_package_is_in_the_packaging_list():
-    listed = re.findall(r'^    "(picopose_cli[\w.]*)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "picopose_cli").rglob("*.py")}
-    assert sorted(listed) == sorted([*(".".join(folder.parts) for folder in folders), "picopose_cli.weights"])
-
-
-def test_a_wheel_carries_the_weights_and_finds_them(tmp_path):
-    pytest.importorskip("setuptools", minversion="77")
-    source, installed = tmp_path / "source", tmp_path / "installed"
-    shutil.copytree(ROOT / "picopose_cli", source / "picopose_cli", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    (source / "weights").mkdir()
-    (source / "weights/README.md").write_text("# Weights\n")
-    (source / "weights/mini.safetensors").write_bytes(b"weights")
-    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        wheel.extractall(installed)
-    files = {path.relative_to(installed) for path in installed.glob("picopose_cli/**/*") if path.is_file()}
-    modules = {path.relative_to(source) for path in source.glob("picopose_cli/**/*.py")}
-    assert files == modules | {Path("picopose_cli/weights/README.md"), Path("picopose_cli/weights/mini.safetensors")}
-    look = "from picopose_cli.network.bundled import bundled_weights; print(bundled_weights())"
-    environment = os.environ | {"PYTHONPATH": str(installed)}
-    found = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert found.stdout.strip() == str(installed / "picopose_cli/weights/mini.safetensors")
