@@ -1,7 +1,7 @@
 """Options as dataclass fields: help, range and form of an option are metadata of its field.
 
-The command line, the README's reference, the check of ranges and the ways back to JSON and to arguments are made from
-them.
+The command line, the README's reference, the range check and the conversion of options to JSON and to arguments are
+made from this metadata.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def option(
     """Return the field of an option or, with `argument`, of a positional argument.
 
     The field's type decides the form: bool is a flag, a tuple is a list, written 1,5 for an option. `value` is the
-    placeholder of the value in the help, `default_text` describes a default that is no constant. Ranges: `choices`,
-    at least `minimum`, less than `below`, or `positive`; they apply to each item of a list.
+    placeholder of the value in the help, `default_text` describes a default that is not a constant. Ranges: one of
+    `choices`, at least `minimum`, less than `below`, `positive`; they apply to each item of a list.
     """
     info = OptionInfo(help, value, default_text, choices, minimum, below, positive, argument)
     return field(default=default, metadata={_METADATA_KEY: info})
@@ -143,7 +143,7 @@ def option_fields(options_type: Any) -> tuple[OptionField, ...]:
 
 
 def check_ranges(options: Any) -> None:
-    """Check the values of an options dataclass, except None; raises PicoPoseError for the first out of its range."""
+    """Check each value of an option dataclass, except None; raises PicoPoseError for the first one out of range."""
     for one in fields(options):
         info, value = one.metadata[_METADATA_KEY], getattr(options, one.name)
         items = value if isinstance(value, tuple) else () if value is None else (value,)
@@ -168,12 +168,12 @@ def value_text(value: Any) -> str:
 
 
 def options_record(options: Any) -> dict[str, Any]:
-    """Return options as they are stored beside what a command wrote: plain JSON values, paths as text."""
+    """Return options as they are stored in reports: plain JSON values, paths as text."""
     return {one.name: _plain(getattr(options, one.name)) for one in fields(options)}
 
 
 def command_line(options: Any) -> list[str]:
-    """Return the arguments with which a command gets such options, without those that have their default."""
+    """Return the arguments that give a command these options, without options that have their default value."""
     named: list[str] = []
     positional: list[str] = []
     for one in option_fields(type(options)):

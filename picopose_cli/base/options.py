@@ -1,6 +1,6 @@
 """The options of each command: names, defaults, ranges and help texts are here and nowhere else.
 
-The command line and the README's reference are made from these classes; `base.option_fields` has the machinery.
+The command line and the README's reference are made from these classes by `base.option_fields`.
 """
 
 from __future__ import annotations
