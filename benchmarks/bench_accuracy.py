@@ -76,7 +76,7 @@ from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.templates.crops import normalise_bgr
 from picopose_cli.training.batches import ViewBatch
 from picopose_cli.training.supervision import true_affine
-from picopose_cli.training.validation import view_angles_deg
+from picopose_cli.training.validation_metrics import view_angles_deg
 
 Item = TypeVar("Item")
 Solution = PoseSolution | RobustPose | None

@@ -1,1 +1,1 @@
-"""Training: samples, targets, losses and the loop."""
+"""Training: data on the device, losses, loop, state, validation and MegaPose shards."""

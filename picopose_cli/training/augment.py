@@ -1,4 +1,4 @@
-"""A rendered observation seen with the camera rolled, on the device: in-plane rotation at no rendering cost."""
+"""In-plane rotation of rendered observations on the device, without rendering them again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from picopose_cli.training.supervision import inverse
 
 
 def rotate_observations(view: ViewBatch, roll_rad: Tensor) -> ViewBatch:
-    """Return the views (B) with their crops turned by angles (B,) and cut square around the turned masks.
+    """Return B views rotated in the image plane by angles (B,) and cropped again, square around the rotated masks.
 
-    The turn is part of `A_crop_from_image`, so all geometry stays exact. What lies outside a view's old crop is filled
-    from the next view of the batch. An angle of 0 leaves a view as it is but for the new cut.
+    The rotation becomes part of `A_crop_from_image`, so the geometry stays exact. Pixels outside a view's old crop are
+    filled from the next view of the batch.
     """
-    S = _turn_and_cut(view.masks, roll_rad)  # new crop px from old crop px
+    S = _rotate_and_crop(view.masks, roll_rad)  # new crop px from old crop px
     images = view.crops_rgb.permute(0, 3, 1, 2).float()  # (B,3,S,S)
     inside = _warp(torch.ones_like(images[:, :1]), S, CROP_PX, "nearest")
     colours = torch.where(inside > 0.5, _warp(images, S, CROP_PX, "bilinear"), images.roll(1, 0))
@@ -33,8 +33,8 @@ def rotate_observations(view: ViewBatch, roll_rad: Tensor) -> ViewBatch:
     )
 
 
-def _turn_and_cut(masks: Tensor, roll_rad: Tensor) -> Tensor:
-    """Return the similarity (B,3,3) f64 that turns masks (B,S,S) and fills the crop with their bounding square."""
+def _rotate_and_crop(masks: Tensor, roll_rad: Tensor) -> Tensor:
+    """Return the similarity (B,3,3) f64 that rotates masks (B,S,S) and fills the crop with their bounding square."""
     side = masks.shape[-1]
     centre = torch.arange(side, device=masks.device) + 0.5
     cos, sin = roll_rad.double().cos()[:, None, None], roll_rad.double().sin()[:, None, None]
@@ -52,7 +52,7 @@ def _turn_and_cut(masks: Tensor, roll_rad: Tensor) -> Tensor:
 
 
 def _range_inside(values: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the least and the greatest value (B,) inside masks (B,S,S), half a pixel further out."""
+    """Return the least and the greatest value (B,) inside masks (B,S,S), extended by half a pixel."""
     low = values.masked_fill(~masks, torch.inf).flatten(1).amin(1)
     high = values.masked_fill(~masks, -torch.inf).flatten(1).amax(1)
     empty = low > high
@@ -62,10 +62,10 @@ def _range_inside(values: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _warp(images: Tensor, S: Tensor, side: int, mode: str) -> Tensor:
-    """Return images (B,C,side,side) moved by similarities of the crop (B,3,3), new from old crop px; 0 outside."""
+    """Return images (B,C,side,side) transformed by similarities (B,3,3), new from old crop px; 0 outside."""
     to_unit = torch.tensor([[2 / CROP_PX, 0, -1], [0, 2 / CROP_PX, -1], [0, 0, 1]], device=S.device, dtype=S.dtype)
     from_unit = torch.tensor([[CROP_PX / 2, 0, CROP_PX / 2], [0, CROP_PX / 2, CROP_PX / 2], [0, 0, 1]]).to(S)
     theta = to_unit @ inverse(S) @ from_unit
     grid = F.affine_grid(theta[:, :2].float(), [len(images), 1, side, side], align_corners=False)
-    padding = "border" if mode == "bilinear" else "zeros"  # no dark seam where an old crop ends
+    padding = "border" if mode == "bilinear" else "zeros"  # no dark seam at the border of the old crop
     return F.grid_sample(images, grid, mode=mode, padding_mode=padding, align_corners=False)

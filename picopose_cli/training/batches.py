@@ -1,4 +1,4 @@
-"""Samples become batches of tensors, in worker processes, in an order that a resumed run continues exactly."""
+"""Batches of samples as tensors, made by worker processes in an order that a resumed run continues exactly."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from picopose_cli.synthesis.samples import CropView, Sample, SampleSource
 from picopose_cli.templates.crops import CLIP_MEAN_RGB, CLIP_STD_RGB
 
 _BATCHES_AHEAD = 2
-"""Batches that each worker makes ahead: scenes take unequal time."""
+"""Number of batches that each worker makes in advance: scenes take unequal time."""
 
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """One side of B pairs, as in `samples.CropView`.
+    """One side of B pairs, with the fields of `CropView`.
 
     `crops_rgb` (B,224,224,3) u8, `masks` (B,224,224) bool, `depth_centre_m` (B,64,64) f32; f64: `K` and
     `A_crop_from_image` (B,3,3), `T_cam_from_obj` (B,4,4) metres.
@@ -43,7 +43,7 @@ class ViewBatch:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B training pairs; `diameter_m` (B,) f64 is the diagonal of each object's box."""
+    """B training pairs; `diameter_m` (B,) f64 is the diagonal of each object's bounding box."""
 
     observation: ViewBatch
     template: ViewBatch
@@ -57,16 +57,16 @@ class PairBatch:
         return PairBatch(self.observation.mapped(function), self.template.mapped(function), function(self.diameter_m))
 
     def to(self, device: torch.device) -> PairBatch:
-        """Return the batch on a device; a pinned batch goes there in the background."""
+        """Return the batch on a device; a pinned batch is copied in the background."""
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> PairBatch:
-        """Return the batch in page-locked memory; the loader's own thread calls this."""
+        """Return the batch in page-locked memory; called by the data loader."""
         return self.mapped(lambda tensor: tensor.pin_memory())
 
 
 def collate(samples: Sequence[Sample]) -> PairBatch:
-    """Return some samples as a batch on the host."""
+    """Return samples as a batch on the CPU."""
     return PairBatch(
         _collate_views([sample.observation for sample in samples]),
         _collate_views([sample.template for sample in samples]),
@@ -90,7 +90,7 @@ def _collate_views(views: Sequence[CropView]) -> ViewBatch:
 
 
 def network_inputs(crops_rgb: Tensor) -> Tensor:
-    """Return the network's input (B,3,224,224) f32 of crops (B,224,224,3) u8 RGB: `crops.normalise_bgr` on a device."""
+    """Return the network's input (B,3,224,224) f32 of crops (B,224,224,3) u8 RGB, as `crops.normalise_bgr` does."""
     bgr = crops_rgb.flip(-1).permute(0, 3, 1, 2).float() / 255
     mean = torch.tensor(CLIP_MEAN_RGB, device=bgr.device)[:, None, None]
     std = torch.tensor(CLIP_STD_RGB, device=bgr.device)[:, None, None]
@@ -99,7 +99,7 @@ def network_inputs(crops_rgb: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """Where a stream of batches stands: this process is `rank` of `world`, and has consumed `batches` batches."""
+    """The position in a stream of batches of process `rank` of `world`, which has consumed `batches` batches."""
 
     rank: int = 0
     world: int = 1
@@ -109,8 +109,8 @@ class StreamPosition:
 class BatchStream(IterableDataset[PairBatch]):
     """The batches of one process, made by `workers` worker processes (0: by the process itself).
 
-    Batch n comes from share n modulo the process's number of shares, so that each share is read by one worker in its
-    own order; a stream that begins at batch n therefore continues one that stopped there, given the same sizes.
+    Batch n contains samples of share n modulo the process's number of shares, and each share is read by one worker in
+    its order; so a stream that begins at batch n continues one that ended there, given the same numbers of workers.
     """
 
     def __init__(self, source: SampleSource, batch_size: int, workers: int, position: StreamPosition) -> None:
@@ -120,7 +120,7 @@ class BatchStream(IterableDataset[PairBatch]):
         self._position = position
 
     def __iter__(self) -> Iterator[PairBatch]:
-        """Yield this worker's batches for ever."""
+        """Yield this worker's batches, without end."""
         info = get_worker_info()
         first = self._position.batches + (0 if info is None else info.id)
         share, consumed = first % self._shares, first // self._shares
@@ -135,10 +135,10 @@ class BatchStream(IterableDataset[PairBatch]):
 def open_batches(
     source: SampleSource, *, batch_size: int, workers: int, position: StreamPosition, pinned: bool
 ) -> Iterator[PairBatch]:
-    """Return an endless iterator of batches from a position on; workers make batches ahead.
+    """Return an endless iterator of batches from a position on.
 
-    With workers the source is pickled: they start from a fresh process, since one that is forked beside the threads of
-    PyTorch and OpenCV hangs.
+    The source is pickled for the workers, which are forked from a separate server process: a fork of this process may
+    hang because of the threads of PyTorch and OpenCV.
     """
     context = None
     if workers:
@@ -152,10 +152,10 @@ def open_batches(
         prefetch_factor=_BATCHES_AHEAD if workers else None,
         worker_init_fn=_prepare_worker,
         multiprocessing_context=context,
-        generator=torch.Generator(),  # its own: the global one's state stays what it is
+        generator=torch.Generator(),  # leaves the global generator unchanged
     )
     return iter(loader)
 
 
 def _prepare_worker(_: int) -> None:
-    cv2.setNumThreads(1)  # the workers are what runs side by side
+    cv2.setNumThreads(1)  # the workers run in parallel already

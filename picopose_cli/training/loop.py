@@ -1,22 +1,20 @@
-"""The training loop: one process a device, the same code for one and for several (torchrun)."""
+"""The training loop, the same for one process and for several."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from picopose_cli.base.errors import PicoPoseError
@@ -25,8 +23,9 @@ from picopose_cli.network.config import LEVELS
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.synthesis.samples import SampleSource
 from picopose_cli.training.batches import PairBatch, StreamPosition, open_batches
-from picopose_cli.training.log import Journal
-from picopose_cli.training.losses import LossTerms, PairLosses, draw
+from picopose_cli.training.distributed import TrainingProcess
+from picopose_cli.training.log import RunningMeans, TrainingLog
+from picopose_cli.training.losses import LossTerms, PairLosses, sample_draws
 from picopose_cli.training.recipes import choose_recipe
 from picopose_cli.training.sample_pool import SamplePool
 from picopose_cli.training.state import (
@@ -39,104 +38,45 @@ from picopose_cli.training.state import (
     update_mean,
     write_checkpoint,
 )
+from picopose_cli.training.summary import TrainSummary
 
-LOGGER = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
+
 LOG_EVERY = 20
-"""Steps whose losses are averaged into one line of the log: reading them makes the device wait."""
-_FULL_TURN_SHARE = 0.3
-"""Of the easy steps: from then on observations are turned by any angle."""
-_MUST_AGREE = ("source", "batch_size", "accumulate", "workers", "reuse", "seed", "steps", "freeze_backbone")
-"""Options that change what a resumed run does next."""
+"""Number of steps whose mean losses make one line of the log."""
+_FULL_ROLL_SHARE = 0.3
+"""Share of the curriculum's steps after which observations are rotated up to the largest angle."""
+_EXACT_OPTIONS = ("source", "batch_size", "accumulate", "workers", "reuse", "seed", "steps", "freeze_backbone")
+"""Options on which the exact continuation of a run depends."""
 
 Validate = Callable[[PicoPose, int], dict[str, float]]
 """Scores a network in eval mode after a step."""
-
-
-@dataclass(frozen=True)
-class TrainingProcess:
-    """The processes of a run: this is `rank` of `world`, on `device` with `precision` fp32 or bf16."""
-
-    device: torch.device
-    precision: str
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes files and talks."""
-        return self.rank == 0
-
-
-@dataclass
-class TrainSummary:
-    """What a run did: steps before and after it, seconds, samples a second, last losses and validation."""
-
-    first_step: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    pairs_per_s: float = 0.0
-    waiting_share: float = 0.0
-    """Share of the time in which the device waited for data."""
-    losses: dict[str, float] = field(default_factory=dict)
-    validation: dict[str, float] = field(default_factory=dict)
-    finished: bool = False
-
-
-def join_processes(device: str, precision: str) -> TrainingProcess:
-    """Return this process's part: alone, or as torchrun's environment says (one process a GPU).
-
-    `device` is `cpu` or `cuda:N`; with several processes each takes the GPU of its local rank.
-    """
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    on_gpu = device != "cpu"
-    if world > 1:
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else device
-    if on_gpu:
-        torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
-    return TrainingProcess(torch.device(device), precision, rank, world)
-
-
-def leave_processes(group: TrainingProcess) -> None:
-    """End the processes' connection, if there is one."""
-    if group.world > 1:
-        torch.distributed.destroy_process_group()
-
-
-def ramp_samples(options: TrainOptions, world: int) -> int:
-    """Return over how many samples, of all processes together, a source makes them as hard as they get.
-
-    A source knows a sample's number and no step: so the difficulty, too, is the same after a resumed run.
-    """
-    return max(1, options.curriculum_steps * options.batch_size * options.accumulate * world // options.reuse)
 
 
 def train(
     options: TrainOptions,
     network: PicoPose,
     source: SampleSource,
-    group: TrainingProcess,
+    process: TrainingProcess,
     *,
     validate: Validate | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainSummary:
-    """Train a network in place until the steps or the minutes are over, from the newest checkpoint of the output.
+    """Train a network in place, from the newest checkpoint of the output folder, until the steps or minutes are over.
 
-    The network ends up with the running mean of its weights where there is one, in eval mode. `stop` is asked after
-    each step. Raises PicoPoseError when a checkpoint or the folder cannot be used, or a loss is no longer finite.
+    At the end the network is in eval mode and has the running mean of its weights, if there is one. `stop` is called
+    before each step. Raises PicoPoseError when a checkpoint or the folder cannot be used, or a loss is not finite.
     """
-    network.to(group.device)
+    network.to(process.device)
     state = start_state(network, choose_recipe(options), ema=options.ema > 0)
     checkpoint = find_checkpoint(options.output)
     if checkpoint is not None:
-        _report_changes(read_checkpoint(checkpoint, state), options, group)
-    trainer = _Trainer(options, state, group, validate)
+        _warn_of_changes(read_checkpoint(checkpoint, state), options, process)
+    trainer = _Trainer(options, state, process, validate)
     try:
         summary = trainer.run(source, stop)
     finally:
-        trainer.journal.close()
+        trainer.log.close()
     if state.mean:
         network.load_state_dict(state.mean)
     network.eval()
@@ -147,67 +87,71 @@ class _Trainer:
     """One run of the loop over a state."""
 
     def __init__(
-        self, options: TrainOptions, state: TrainState, group: TrainingProcess, validate: Validate | None
+        self, options: TrainOptions, state: TrainState, process: TrainingProcess, validate: Validate | None
     ) -> None:
-        self._options, self._state, self._group, self._validate = options, state, group, validate
+        self._options, self._state, self._process, self._validate = options, state, process, validate
         self._recipe = choose_recipe(options)
-        self._model: nn.Module = PairLosses(state.network, self._recipe, turn=options.max_roll_deg > 0)
+        self._model: nn.Module = PairLosses(state.network, self._recipe, rotate=options.max_roll_deg > 0)
         if options.compile:
             state.network.feature_extractor.dinov2.compile()
             state.network.offset_regressor.dpt_head.compile()
-        if group.world > 1:
-            unused = self._recipe.coarse_share > 0  # the finest grid's weights, for a while
+        if process.world > 1:
+            unused = self._recipe.coarse_share > 0  # the finest grid's weights have no gradient at first
             self._model = DistributedDataParallel(self._model, find_unused_parameters=unused)
-        self.journal = Journal(options.output, state.step, options.steps, leads=group.leads)
+        self.log = TrainingLog(options.output, state.step, options.steps, is_leader=process.is_leader)
         self._summary = TrainSummary(first_step=state.step, step=state.step)
-        self._waited_s = 0.0
+        self._started_s = self._waited_s = 0.0
 
     def run(self, source: SampleSource, stop: Callable[[], bool]) -> TrainSummary:
         options, state, summary = self._options, self._state, self._summary
-        batches = self._open(source)
-        started, running = time.perf_counter(), _Running()
+        batches = self._open_batches(source)
+        self._started_s, means = time.perf_counter(), RunningMeans()
         saved = validated = state.step
-        while state.step < options.steps and not self._must_stop(started, stop):
-            running.add(self._step(batches))
+        while state.step < options.steps and not self._must_stop(stop):
+            means.add(self._step(batches))
             if state.step % LOG_EVERY == 0 or state.step == options.steps:
-                self._log(running, started)
-            if options.checkpoint_every and state.step % options.checkpoint_every == 0:
+                self._log_losses(means)
+            if state.step % options.checkpoint_every == 0:
                 self._save()
                 saved = state.step
             if options.validate_every and state.step % options.validate_every == 0:
-                self._score()
+                self._run_validation()
                 validated = state.step
-        if running:
-            self._log(running, started)
+        if means:
+            self._log_losses(means)
         if saved != state.step:
             self._save()
         if validated != state.step or (state.step and not summary.validation):
-            self._score()
+            self._run_validation()
         summary.step, summary.finished = state.step, state.step >= options.steps
-        summary.seconds = time.perf_counter() - started
+        summary.seconds = time.perf_counter() - self._started_s
         return summary
 
-    def _open(self, source: SampleSource) -> Iterator[PairBatch]:
-        position = StreamPosition(self._group.rank, self._group.world, self._state.batches)
-        pinned = self._group.device.type == "cuda"
+    def _open_batches(self, source: SampleSource) -> Iterator[PairBatch]:
+        position = StreamPosition(self._process.rank, self._process.world, self._state.batches)
         batches = open_batches(
-            source, batch_size=self._options.batch_size, workers=self._options.workers, position=position, pinned=pinned
+            source,
+            batch_size=self._options.batch_size,
+            workers=self._options.workers,
+            position=position,
+            pinned=self._process.device.type == "cuda",
         )
-        on_device = (batch.to(self._group.device) for batch in self._counted(batches))
+        on_device = (batch.to(self._process.device) for batch in self._counted(batches))
         if self._options.reuse == 1:
             return on_device
-        return SamplePool(on_device, self._options.reuse, _seed(self._options, self._state.step, self._group)).batches()
+        return SamplePool(on_device, self._options.reuse, self._seed()).batches()
 
     def _counted(self, batches: Iterator[PairBatch]) -> Iterator[PairBatch]:
+        """Yield the batches, counting them and the time in which they are waited for."""
         while True:
-            asked = time.perf_counter()
+            started_s = time.perf_counter()
             batch = next(batches)
-            self._waited_s += time.perf_counter() - asked
+            self._waited_s += time.perf_counter() - started_s
             self._state.batches += 1
             yield batch
 
     def _step(self, batches: Iterator[PairBatch]) -> LossTerms:
-        """Move the weights once; returns the mean losses, still on the device."""
+        """Update the weights once; returns the mean losses, still on the device."""
         options, state, network = self._options, self._state, self._state.network
         # Batch norms use the batch's own statistics and keep running ones for inference, as in the released training.
         network.train()
@@ -216,18 +160,13 @@ class _Trainer:
         set_learning_rate(state, self._recipe, options.steps)
         for optimizer in state.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        coarse = state.step < self._recipe.coarse_share * options.steps
         sums: LossTerms = {}
-        generator = torch.Generator().manual_seed(_seed(options, state.step, self._group))
+        generator = torch.Generator().manual_seed(self._seed())
         for part in range(options.accumulate):
-            batch = next(batches)
-            turn = math.radians(options.max_roll_deg) * self._share_of_turn()
-            draws = draw(len(batch), network.config.grid**2, turn, generator).to(self._group.device)
-            with self._together(part), self._autocast():
-                terms = self._model(batch, draws, LEVELS - 1 if coarse else LEVELS)
-                (terms["total"] / options.accumulate).backward()
+            with self._exchange_gradients(part):
+                terms = self._backward(next(batches), generator)
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0) + value.detach() / options.accumulate
+                sums[name] = sums.get(name, 0) + value / options.accumulate
         nn.utils.clip_grad_norm_(network.parameters(), self._recipe.clip_norm)
         for optimizer in state.optimizers:
             optimizer.step()
@@ -235,55 +174,60 @@ class _Trainer:
         update_mean(state, options.ema)
         return sums
 
-    def _share_of_turn(self) -> float:
-        """Rotation in the image plane comes before the other difficulties."""
-        share = self._state.step / self._options.curriculum_steps if self._options.curriculum_steps else 1.0
-        return min(1.0, share / _FULL_TURN_SHARE)
+    def _backward(self, batch: PairBatch, generator: torch.Generator) -> LossTerms:
+        """Add the gradients of a batch and return its losses, detached."""
+        options, cells = self._options, self._state.network.config.grid**2
+        coarse = self._state.step < self._recipe.coarse_share * options.steps
+        draws = sample_draws(len(batch), cells, self._max_roll_rad(), generator).to(self._process.device)
+        with self._process.autocast():
+            terms = self._model(batch, draws, LEVELS - 1 if coarse else LEVELS)
+            (terms["total"] / options.accumulate).backward()
+        return {name: value.detach() for name, value in terms.items()}
 
-    def _together(self, part: int) -> AbstractContextManager[Any]:
-        """Gradients are exchanged between processes once a step."""
+    def _max_roll_rad(self) -> float:
+        """Return the largest rotation at this step: of all difficulties, rotation is the first to rise."""
+        steps = self._options.curriculum_steps
+        share = self._state.step / steps if steps else 1.0
+        return math.radians(self._options.max_roll_deg) * min(1.0, share / _FULL_ROLL_SHARE)
+
+    def _exchange_gradients(self, part: int) -> AbstractContextManager[Any]:
+        """Return the context in which processes exchange gradients with the last batch of a step only."""
         last = part == self._options.accumulate - 1
         if isinstance(self._model, DistributedDataParallel) and not last:
             return self._model.no_sync()
         return nullcontext()
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._group.device.type, torch.bfloat16, enabled=self._group.precision == "bf16")
-
-    def _must_stop(self, started: float, stop: Callable[[], bool]) -> bool:
+    def _must_stop(self, stop: Callable[[], bool]) -> bool:
         minutes = self._options.minutes
-        wanted = stop() or (minutes is not None and time.perf_counter() - started > 60 * minutes)
-        if self._group.world == 1:
-            return wanted
-        votes = torch.tensor(float(wanted), device=self._group.device)
-        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
-        return bool(votes.item())
+        over = minutes is not None and time.perf_counter() - self._started_s > 60 * minutes
+        return self._process.any_process(stop() or over)
 
-    def _log(self, running: _Running, started: float) -> None:
-        summary, step = self._summary, self._state.step
-        summary.losses = running.means()
-        seconds = time.perf_counter() - started
-        done = step - summary.first_step
-        summary.pairs_per_s = done * self._options.batch_size * self._options.accumulate * self._group.world / seconds
+    def _log_losses(self, means: RunningMeans) -> None:
+        """Log losses and speed; raises PicoPoseError when a loss is not finite."""
+        summary, step, options = self._summary, self._state.step, self._options
+        summary.losses = means.pop()
+        seconds = time.perf_counter() - self._started_s
+        pairs_per_step = options.batch_size * options.accumulate * self._process.world
+        summary.pairs_per_s = (step - summary.first_step) * pairs_per_step / seconds
         summary.waiting_share = self._waited_s / seconds
         broken = [name for name, value in summary.losses.items() if not math.isfinite(value)]
         if broken:
             raise PicoPoseError(
-                f"the loss {broken[-1]} is no longer finite at step {step}",
-                where=self._options.output,
-                fix="go on from the last checkpoint with a smaller --lr",
+                f"the loss {broken[-1]} is not finite at step {step}",
+                where=options.output,
+                fix="continue from the last checkpoint with a smaller --lr",
             )
-        rate = learning_rate(self._recipe, step, self._options.steps)
+        rate = learning_rate(self._recipe, step, options.steps)
         speed = {"pairs_per_s": summary.pairs_per_s, "waiting_share": summary.waiting_share}
-        self.journal.add("loss", step, summary.losses | {"lr": rate} | speed)
+        self.log.add("loss", step, summary.losses | {"lr": rate} | speed)
 
     def _save(self) -> None:
-        if self._group.leads:
-            write_checkpoint(self._options.output, self._state, _facts(self._options, self._group))
+        if self._process.is_leader:
+            write_checkpoint(self._options.output, self._state, _facts(self._options, self._process))
 
-    def _score(self) -> None:
-        """Validate the mean weights on the leading process; the others wait at the next exchange of gradients."""
-        if self._validate is None or not self._group.leads:
+    def _run_validation(self) -> None:
+        """Validate the mean weights on the leader; other processes wait at the next exchange of gradients."""
+        if self._validate is None or not self._process.is_leader:
             return
         network = self._state.network
         own = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
@@ -292,43 +236,24 @@ class _Trainer:
         network.eval()
         self._summary.validation = self._validate(network, self._state.step)
         network.load_state_dict(own)
-        self.journal.add("validation", self._state.step, self._summary.validation)
+        self.log.add("validation", self._state.step, self._summary.validation)
+
+    def _seed(self) -> int:
+        """Return the seed of this process's random numbers at this step."""
+        seeds = [self._options.seed, self._state.step, self._process.rank]
+        return int(np.random.SeedSequence(seeds).generate_state(1)[0])
 
 
-class _Running:
-    """Sums losses on the device until somebody reads their means."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts = Counter[str]()  # not every step has every loss
-
-    def __bool__(self) -> bool:
-        return bool(self._sums)
-
-    def add(self, terms: LossTerms) -> None:
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self._counts.update(terms.keys())
-
-    def means(self) -> dict[str, float]:
-        """Return the means since the last call; the device is waited for."""
-        sums = torch.stack(list(self._sums.values())).tolist()
-        means = {name: value / self._counts[name] for name, value in zip(self._sums, sums, strict=True)}
-        self._sums, self._counts = {}, Counter()
-        return means
-
-
-def _seed(options: TrainOptions, step: int, group: TrainingProcess) -> int:
-    return int(np.random.SeedSequence([options.seed, step, group.rank]).generate_state(1)[0])
-
-
-def _facts(options: TrainOptions, group: TrainingProcess) -> dict[str, Any]:
+def _facts(options: TrainOptions, process: TrainingProcess) -> dict[str, Any]:
+    """Return what a checkpoint records of its run, as JSON."""
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
-    return plain | {"world": group.world, "torch": torch.__version__}
+    return plain | {"world": process.world, "torch": torch.__version__}
 
 
-def _report_changes(before: dict[str, Any], options: TrainOptions, group: TrainingProcess) -> None:
-    now = json.loads(json.dumps(_facts(options, group)))
-    for name in (*_MUST_AGREE, "world"):
+def _warn_of_changes(before: Mapping[str, Any], options: TrainOptions, process: TrainingProcess) -> None:
+    now = json.loads(json.dumps(_facts(options, process)))
+    for name in (*_EXACT_OPTIONS, "world"):
         if before.get(name) != now[name]:
-            LOGGER.warning("goes on with %s %s instead of %s: no exact continuation", name, now[name], before.get(name))
+            _LOG.warning(
+                "resumed with %s %s instead of %s: not an exact continuation", name, now[name], before.get(name)
+            )

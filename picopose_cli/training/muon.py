@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal before they move the weights (Jordan et al., 2024)."""
+"""Muon: an optimiser with orthogonalised momentum (Jordan et al., 2024)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.optim import Optimizer
 
 _ITERATIONS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the odd quintic whose iteration drives singular values to about 1 (Jordan et al.): steep at 0, not exact at 1."""
+"""Coefficients of the odd quintic whose iteration moves singular values to about 1 (Jordan et al.)."""
 _EPS = 1e-7
 _ADAM_RMS = 0.2
-"""Root mean square of AdamW's usual step in units of the learning rate: both then take comparable rates."""
+"""Typical root mean square of AdamW's step relative to the learning rate, so that rates are comparable."""
 
 
 class Muon(Optimizer):
-    """Moves weights of two and more dimensions; convolutions count as matrices (outputs, inputs * kernel).
+    """Optimises weights of two and more dimensions; convolutions are matrices (outputs, inputs * kernel).
 
-    In the weights' own precision, and for convolutions too, both of which PyTorch's is not: bfloat16 is many times
-    slower on processors without it.
+    Unlike PyTorch's Muon it computes in the weights' own precision, since bfloat16 is many times slower on CPUs without
+    it, and it trains convolutions.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter], *, lr: float, weight_decay: float, momentum: float) -> None:
@@ -29,7 +29,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every weight that has a gradient, by Nesterov's momentum; a closure is not supported."""
+        """Update every weight that has a gradient, with Nesterov momentum; a closure is not supported."""
         assert closure is None
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
@@ -55,7 +55,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return matrices (N,r,c) with the same singular vectors and all singular values near 1 (.7 to 1.2)."""
+    """Return matrices (N,r,c) with the same singular vectors and with singular values of .7 to 1.2."""
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     X = matrices.transpose(1, 2) if tall else matrices

@@ -1,4 +1,4 @@
-"""Samples used several times: where rendering is slower than the device, the device need not wait for it."""
+"""Reuse of samples, so that the device need not wait where rendering is slower."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from picopose_cli.training.batches import PairBatch
 
 POOL_BATCHES = 64
-"""Batches in the pool: a sample meets others each time, and comes back after many steps."""
+"""Number of batches in the pool: a sample is in a different batch each time, many steps later."""
 
 
 class SamplePool:
-    """Mixes batches from a pool that each fresh batch enters in place of the oldest one."""
+    """A pool of samples in which each new batch replaces the oldest one, and from which further batches are drawn."""
 
     def __init__(self, fresh: Iterator[PairBatch], times: int, seed: int, pool_batches: int = POOL_BATCHES) -> None:
         self._fresh = fresh
@@ -23,19 +23,19 @@ class SamplePool:
         self._generator = torch.Generator().manual_seed(seed)
 
     def batches(self) -> Iterator[PairBatch]:
-        """Yield batches for ever: each fresh one, then `times` - 1 mixtures of all in the pool."""
+        """Yield batches without end: each new one, then `times` - 1 batches of random samples from the pool."""
         pool, place, filled = None, 0, 0
         for fresh in self._fresh:
             size = len(fresh)
             if pool is None:
-                pool = fresh.mapped(self._allocated)
+                pool = fresh.mapped(self._allocate)
             _write(pool, place * size, fresh)
             place, filled = (place + 1) % self._pool_batches, min(filled + 1, self._pool_batches)
             yield fresh
             for _ in range(self._times - 1):
-                yield _chosen(pool, torch.randperm(filled * size, generator=self._generator)[:size])
+                yield _gather(pool, torch.randperm(filled * size, generator=self._generator)[:size])
 
-    def _allocated(self, like: Tensor) -> Tensor:
+    def _allocate(self, like: Tensor) -> Tensor:
         return like.new_empty(self._pool_batches * len(like), *like.shape[1:])
 
 
@@ -44,7 +44,7 @@ def _write(pool: PairBatch, start: int, fresh: PairBatch) -> None:
         old[start : start + len(new)] = new
 
 
-def _chosen(pool: PairBatch, index: Tensor) -> PairBatch:
+def _gather(pool: PairBatch, index: Tensor) -> PairBatch:
     index = index.to(pool.diameter_m.device)
     return pool.mapped(lambda tensor: tensor[index])
 

@@ -1,4 +1,4 @@
-"""Where a training begins: random weights of sensible sizes, or weights from a file."""
+"""Initial weights of a training run: random, or from a file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from picopose_cli.network.config import MINI, VIT_L, ModelConfig
 from picopose_cli.network.picopose import PicoPose
 
 CONFIGS = {"mini": MINI, "vit-l": VIT_L}
-_STD = 0.02
-# In the released file, and so in the module, but without a part in the output: they get no gradient.
+_INIT_STD = 0.02
+# In the released file, and so in the module, but without influence on the output: they have no gradient.
 _UNUSED = (
     "feature_extractor.dinov2.mask_token",
     "feature_extractor.dinov2.norm.",
@@ -28,14 +28,14 @@ _UNUSED = (
 
 
 def start_network(config: ModelConfig, init: Path | None, seed: int) -> PicoPose:
-    """Return a network to train, on the CPU: random weights from the seed, and what `init` holds in their place.
+    """Return a network to train, on the CPU, with random weights, some or all of them replaced by those of `init`.
 
-    Raises PicoPoseError when the file's tensors do not fit the sizes.
+    Raises PicoPoseError when the file's tensors do not fit the sizes of `config`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = PicoPose(config)
-        _fill(network)
+        _initialise(network)
     if init is not None:
         try:
             load_start(init, network)
@@ -47,16 +47,17 @@ def start_network(config: ModelConfig, init: Path | None, seed: int) -> PicoPose
     return network
 
 
-def _fill(network: PicoPose) -> None:
+def _initialise(network: PicoPose) -> None:
+    """Set the initial values of the layers for which PyTorch's default is unsuitable, in place."""
     vit = network.feature_extractor.dinov2
     for module in vit.modules():
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=_STD)
+            nn.init.trunc_normal_(module.weight, std=_INIT_STD)
             nn.init.zeros_(module.bias)
-    nn.init.trunc_normal_(vit.cls_token, std=_STD)
+    nn.init.trunc_normal_(vit.cls_token, std=_INIT_STD)
     with torch.no_grad():
-        vit.pos_embed[:, 1:] = _wave_positions(vit.config.position_grid, vit.config.width)
-        # Stage 3 begins by trusting stage 2, and stage 2 by trusting the template: the losses start low.
+        vit.pos_embed[:, 1:] = _sinusoidal_positions(vit.config.position_grid, vit.config.width)
+        # At first stage 3 returns the result of stage 2, and stage 2 almost the identity: the losses start low.
         decoder = network.offset_regressor.flow_decoder
         for predictor in (*decoder.flow_pred, *decoder.mask_pred):
             _zero(predictor.predict_layer)
@@ -78,11 +79,11 @@ def _zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-def _wave_positions(grid: int, width: int) -> Tensor:
-    """Return sines and cosines (grid*grid,width) of each cell's column and row, in geometric wavelengths."""
+def _sinusoidal_positions(grid: int, width: int) -> Tensor:
+    """Return sines and cosines (grid*grid,width) of each cell's column and row, with geometric wavelengths."""
     waves = width // 4
     frequency = 0.5 * torch.pi / (0.5 * grid) ** (torch.arange(waves) / max(1, waves - 1))
     phase = torch.arange(grid)[:, None] * frequency  # (grid,waves)
     line = torch.cat([phase.sin(), phase.cos()], 1)  # (grid,2*waves)
     plane = torch.cat([line.repeat(grid, 1), line.repeat_interleave(grid, 0)], 1)
-    return _STD * nn.functional.pad(plane, (0, width - plane.shape[1]))
+    return _INIT_STD * nn.functional.pad(plane, (0, width - plane.shape[1]))

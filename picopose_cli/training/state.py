@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly where it stopped, and its file."""
+"""The state of a training run, its optimisers and its checkpoint files."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from picopose_cli.training.recipes import Recipe
 
 FORMAT_VERSION = 2
 _MUON_MOMENTUM = 0.95
-KEPT = 2
-"""Checkpoints that are kept: should the newest be damaged, the one before is still there."""
+_KEPT_CHECKPOINTS = 2
+"""The newest checkpoint, and the one before in case the newest is damaged."""
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
-_START_AGAIN = "delete it to go on from the checkpoint before, or choose another --output"
+_FIX = "delete it to continue from the checkpoint before, or choose another --output"
 
 
 @dataclass
 class TrainState:
-    """The moving parts of a run. Random numbers come from the seed and the step, so they need no state.
+    """Everything that changes during a run. Random numbers are derived from seed and step, so they need no state.
 
-    `mean` holds the running mean of the weights by name, empty when there is none; `batches` is how many batches each
-    process has consumed.
+    `mean` is the running mean of the weights by name, empty when there is none; `batches` is the number of batches that
+    each process has consumed.
     """
 
     network: PicoPose
@@ -45,7 +45,7 @@ class TrainState:
 
 
 def start_state(network: PicoPose, recipe: Recipe, *, ema: bool) -> TrainState:
-    """Return the state before the first step of a network that is on its device."""
+    """Return the state before the first step, of a network on its device; `ema` adds a running mean of the weights."""
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     matrices = [parameter for name, parameter in trained.items() if recipe.muon_gain and _for_muon(name, parameter)]
     taken = {id(parameter) for parameter in matrices}
@@ -66,10 +66,10 @@ def start_state(network: PicoPose, recipe: Recipe, *, ema: bool) -> TrainState:
 
 
 def _for_muon(name: str, parameter: nn.Parameter) -> bool:
-    """Return whether a weight is a matrix or a convolution that reads features, and is no read-out.
+    """Return whether Muon trains a weight: matrices and convolutions, except output layers and stage 2.
 
-    Not in stage 2, whose linear layers follow each other without norms: there Muon's steps of constant size make
-    activations grow until tanh saturates and ReLUs die.
+    In stage 2 linear layers follow each other without normalisation: there Muon's steps of constant size make
+    activations grow until tanh saturates and ReLUs are always 0.
     """
     return parameter.ndim in (2, 4) and not name.startswith("affine_") and "predict_layer" not in name
 
@@ -83,7 +83,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def set_learning_rate(state: TrainState, recipe: Recipe, steps: int) -> None:
-    """Give every optimizer its rate for the next step of a run of `steps`."""
+    """Set the learning rate of every optimiser for the next step of a run of `steps`."""
     rate = learning_rate(recipe, state.step, steps)
     for optimizer in state.optimizers:
         gain = recipe.muon_gain if isinstance(optimizer, Muon) else 1.0
@@ -93,7 +93,7 @@ def set_learning_rate(state: TrainState, recipe: Recipe, steps: int) -> None:
 
 @torch.no_grad()
 def update_mean(state: TrainState, decay: float) -> None:
-    """Move the running mean towards the weights; young means move faster."""
+    """Update the running mean of the weights; the decay is smaller in the first steps."""
     if not state.mean:
         return
     decay = min(decay, (1 + state.step) / (10 + state.step))
@@ -105,7 +105,7 @@ def update_mean(state: TrainState, decay: float) -> None:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of a step lies."""
+    """Return the path of the checkpoint of a step."""
     return folder / f"checkpoint_{step:08d}.pt"
 
 
@@ -116,7 +116,7 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def write_checkpoint(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> Path:
-    """Write the state whole and delete older checkpoints but the last; `facts` (JSON) tell runs apart.
+    """Write the state, delete all but the two newest checkpoints, and return the path; `facts` describe the run.
 
     Raises PicoPoseError when the folder cannot be written or the disk is full.
     """
@@ -134,23 +134,23 @@ def write_checkpoint(folder: Path, state: TrainState, facts: Mapping[str, Any]) 
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # what PyTorch's archive writer makes of a full disk
+        except RuntimeError as error:  # raised by PyTorch's archive writer on a full disk
             raise OSError(str(error)) from error
-    for old in _checkpoints(folder)[:-KEPT]:
+    for old in _checkpoints(folder)[:-_KEPT_CHECKPOINTS]:
         old.unlink(missing_ok=True)
     return path
 
 
 def read_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
-    """Fill the state from a file and return the facts it was written with.
+    """Load the state from a file and return the facts that it was written with.
 
-    Raises PicoPoseError when the file is damaged, of another format or of a network of other sizes.
+    Raises PicoPoseError when the file is damaged, of another format version or of a network with other sizes.
     """
     content = _load(path)
     if content.get("format_version") != FORMAT_VERSION:
-        raise PicoPoseError("is no checkpoint of this version of picopose", where=path, fix=_START_AGAIN)
+        raise PicoPoseError("is not a checkpoint of this version of picopose", where=path, fix=_FIX)
     if content["config"] != json.dumps(state.network.config.to_json_dict()):
-        raise PicoPoseError("belongs to a network of other sizes", where=path, fix="pass the --preset it was made with")
+        raise PicoPoseError("is of a network with other sizes", where=path, fix="pass the --preset of the first run")
     state.network.load_state_dict(content["network"])
     for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
@@ -168,9 +168,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, LookupError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise PicoPoseError("is damaged, or no checkpoint", where=path, fix=_START_AGAIN) from error
+        raise PicoPoseError("is damaged or not a checkpoint", where=path, fix=_FIX) from error
     if not isinstance(content, dict):
-        raise PicoPoseError("is no checkpoint", where=path, fix=_START_AGAIN)
+        raise PicoPoseError("is not a checkpoint", where=path, fix=_FIX)
     return content
 
 

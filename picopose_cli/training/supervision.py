@@ -1,7 +1,7 @@
-"""What the three stages should say of a pair whose geometry is known; everything in torch, on the batch's device.
+"""The true outputs of the stages for pairs with known geometry, computed in torch on the batch's device.
 
-Crop pixels and cells follow the released network: a cell (row, col) of a grid with cells of s crop px has its centre at
-((col + .5) s, (row + .5) s), and a target in cells is a crop position divided by s.
+Crop pixels and cells are those of the released network: the centre of cell (row, col) of a grid with cells of s crop px
+is at ((col + .5) s, (row + .5) s), and a position in cells is a crop position divided by s.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from picopose_cli.network.offsets import cell_indices
 from picopose_cli.training.batches import PairBatch, ViewBatch
 
 DEPTH_TOLERANCE = 0.03
-"""A template point whose depth differs from what the observation sees there by more than this share of the object's
-diameter is hidden behind the object itself."""
-LEAST_CORNERS = 2
-"""Of the four fine cells around a coarse cell's centre, how many must see the object."""
+"""Tolerance of the depth, as a share of the object's diameter: a template point whose depth differs by more from the
+observation's is occluded by the object itself."""
+MIN_CORNERS = 2
+"""Number of the four fine cells around a coarse cell's centre that must show the object."""
 
 
 @dataclass(frozen=True)
 class TrueAffine:
     """The true 2D similarity of N pairs in crop px, f32.
 
-    `translation_px` (N,2): how far the object's projected origin moves, from `origin_tmpl_crop` (N,2); `scale` (N,);
-    `angle_rad` (N,) in the image plane.
+    `translation_px` (N,2) is the displacement of the object's projected origin from `origin_tmpl_crop` (N,2), the other
+    values are `scale` (N,) and the in-plane `angle_rad` (N,).
     """
 
     translation_px: Tensor
@@ -50,18 +50,18 @@ class TrueAffine:
 
 @dataclass(frozen=True)
 class TrueFlow:
-    """Where one level's template cells lie in the observation: `flow` (N,2,g,g) cells (x, y), `valid` (N,g,g) bool."""
+    """True flow from template cells to the observation: `flow` (N,2,g,g) in cells (x, y), `valid` (N,g,g) bool."""
 
     flow: Tensor
     valid: Tensor
 
 
 def true_affine(observation: ViewBatch, template: ViewBatch) -> TrueAffine:
-    """Return what stage 2 should say of N pairs.
+    """Return the true output of stage 2 for N pairs.
 
-    The scale is that of the objects' origins; the angle is the first one when the rotation from the template's to the
-    observation's camera is a turn about the optical axis, then about x, then about y (released code: Euler "zxy").
-    A rotation of the crop itself, as augmentation makes, counts as in-plane rotation.
+    The scale is that at the object's origin; the angle is the first Euler angle "zxy" of the rotation from the
+    template's to the observation's camera (source: released code). A rotation of the crop itself, as by augmentation,
+    counts as in-plane rotation.
     """
     origin_obs, origin_tmpl = _origin_crop_px(observation), _origin_crop_px(template)
     z_obs, z_tmpl = observation.T_cam_from_obj[:, 2, 3], template.T_cam_from_obj[:, 2, 3]
@@ -69,7 +69,7 @@ def true_affine(observation: ViewBatch, template: ViewBatch) -> TrueAffine:
     focal = observation.K[:, 0, 0] / template.K[:, 0, 0]
     R = observation.T_cam_from_obj[:, :3, :3] @ template.T_cam_from_obj[:, :3, :3].transpose(1, 2)
     angle = torch.atan2(R[:, 1, 0], R[:, 1, 1])
-    angle = angle + _turn(observation.A_crop_from_image) - _turn(template.A_crop_from_image)
+    angle = angle + _angle(observation.A_crop_from_image) - _angle(template.A_crop_from_image)
     return TrueAffine(
         (origin_obs - origin_tmpl).float(),
         (z_tmpl / z_obs * crop_scale * focal).float(),
@@ -79,19 +79,19 @@ def true_affine(observation: ViewBatch, template: ViewBatch) -> TrueAffine:
 
 
 def true_flow(batch: PairBatch, grids: tuple[int, ...]) -> tuple[TrueFlow, ...]:
-    """Return the true flow of N pairs on template grids of the given sides (64 and its halves).
+    """Return the true flow of N pairs on template grids of the given sides (64 divided by powers of 2).
 
-    A cell is valid when the template shows the object at the cell's centre, the target lies in the observation's mask,
-    and the observation's own depth there agrees: parts that the object itself hides are not valid.
+    A cell is valid when the template shows the object at the cell's centre, the true position is inside the
+    observation's mask, and the observation's own depth there agrees: self-occluded parts are not valid.
     """
     return tuple(_flow_on_grid(batch, grid) for grid in grids)
 
 
 def depth_on_grid(depth_centre_m: Tensor, grid: int) -> Tensor:
-    """Return depths (B,grid,grid) at the centres of coarser cells, 0 where not seen, of depths (B,64,64).
+    """Return depths (B,grid,grid) m at the centres of coarser cells from depths (B,64,64), 0 where not visible.
 
-    A coarse centre is the common corner of four fine cells: the depth is the harmonic mean of those that see the
-    object (exact on a plane, where inverse depth is linear in the image), if at least `LEAST_CORNERS` do.
+    A coarse centre is the common corner of four fine cells: the depth is the harmonic mean of those that show the
+    object (exact on a plane, where inverse depth is linear in the image), if at least `MIN_CORNERS` do.
     """
     if grid == GRID_CELLS:
         return depth_centre_m
@@ -101,11 +101,11 @@ def depth_on_grid(depth_centre_m: Tensor, grid: int) -> Tensor:
     seen = corners > 0
     inverse = torch.where(seen, 1 / corners.clamp(min=1e-6), torch.zeros_like(corners)).sum(0)
     count = seen.sum(0)
-    return torch.where(count >= LEAST_CORNERS, count / inverse.clamp(min=1e-6), torch.zeros_like(inverse))
+    return torch.where(count >= MIN_CORNERS, count / inverse.clamp(min=1e-6), torch.zeros_like(inverse))
 
 
 def inverse(matrices: Tensor) -> Tensor:
-    """Return the inverses of matrices (B,n,n) without a check, for which the device would have to be waited for."""
+    """Return the inverses of matrices (B,n,n), unchecked: a check would make the host wait for the device."""
     inverted: Tensor = torch.linalg.inv_ex(matrices).inverse
     return inverted
 
@@ -115,17 +115,17 @@ def _flow_on_grid(batch: PairBatch, grid: int) -> TrueFlow:
     depth = depth_on_grid(batch.template.depth_centre_m, grid)
     cells = cell_indices(depth[:, None])  # (2,g,g)
     centres_px = ((cells + 0.5) * cell_px).flatten(1).T.double()  # (g*g,2)
-    xyz_obs = _lift_to(batch, centres_px, depth.flatten(1).double())  # (B,g*g,3)
+    xyz_obs = _lift_to_observation(batch, centres_px, depth.flatten(1).double())  # (B,g*g,3)
     target_px, in_front = _project_to_crop(batch.observation, xyz_obs)
     seen = (depth.flatten(1) > 0) & in_front & _in_mask(batch.observation.masks, target_px)
-    seen = seen & _agrees(batch, target_px, xyz_obs[..., 2])
+    seen = seen & _depth_agrees(batch, target_px, xyz_obs[..., 2])
     flow = (target_px / cell_px).transpose(1, 2).reshape(-1, 2, grid, grid).float() - cells
     valid = seen.view(-1, grid, grid)
     return TrueFlow(torch.where(valid[:, None], flow, torch.zeros_like(flow)), valid)
 
 
-def _lift_to(batch: PairBatch, crop_px: Tensor, depth_m: Tensor) -> Tensor:
-    """Return points (B,N,3) in the observation's camera of template crop positions (N,2) at depths (B,N)."""
+def _lift_to_observation(batch: PairBatch, crop_px: Tensor, depth_m: Tensor) -> Tensor:
+    """Return points (B,N,3) m in the observation's camera frame, of template crop positions (N,2) at depths (B,N) m."""
     template = batch.template
     rays_from_crop = inverse(template.A_crop_from_image @ template.K)  # (B,3,3)
     rays = _homogeneous(crop_px) @ rays_from_crop.transpose(1, 2)  # (B,N,3)
@@ -135,14 +135,14 @@ def _lift_to(batch: PairBatch, crop_px: Tensor, depth_m: Tensor) -> Tensor:
 
 
 def _project_to_crop(view: ViewBatch, xyz_cam: Tensor) -> tuple[Tensor, Tensor]:
-    """Return crop positions (B,N,2) of camera points (B,N,3), and which lie in front of the camera."""
+    """Return crop positions (B,N,2) of camera points (B,N,3), and which (B,N) are in front of the camera."""
     projected = xyz_cam @ (view.A_crop_from_image @ view.K).transpose(1, 2)
     in_front = projected[..., 2] > 1e-6
     return projected[..., :2] / torch.where(in_front, projected[..., 2], 1.0)[..., None], in_front
 
 
 def _in_mask(masks: Tensor, crop_px: Tensor) -> Tensor:
-    """Return whether the pixel of each crop position (B,N,2) belongs to the mask (B,S,S)."""
+    """Return whether each crop position (B,N,2) is inside the mask (B,S,S), as (B,N) bool."""
     side = masks.shape[-1]
     index = crop_px.floor().clamp(-1, side).long()
     inside = ((index >= 0) & (index < side)).all(-1)
@@ -151,10 +151,10 @@ def _in_mask(masks: Tensor, crop_px: Tensor) -> Tensor:
     return found
 
 
-def _agrees(batch: PairBatch, target_px: Tensor, z_m: Tensor) -> Tensor:
-    """Return whether the observation sees depth `z_m` (B,N) at crop positions (B,N,2).
+def _depth_agrees(batch: PairBatch, target_px: Tensor, z_m: Tensor) -> Tensor:
+    """Return whether the observation has about the depth `z_m` (B,N) at crop positions (B,N,2), as (B,N) bool.
 
-    Its inverse depth is interpolated between the cells that see the object.
+    Its inverse depth is interpolated between the cells that show the object.
     """
     depth = batch.observation.depth_centre_m[:, None]  # (B,1,64,64)
     seen = (depth > 0).float()
@@ -166,7 +166,7 @@ def _agrees(batch: PairBatch, target_px: Tensor, z_m: Tensor) -> Tensor:
 
 
 def _origin_crop_px(view: ViewBatch) -> Tensor:
-    """Return the object's origin (B,2) in the crop."""
+    """Return the object's projected origin (B,2) in crop px."""
     crop_px, _ = _project_to_crop(view, view.T_cam_from_obj[:, None, :3, 3])
     return crop_px[:, 0]
 
@@ -181,6 +181,6 @@ def _scale(A: Tensor) -> Tensor:
     return length
 
 
-def _turn(A: Tensor) -> Tensor:
+def _angle(A: Tensor) -> Tensor:
     """Return the angle (B,) of 2D similarities (B,3,3)."""
     return torch.atan2(A[:, 1, 0], A[:, 0, 0])

@@ -19,8 +19,9 @@ from picopose_cli.network.checkpoint import load_network
 from picopose_cli.network.config import MINI
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.training.batches import collate
-from picopose_cli.training.loop import TrainingProcess, train
-from picopose_cli.training.losses import PairLosses, draw
+from picopose_cli.training.distributed import TrainingProcess
+from picopose_cli.training.loop import train
+from picopose_cli.training.losses import PairLosses, sample_draws
 from picopose_cli.training.recipes import RELEASED_RECIPE
 from picopose_cli.training.start import start_network
 
@@ -98,9 +99,9 @@ def held_out_losses(network: PicoPose, source: ToySource) -> dict[str, float]:
     """Losses of pairs of the same objects that training never saw."""
     samples = source.samples(0, 1, 0)
     batch = collate([next(samples) for _ in range(24)])
-    losses = PairLosses(network.eval(), RELEASED_RECIPE, turn=False)
+    losses = PairLosses(network.eval(), RELEASED_RECIPE, rotate=False)
     with torch.inference_mode():
-        terms = losses(batch, draw(24, 64, 0.0, torch.Generator().manual_seed(0)))
+        terms = losses(batch, sample_draws(24, 64, 0.0, torch.Generator().manual_seed(0)))
     return {name: value.item() for name, value in terms.items()}
 
 

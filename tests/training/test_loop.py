@@ -23,9 +23,11 @@ from picopose_cli.network.checkpoint import load_network, save_network
 from picopose_cli.network.config import VIT_L
 from picopose_cli.synthesis.samples import Sample
 from picopose_cli.training.batches import StreamPosition, collate, open_batches
-from picopose_cli.training.loop import TrainingProcess, ramp_samples, train
+from picopose_cli.training.distributed import TrainingProcess
+from picopose_cli.training.loop import train
 from picopose_cli.training.recipes import MINI_RECIPE, RELEASED_RECIPE, choose_recipe
 from picopose_cli.training.sample_pool import SamplePool
+from picopose_cli.training.sources import ramp_samples
 from picopose_cli.training.start import start_network
 from picopose_cli.training.state import find_checkpoint, learning_rate, read_checkpoint, start_state, write_checkpoint
 
@@ -109,7 +111,7 @@ def test_batches_continue_in_the_same_order(workers: int) -> None:
     assert not {number for batch in other for number in batch} & {number for batch in whole for number in batch}
 
 
-def test_replay_uses_each_sample_about_so_often() -> None:
+def test_the_pool_uses_each_sample_about_so_often() -> None:
     fresh = (collate([replace(Numbered().like, diameter_m=float(2 * n + i)) for i in range(2)]) for n in range(40))
     pool = SamplePool(fresh, times=3, seed=0, pool_batches=4)
     seen = [batch.diameter_m.tolist() for batch in pool.batches()]
@@ -184,7 +186,7 @@ def test_losses_that_break_end_the_run(tmp_path: Path) -> None:
     network = start_network(TRAINABLE_TINY, None, 0)
     with torch.no_grad():
         network.affine_regressor.fc1.weight[0, 0] = torch.nan
-    with pytest.raises(PicoPoseError, match="no longer finite"):
+    with pytest.raises(PicoPoseError, match="is not finite"):
         train(short_run(tmp_path, steps=2), network, SOURCE, CPU)
     assert find_checkpoint(tmp_path) is None
 
@@ -249,7 +251,8 @@ import torch
 torch.set_num_threads(1)
 from helpers.networks import TRAINABLE_TINY, weights_of
 from helpers.training_runs import SOURCE, short_run
-from picopose_cli.training.loop import join_processes, leave_processes, train
+from picopose_cli.training.distributed import join_processes, leave_processes
+from picopose_cli.training.loop import train
 from picopose_cli.training.start import start_network
 group = join_processes("cpu", "fp32")
 network = start_network(TRAINABLE_TINY, None, 0)

@@ -20,11 +20,11 @@ from picopose_cli.training.losses import (
     RandomDraws,
     affine_losses,
     angle_between,
-    draw,
     matching_loss,
     offset_losses,
     perturbed_affine,
     safe_log,
+    sample_draws,
     weighted_sum,
 )
 from picopose_cli.training.recipes import RELEASED_RECIPE, LossWeights, Recipe
@@ -156,7 +156,7 @@ def test_stage_3_losses_by_hand() -> None:
 def test_the_blur_is_centred_on_the_truth_and_keeps_the_sign_of_the_angle() -> None:
     """The released noise took acos of the angle, which mirrors every second rotation."""
     truth = truth_of(2000)
-    draws = draw(2000, 1, 0.0, torch.Generator().manual_seed(0))
+    draws = sample_draws(2000, 1, 0.0, torch.Generator().manual_seed(0))
     still = RandomDraws(torch.zeros_like(draws.noise), draws.strength, draws.choice, draws.roll_rad)
     torch.testing.assert_close(perturbed_affine(truth, still), truth.A_obs_from_tmpl)
     A = perturbed_affine(truth, draws)
@@ -181,8 +181,8 @@ def test_every_trained_weight_gets_a_gradient() -> None:
     network = start_network(TRAINABLE, None, 0)
     network.train()
     batch = collate([make_sample("box", np.random.default_rng(i)) for i in range(2)])
-    losses = PairLosses(network, RELEASED_RECIPE, turn=True)
-    terms = losses(batch, draw(2, 64, 3.0, torch.Generator().manual_seed(0)))
+    losses = PairLosses(network, RELEASED_RECIPE, rotate=True)
+    terms = losses(batch, sample_draws(2, 64, 3.0, torch.Generator().manual_seed(0)))
     assert set(terms) == {
         "total", "matching", "translation", "scale", "inplane",
         "certainty_8", "certainty_16", "certainty_32", "flow_8", "flow_16", "flow_32",
@@ -198,13 +198,13 @@ def test_a_share_of_the_pairs_is_enough_for_stage_3() -> None:
     """Its losses are those of the first pairs alone; the other stages' do not change."""
     network = start_network(TRAINABLE, None, 0).eval()
     batch = collate([make_sample("box", np.random.default_rng(i)) for i in range(4)])
-    draws = draw(4, 64, 0.0, torch.Generator().manual_seed(0))
+    draws = sample_draws(4, 64, 0.0, torch.Generator().manual_seed(0))
 
     def terms(recipe: Recipe, pairs: slice) -> dict[str, float]:
         part = batch.mapped(lambda tensor: tensor[pairs])
         drawn = RandomDraws(draws.noise[pairs], draws.strength[pairs], draws.choice[pairs], draws.roll_rad[pairs])
         with torch.inference_mode():
-            found = PairLosses(network, recipe, turn=False)(part, drawn)
+            found = PairLosses(network, recipe, rotate=False)(part, drawn)
         return {name: value.item() for name, value in found.items() if name != "total"}
 
     half = terms(replace(RELEASED_RECIPE, offset_share=0.5), slice(None))
@@ -219,7 +219,10 @@ def test_a_share_of_the_pairs_is_enough_for_stage_3() -> None:
 def test_without_the_finest_grid_its_weights_rest_and_the_coarser_losses_stay() -> None:
     network = start_network(TRAINABLE, None, 0).eval()
     batch = collate([make_sample("box", np.random.default_rng(i)) for i in range(2)])
-    losses, draws = PairLosses(network, RELEASED_RECIPE, turn=False), draw(2, 64, 0.0, torch.Generator().manual_seed(0))
+    losses, draws = (
+        PairLosses(network, RELEASED_RECIPE, rotate=False),
+        sample_draws(2, 64, 0.0, torch.Generator().manual_seed(0)),
+    )
     with torch.inference_mode():
         whole = losses(batch, draws)
     coarse = losses(batch, draws, levels=2)

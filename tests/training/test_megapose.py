@@ -25,7 +25,8 @@ from picopose_cli.synthesis.samples import Sample
 from picopose_cli.templates.bank import bank_path, write_bank
 from picopose_cli.templates.build import join_templates, make_template
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
-from picopose_cli.training.megapose import ShardOptions, ShardSource, read_shard
+from picopose_cli.training.megapose import ShardOptions, ShardSource
+from picopose_cli.training.megapose_files import read_shard
 
 K = np.array([[500.0, 0, 160], [0, 500, 120], [0, 0, 1]])
 VIEWS = slice(0, None, 12)
@@ -240,9 +241,9 @@ def test_incomplete_folders(tmp_path, options, banks, caplog):
         ShardSource(ShardOptions(tmp_path, banks))
     (tmp_path / "shard-000001.tar").write_bytes((options.folder / "shard-000001.tar").read_bytes())
     (tmp_path / "key_to_shard.json").write_text('{"a": 0, "b": 1}')
-    with pytest.raises(PicoPoseError, match="holds neither"):
+    with pytest.raises(PicoPoseError, match="contains neither"):
         ShardSource(ShardOptions(tmp_path, banks))
-    assert "1 of 2 shards are not here" in caplog.text
+    assert "1 of 2 shards are missing" in caplog.text
     (tmp_path / "shapenet_models.json").write_text('[{"obj_id": 1}, 5]')
     source = ShardSource(ShardOptions(tmp_path, banks, shuffle=1))
     assert {sample.object_key for sample in islice(source.samples(0, 1, 0), 6)} == {"shapenet-1", "obj_000002"}

@@ -16,20 +16,16 @@ from picopose_cli.base.types import TemplateBank
 from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.synthesis.samples import CropView, Sample
-from picopose_cli.training import validation
+from picopose_cli.training import validation_stages
+from picopose_cli.training.distributed import TrainingProcess
 from picopose_cli.training.start import start_network
 from picopose_cli.training.supervision import true_flow
-from picopose_cli.training.validation import (
-    ValidationSet,
-    Validator,
-    average_precision,
-    pose_recalls,
-    surface_points,
-    view_angles_deg,
-)
-from picopose_cli.training.validation_set import make_validation_set
+from picopose_cli.training.validation import Validator
+from picopose_cli.training.validation_metrics import average_precision, pose_recalls, surface_points, view_angles_deg
+from picopose_cli.training.validation_set import ValidationSet, make_validation_set
 
 EVERY = 6
+CPU = TrainingProcess(torch.device("cpu"), "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +72,11 @@ def test_with_the_truth_in_their_place_the_poses_are_right(
         remember(pairs, network.config.flow_grids)
         return pairs
 
-    plain_pairs = validation._pairs_with
-    monkeypatch.setattr(validation, "_pairs_with", pairs_with)
+    plain_pairs = validation_stages.pairs_with_views
+    monkeypatch.setattr(validation_stages, "pairs_with_views", pairs_with)
     network = random_network()
     network.__class__ = Perfect
-    numbers = Validator(data, torch.device("cpu"), "fp32")(network, 0)
+    numbers = Validator(data, CPU)(network, 0)
     for name in ("true_template", "true_affine"):
         assert numbers[f"{name}_stage3_mssd"] == 1
         assert numbers[f"{name}_stage3_adds"] == 1
@@ -91,7 +87,7 @@ def test_with_the_truth_in_their_place_the_poses_are_right(
 
 def test_true_similarity_without_stage_3_is_the_oracle(data: ValidationSet) -> None:
     network = start_network(CROP_224, None, 0).eval()  # its stage 3 leaves what it is given as it is
-    numbers = Validator(data, torch.device("cpu"), "fp32")(network, 0)
+    numbers = Validator(data, CPU)(network, 0)
     assert numbers["view_deg_best_possible"] == pytest.approx((0 + 6 + 8) / 3, abs=3)
     assert numbers["true_affine_stage2_deg"] < 9
     assert numbers["true_affine_stage2_mssd"] > 0.8
