@@ -66,8 +66,8 @@ from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.ransac import RANSAC_PX, PoseSolution, solve_released
 from picopose_cli.pose.refine import Refiner
 from picopose_cli.pose.solve import RobustPose, evidence, solve_robust
+from picopose_cli.runs.inputs import load_image, make_image_tasks
 from picopose_cli.runs.scores import score_file
-from picopose_cli.runs.tasks import load_image, make_image_tasks
 from picopose_cli.scoring.detection import DetectionScores
 from picopose_cli.scoring.localisation import LocalisationScores, Tally
 from picopose_cli.scoring.thresholds import MSSD_THRESHOLDS

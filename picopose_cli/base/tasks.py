@@ -23,6 +23,11 @@ class ImageTask:
     detections: tuple[Detection, ...]
     problem: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The image as messages name it."""
+        return f"scene {self.scene_id}, image {self.im_id}"
+
 
 @dataclass(frozen=True)
 class LoadedImage:

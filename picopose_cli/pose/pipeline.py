@@ -211,8 +211,8 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
     read_at = time.perf_counter()
     queries, skips = crop_queries(task, image, work.known_objects)
     cropped_at = time.perf_counter()
-    work.record("read", started, read_at, _name(task))
-    work.record("crop", read_at, cropped_at, _name(task))
+    work.record("read", started, read_at, task.name)
+    work.record("crop", read_at, cropped_at, task.name)
     return _OpenImage(task, queries, skips, StageSeconds(read=read_at - started, crop=cropped_at - read_at), read_at)
 
 
@@ -235,7 +235,7 @@ def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work, solvers: Th
         _refine_batch(members, batch, hypotheses, work, work.refiner, solvers)
         return
     for (image, query), of_query in zip(members, hypotheses, strict=True):
-        name = _name(image.task)
+        name = image.task.name
         image.solutions[query.position] = solvers.submit(_solve, work, work.estimator.solve, of_query, query, name)
 
 
@@ -249,7 +249,7 @@ def _refine_batch(
 ) -> None:
     """Refine a batch's poses, for which the network must wait for PnP."""
     futures = [
-        solvers.submit(_solve, work, work.estimator.candidates, of_query, query, _name(image.task))
+        solvers.submit(_solve, work, work.estimator.candidates, of_query, query, image.task.name)
         for (image, query), of_query in zip(members, hypotheses, strict=True)
     ]
     solved = [future.result() for future in futures]
@@ -286,7 +286,3 @@ def _is_done(images: list[_OpenImage]) -> bool:
 def _finish(images: list[_OpenImage], work: _Work) -> Iterator[ImageResult]:
     for image in images:
         yield image.finish(sequential=work.sequential)
-
-
-def _name(task: ImageTask) -> str:
-    return f"scene {task.scene_id}, image {task.im_id}"

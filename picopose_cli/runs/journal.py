@@ -1,8 +1,8 @@
-"""The journal of a run: what came of each finished image, kept on disk so that a killed run can go on.
+"""The journal of a run: the results of each finished image, stored on disk so that a killed run can be continued.
 
-JSON lines beside the result file. The first line is the header, all that the results depend on; each further line is
-one image, in the order of the tasks, so the journal always holds the first images of its run. Each line carries the
-CRC-32 of the rest of it. An image counts when its line is on the disk.
+The journal is a file of JSON lines beside the result file. The first line is the identity of the run; every further
+line is one image, in the order of the tasks, so that the journal always holds the first images of its run. Each line
+carries the CRC-32 of its remainder. An image is finished when its line is on the disk.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
+from picopose_cli.runs.identity import differences
 
 _LOG = logging.getLogger(__name__)
 _START = b'{"crc32": "'
 _PREFIX_BYTES = len(_START) + 8 + len(b'", ')
 _DIFFERENCES_SHOWN = 4
-_MISSING = "missing"
 
 
 def journal_path(output: Path) -> Path:
@@ -38,18 +38,18 @@ def journal_path(output: Path) -> Path:
 
 
 class Journal:
-    """An open, locked journal; `done` images are in it.
+    """An open, locked journal that holds `done` images.
 
-    Opening cuts it off after its last good line. Raises PicoPoseError when another process has it, when it holds images
-    of another run (unless `restart`), or when it cannot be written.
+    Opening truncates it after its last intact line. Raises PicoPoseError when another process has it open, when it
+    holds images of another run (unless `restart`), or when it cannot be written.
     """
 
     def __init__(
-        self, path: Path, header: Mapping[str, Any], tasks: Sequence[ImageTask], *, restart: bool = False
+        self, path: Path, identity: Mapping[str, Any], tasks: Sequence[ImageTask], *, restart: bool = False
     ) -> None:
         self.path = path
         self._tasks = tasks
-        self._header = json.loads(json.dumps(header))
+        self._identity = json.loads(json.dumps(identity))
         self.done = 0
         self._file = _open_locked(path)
         try:
@@ -61,7 +61,7 @@ class Journal:
             raise
 
     def append(self, result: ImageResult) -> None:
-        """Put the next image on the disk; raises PicoPoseError when it is full, which loses no image before it."""
+        """Write the next image to disk; raises PicoPoseError when the disk is full, which loses no earlier image."""
         task = self._tasks[self.done]
         if (task.scene_id, task.im_id) != (result.task.scene_id, result.task.im_id):
             raise ValueError(f"scene {result.task.scene_id}, image {result.task.im_id} is not the next of the journal")
@@ -69,7 +69,7 @@ class Journal:
         self.done += 1
 
     def results(self) -> Iterator[ImageResult]:
-        """Yield the images that are in the journal, in order, exactly as they were appended."""
+        """Yield the images of the journal, in order, exactly as they were appended."""
         with self.path.open("rb") as stream:
             stream.readline()
             for task in self._tasks[: self.done]:
@@ -82,25 +82,25 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the journal, which stays unless it is empty."""
-        if JournalFollower(self.path).done() == 0:  # `done` may lag by one when an interrupt came while appending
+        """Close the journal, and delete it if it holds no image."""
+        if JournalFollower(self.path).done() == 0:  # `done` may lag by one after an interrupt while appending
             self.delete()
         os.close(self._file)
 
     def delete(self) -> None:
-        """Remove the journal: its images are in the result file."""
+        """Remove the journal; its images are in the result file by now."""
         self.path.unlink(missing_ok=True)
 
     def _recover(self) -> int:
-        """Keep the good lines, write the header where there is none, and return how many images are kept."""
+        """Keep the intact lines, write the identity where there is none, and return the number of images kept."""
         end, done, lost = 0, 0, 0
         with self.path.open("rb") as stream:
-            header = _payload(stream.readline())
-            if header is not None and header != self._header:
+            identity = _payload(stream.readline())
+            if identity is not None and identity != self._identity:
                 if _payload(stream.readline()) is not None:
-                    raise _of_another_run(self.path, differences(self._header, header))
-                header = None  # no image is in it: nothing is lost
-            if header is not None:
+                    raise _of_another_run(self.path, differences(self._identity, identity))
+                identity = None  # the other run has no image in it: nothing is lost
+            if identity is not None:
                 end = stream.tell()
                 for line in stream:
                     if not self._is_image(_payload(line), done):
@@ -108,10 +108,10 @@ class Journal:
                         break
                     end, done = end + len(line), done + 1
         if lost > 1:
-            _LOG.warning("%s: damaged after %d images; what follows is computed again", self.path, done)
+            _LOG.warning("%s: damaged after %d images; the rest is computed again", self.path, done)
         os.ftruncate(self._file, end)
-        if header is None:
-            self._write(_line(self._header))
+        if identity is None:
+            self._write(_line(self._identity))
         return done
 
     def _is_image(self, record: Mapping[str, Any] | None, index: int) -> bool:
@@ -121,7 +121,7 @@ class Journal:
         return (record.get("scene_id"), record.get("im_id")) == (task.scene_id, task.im_id)
 
     def _write(self, line: bytes) -> None:
-        """Append a whole line; what a full disk leaves of one is cut off again."""
+        """Append a whole line; a line that a full disk cut short is removed again."""
         end = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line)
@@ -134,12 +134,12 @@ class Journal:
             raise PicoPoseError(
                 f"cannot be written ({error.strerror}); the {self.done} images in it are kept",
                 where=self.path,
-                fix="free space there and give the same command again",
+                fix="free disk space there and run the same command again",
             ) from error
 
 
-def read_header(path: Path) -> dict[str, Any] | None:
-    """Return the header of a journal that a run may be writing, None where there is none yet."""
+def read_identity(path: Path) -> dict[str, Any] | None:
+    """Return the identity in a journal that a run may be writing, None where there is none yet."""
     try:
         with path.open("rb") as stream:
             return _payload(stream.readline())
@@ -148,7 +148,7 @@ def read_header(path: Path) -> dict[str, Any] | None:
 
 
 class JournalFollower:
-    """Counts the images of a journal that another process writes, reading only what is new."""
+    """Counts the images of a journal that another process writes, reading only new lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -156,10 +156,10 @@ class JournalFollower:
         self._lines = 0
 
     def done(self) -> int:
-        """Return how many images are in the journal by now."""
+        """Return the number of images in the journal so far."""
         with suppress(OSError), self._path.open("rb") as stream:
             if os.fstat(stream.fileno()).st_size < self._end:
-                self._end = self._lines = 0  # begun anew
+                self._end = self._lines = 0  # started again
             stream.seek(self._end)
             for line in stream:
                 if line.endswith(b"\n"):
@@ -168,35 +168,11 @@ class JournalFollower:
         return max(self._lines - 1, 0)
 
 
-def kept_text(images: int, journals: Sequence[Path]) -> str:
-    """Return what a stopped run of so many images has kept in its journals."""
+def stopped_message(images: int, journals: Sequence[Path]) -> str:
+    """Return what the user is told when a run of `images` images is stopped: what is kept, and how to continue."""
     done = sum(JournalFollower(journal).done() for journal in journals)
     kept = f"{done} of {images} images are kept in {', '.join(map(str, journals))}" if done else "no image was finished"
-    return f"stopped; {kept}; the same command goes on"
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two headers, as `name: theirs there, ours here`, nested names with dots."""
-    flat_ours, flat_theirs = dict(_flat(ours)), dict(_flat(theirs))
-    names = [*flat_ours, *(name for name in flat_theirs if name not in flat_ours)]
-    return [
-        f"{name}: {_short(flat_theirs.get(name, _MISSING))} there, {_short(flat_ours.get(name, _MISSING))} here"
-        for name in names
-        if flat_ours.get(name, _MISSING) != flat_theirs.get(name, _MISSING)
-    ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."
+    return f"stopped; {kept}; run the same command again to continue"
 
 
 def _of_another_run(path: Path, found: Sequence[str]) -> PicoPoseError:
@@ -209,7 +185,7 @@ def _of_another_run(path: Path, found: Sequence[str]) -> PicoPoseError:
 
 
 def _open_locked(path: Path) -> int:
-    """Open a journal, made where it is missing, and lock it; the lock goes with the process."""
+    """Open a journal, created where it is missing, and lock it; the lock ends with the process."""
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
@@ -230,7 +206,7 @@ def _open_locked(path: Path) -> int:
             raise PicoPoseError(
                 "another process is writing this output", where=path, fix="wait for it, or choose another --output"
             ) from error
-        os.close(file)  # it was finished and removed between opening and locking
+        os.close(file)  # its run finished and removed it between opening and locking
 
 
 def _is_at(path: Path, file: int) -> bool:
@@ -245,7 +221,7 @@ def _line(payload: Mapping[str, Any]) -> bytes:
 
 
 def _payload(line: bytes) -> dict[str, Any] | None:
-    """Return what a line holds, None when it is torn or damaged."""
+    """Return the content of a line, None when it is incomplete or damaged."""
     rest = line[_PREFIX_BYTES:]
     if not line.endswith(b"\n") or line[:_PREFIX_BYTES] != _START + b'%08x", ' % zlib.crc32(rest):
         return None

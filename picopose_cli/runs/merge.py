@@ -10,8 +10,9 @@ from typing import Any
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_path, file_sha256
 from picopose_cli.base.tasks import StageSeconds
-from picopose_cli.runs.journal import differences, journal_path
-from picopose_cli.runs.report import InferReport, no_estimate_error, read_report, report_path, shard_of, write_report
+from picopose_cli.runs.identity import differences, shard_of
+from picopose_cli.runs.journal import journal_path
+from picopose_cli.runs.report import InferReport, no_estimate_error, read_report, report_path, write_report
 
 _OF_A_SHARD = (
     "output", "device", "machine", "images", "kept_images", "estimates", "onboarding_s", "estimating_s", "total_s",
@@ -65,7 +66,7 @@ def _in_order(reports: dict[Path, InferReport]) -> list[Path]:
     """Return the shards from first to last; raises PicoPoseError unless each is there once."""
     places: dict[Path, tuple[int, int]] = {}
     for path, report in reports.items():
-        place = shard_of(report.header)
+        place = shard_of(report.identity)
         if place is None:
             raise PicoPoseError("is no shard", where=path, fix="merge files that picopose infer --shard wrote")
         places[path] = place
@@ -87,17 +88,17 @@ def _numbers(indices: Sequence[int]) -> str:
 
 
 def _require_one_run(ordered: Sequence[Path], reports: dict[Path, InferReport]) -> None:
-    first = _of_the_whole(reports[ordered[0]].header)
+    first = _of_the_whole(reports[ordered[0]].identity)
     for path in ordered[1:]:
-        found = differences(first, _of_the_whole(reports[path].header))
+        found = differences(first, _of_the_whole(reports[path].identity))
         if found:
             text = "; ".join(found[:_DIFFERENCES_SHOWN])
             fix = "run one of them again with the other's options and inputs"
             raise PicoPoseError(f"is of another run than {ordered[0]} ({text})", where=path, fix=fix)
 
 
-def _of_the_whole(header: dict[str, Any]) -> dict[str, Any]:
-    return header | {"shard": None}
+def _of_the_whole(identity: dict[str, Any]) -> dict[str, Any]:
+    return identity | {"shard": None}
 
 
 def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
@@ -114,7 +115,7 @@ def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
         targets=first.targets,
         detections=first.detections,
         refinement=first.refinement,
-        header=_of_the_whole(first.header),
+        identity=_of_the_whole(first.identity),
         banks={obj_id: sha256 for report in reports for obj_id, sha256 in report.banks.items()},
         problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),
         skipped=[skip for report in reports for skip in report.skipped],

@@ -1,17 +1,22 @@
-"""The report beside a result file: what a run did, what its results depend on, and where the time went."""
+"""The report beside a result file: what a run did, what its results depend on, and how long each stage took."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from picopose_cli.base.environment import machine, package_versions
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes
+from picopose_cli.base.options import options_record
 from picopose_cli.base.tasks import ImageResult, Skip, StageSeconds
 from picopose_cli.bop.json_files import read_json_object
+from picopose_cli.network.devices import device_name
+
+if TYPE_CHECKING:
+    from picopose_cli.runs.inputs import RunInputs
 
 SHOWN_LINES = 5
 
@@ -29,37 +34,37 @@ class InferReport:
     weights: str
     weights_sha256: str
     targets: str
-    """Where they are from, and for which task."""
+    """Source of the targets, and the task they are for."""
     detections: str
     refinement: str = ""
-    """Rounds of refinement, and which objects went without."""
-    header: dict[str, Any] = field(default_factory=dict)
-    """All that the results depend on, as the journal has it; shards of one run differ in `shard` alone."""
+    """Rounds of refinement, and the objects that are not refined."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """All that the results depend on (see `runs.identity`); shards of one run differ in `shard` alone."""
     banks: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each object's mesh as its bank records it."""
+    """SHA-256 of each object's mesh, as recorded in its bank."""
     output_sha256: str = ""
     images: int = 0
     kept_images: int = 0
-    """Of the images, those that an earlier run had finished."""
+    """Images that an earlier run had finished."""
     estimated_images: int = 0
-    """Of the images, those with an estimate."""
+    """Images with at least one estimate."""
     estimates: int = 0
     skipped: list[Skip] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """Entries of the detections file that could not be read, objects without usable templates."""
     onboarding_s: float = 0.0
     estimating_s: float = 0.0
-    """Wall clock of this run from the first image to the last."""
+    """Wall-clock time of this run from the first image to the last."""
     total_s: float = 0.0
     stages_s: StageSeconds = field(default_factory=StageSeconds)
     image_times_s: float = 0.0
-    """Sum over the images with an estimate of the time that the result file has for them."""
+    """Sum of the `time` column over the images with an estimate."""
     images_per_second: float | None = None
-    """Of this run's own images; of several shards the sum, as they run side by side."""
+    """Of the images that this run computed; for merged shards, which run in parallel, the sum."""
     peak_memory_mb: float = 0.0
     peak_device_memory_mb: float = 0.0
     shards: list[dict[str, Any]] = field(default_factory=list)
-    """Of a merged result: what each shard's report says of itself."""
+    """For a merged result: the figures of each shard."""
 
     @property
     def exit_code(self) -> int:
@@ -68,11 +73,11 @@ class InferReport:
 
     @property
     def seconds_per_image(self) -> float | None:
-        """BOP's average time: the mean over the images with an estimate."""
+        """BOP's average time: the mean of `time` over the images with an estimate."""
         return self.image_times_s / self.estimated_images if self.estimated_images else None
 
     def add(self, result: ImageResult) -> None:
-        """Count one image."""
+        """Add one image to the counts."""
         self.images += 1
         self.estimates += len(result.estimates)
         self.skipped += result.skips
@@ -82,8 +87,28 @@ class InferReport:
             self.image_times_s += result.time_s
 
 
+def new_report(inputs: RunInputs, identity: dict[str, Any]) -> InferReport:
+    """Return the report of a run that has not estimated anything yet."""
+    return InferReport(
+        output=str(inputs.output),
+        options=options_record(inputs.options),
+        versions=package_versions(),
+        machine=machine(),
+        device=device_name(inputs.devices[0]),
+        precision=inputs.precision,
+        weights=str(inputs.weights),
+        weights_sha256=inputs.weights_sha256,
+        targets=inputs.targets_source,
+        detections=inputs.detections_source,
+        refinement=identity["refinement"],
+        identity=identity,
+        banks={str(obj_id): found.provenance.source_sha256 for obj_id, found in inputs.usable_objects.items()},
+        problems=list(inputs.problems),
+    )
+
+
 def report_path(output: Path) -> Path:
-    """Return where the report of a result file lies."""
+    """Return the path of a result file's report."""
     return output.with_suffix(".json")
 
 
@@ -102,9 +127,9 @@ def read_report(output: Path) -> InferReport:
         values["skipped"] = [Skip(**skip) for skip in values["skipped"]]
         values["stages_s"] = StageSeconds(**values["stages_s"])
         report = InferReport(**values)
-        _ = report.seconds_per_image, dict(report.header)
+        _ = report.seconds_per_image, dict(report.identity)
     except (KeyError, TypeError, ValueError) as error:
-        what = f"is no report of picopose infer of this version ({error!r})"
+        what = f"is not a report of this version of picopose infer ({error!r})"
         raise PicoPoseError(what, where=path, fix="run the shard again") from error
     return report
 
@@ -113,16 +138,16 @@ def no_estimate_error(output: Path, report: InferReport) -> PicoPoseError:
     """Return the error of a run without one estimate, with the first reasons."""
     reasons = [skip_text(skip) for skip in report.skipped[:1]] + report.problems[:1]
     fix = f"see {report_path(output)} for every reason"
-    return PicoPoseError(f"there is not one estimate to write ({'; '.join(reasons)})", where=output, fix=fix)
+    return PicoPoseError(f"there are no estimates to write ({'; '.join(reasons)})", where=output, fix=fix)
 
 
 def summary_lines(report: InferReport, findings: list[str]) -> list[str]:
-    """Return what a person wants to know of a run; `findings` are those of `picopose check`."""
+    """Return the summary of a run for the console; `findings` are those of `picopose check`."""
     stages = report.stages_s
-    kept = f" ({report.kept_images} of them by an earlier run)" if report.kept_images else ""
+    kept = f" ({report.kept_images} of them from an earlier run)" if report.kept_images else ""
     per_image, per_second = report.seconds_per_image, report.images_per_second
-    speeds = [f"{per_image:.3g} s an image (mean of the time column)"] if per_image is not None else []
-    speeds += [f"{per_second:.3g} images a second"] if per_second is not None else []
+    speeds = [f"{per_image:.3g} s per image (mean of the time column)"] if per_image is not None else []
+    speeds += [f"{per_second:.3g} images per second"] if per_second is not None else []
     return [
         f"{report.estimates} estimates of {report.images} images{kept} -> {report.output}",
         *([", ".join(speeds)] if speeds else []),
@@ -130,7 +155,7 @@ def summary_lines(report: InferReport, findings: list[str]) -> list[str]:
         f"network {stages.network:.1f} ({report.device}, {report.precision}), PnP {stages.pnp:.1f}, "
         f"refine {stages.refine:.1f}; "
         f"peak memory {report.peak_memory_mb:.0f} MB",
-        *_some("not readable", report.problems),
+        *_some("problem", report.problems),
         *_some("skipped", [skip_text(skip) for skip in report.skipped]),
         *_some("check", findings),
     ]
@@ -146,9 +171,3 @@ def skip_text(skip: Skip) -> str:
     """Return a skip as a line."""
     what = f"scene {skip.scene_id}, image {skip.im_id}" + (f", object {skip.obj_id}" if skip.obj_id is not None else "")
     return f"{what}: {skip.reason}"
-
-
-def shard_of(header: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the shard (i, n) that a header names."""
-    shard = header.get("shard")
-    return (int(shard[0]), int(shard[1])) if isinstance(shard, list) and len(shard) == 2 else None

@@ -1,4 +1,4 @@
-"""A record of what each thread did when, for chrome://tracing and https://ui.perfetto.dev."""
+"""A timeline of what each thread did, for chrome://tracing and https://ui.perfetto.dev."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ _LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def recording(path: Path | None) -> Iterator[Record | None]:
-    """Yield what records into a trace at `path`; None yields None, and recording costs nothing."""
+def recording(path: Path | None) -> Iterator[Record]:
+    """Yield a function that records pieces of work in a trace at `path`; without a path it does nothing."""
     if path is None:
-        yield None
+        yield lambda *_: None
     else:
         with closing(Trace(path)) as trace:
             yield trace.record
 
 
 class Trace:
-    """Writes pieces of work as they end, from any thread; a file that a killed run left can be opened too.
+    """Writes pieces of work when they end, from any thread; the file of a killed run can be opened too.
 
-    Chrome's trace event format: complete events `X` with microseconds from the trace's start, threads with names.
+    The format is Chrome's trace event format: complete events `X`, in microseconds since the start of the trace, and
+    the names of the threads. torch.profiler would not do: it records the thread that starts it alone, while images are
+    read and poses are solved by others.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +52,7 @@ class Trace:
         self._between = "\n"
 
     def record(self, stage: str, start: float, end: float, what: str) -> None:
-        """Take a piece of work of the calling thread; `start` and `end` are seconds of `time.perf_counter`."""
+        """Record a piece of work of the calling thread; `start` and `end` are seconds of `time.perf_counter`."""
         thread = threading.get_native_id()
         with self._lock:
             if thread not in self._named:
@@ -65,7 +67,7 @@ class Trace:
             try:
                 self._stream.write("\n]}\n")
                 self._stream.close()
-            except OSError as error:  # no reason to lose poses
+            except OSError as error:  # poses are worth more than the trace
                 _LOG.warning("%s: cannot be written (%s)", self._path, error.strerror)
 
     def _write(self, event: dict[str, Any]) -> None:
@@ -73,5 +75,5 @@ class Trace:
         try:
             self._stream.write(self._between + json.dumps(event | place))
         except OSError:
-            return  # a full disk: said when the file is closed
+            return  # a full disk: reported when the file is closed
         self._between = ",\n"

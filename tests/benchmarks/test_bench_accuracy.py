@@ -26,7 +26,7 @@ from picopose_cli.commands import infer
 from picopose_cli.network.offsets import OffsetEstimate, start_offsets
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.pose.queries import crop_queries, stack_queries
-from picopose_cli.runs.tasks import load_image
+from picopose_cli.runs.inputs import load_image
 
 CROP = np.array([[1.4, 0, -300], [0, 1.4, -190], [0, 0, 1]])
 

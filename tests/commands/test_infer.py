@@ -12,7 +12,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS, InferOptions
 from picopose_cli.bop.results import read_results
 from picopose_cli.commands import infer
-from picopose_cli.runs import plan
+from picopose_cli.runs import inputs
 
 
 @pytest.fixture
@@ -206,13 +206,13 @@ def test_without_weights_the_bundled_network_is_used_and_the_released_one_is_nam
     toy_dir, tmp_path, monkeypatch, capsys
 ):
     bundled = toy_dir / "tiny.safetensors"
-    monkeypatch.setattr(plan, "bundled_weights", lambda: bundled)
+    monkeypatch.setattr(inputs, "bundled_weights", lambda: bundled)
     report = run(toy_dir, weights=None, limit=1, output=tmp_path / "a_toy-test.csv")
     assert report.weights == str(bundled)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights: ")]
     assert len(lines) == 1
     assert "small network for trying picopose out" in lines[0]
-    assert f"--weights FILE: {plan.RELEASED_WEIGHTS}" in lines[0]
+    assert f"--weights FILE: {inputs.RELEASED_WEIGHTS}" in lines[0]
     run(toy_dir, limit=1, output=tmp_path / "a_toy-test.csv")
     assert "weights: " not in capsys.readouterr().out
 

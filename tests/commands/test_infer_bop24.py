@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.bop_folder import edit_json, write_json
-from rich.console import Console
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import CheckOptions, InferOptions, MergeOptions, ScoreOptions
@@ -21,10 +20,11 @@ from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.results import read_results, write_results
 from picopose_cli.commands import check, infer, merge, score
+from picopose_cli.runs.identity import run_identity
+from picopose_cli.runs.inputs import read_inputs
 from picopose_cli.runs.interrupts import StoppedError
 from picopose_cli.runs.journal import Journal, journal_path
 from picopose_cli.runs.merge import shard_path
-from picopose_cli.runs.plan import make_plan
 
 SCORES = (0.3, 0.9, 0.6)
 """Of the detections that each object of an image has."""
@@ -65,10 +65,6 @@ def options(data_dir: Path, **changes) -> InferOptions:
         "hypotheses": 2, "rules": "paper", "batch_size": 5,
     }  # fmt: skip
     return InferOptions(**(values | changes))
-
-
-def planned(asked: InferOptions):
-    return make_plan(asked, Console(quiet=True))
 
 
 def add_detections(data_dir: Path, *changes: dict[str, object]) -> None:
@@ -123,12 +119,12 @@ def test_the_score_is_the_detections_times_the_confidence_in_the_pose(data_dir):
 
 def test_a_given_file_decides_the_task(data_dir, toy_dir):
     shutil.copy(toy_dir / "toy/test_targets_bop19.json", data_dir / "toy")
-    plan, _ = planned(options(data_dir))
-    assert [len(task.detections) for task in plan.tasks] == [2, 2, 2]  # the data set's BOP19 file comes first
+    inputs = read_inputs(options(data_dir))
+    assert [len(task.detections) for task in inputs.tasks] == [2, 2, 2]  # the data set's BOP19 file comes first
     one = write_json(data_dir / "one.json", [{"scene_id": 1, "im_id": 2}])
-    plan, report = planned(options(data_dir, targets=one))
-    assert [(task.im_id, len(task.detections)) for task in plan.tasks] == [(2, 6)]
-    assert report.header["targets"] == "bop24"
+    inputs = read_inputs(options(data_dir, targets=one))
+    assert [(task.im_id, len(task.detections)) for task in inputs.tasks] == [(2, 6)]
+    assert run_identity(inputs)["targets"] == "bop24"
 
 
 @pytest.mark.parametrize(
@@ -150,18 +146,17 @@ def test_a_broken_file_is_named(data_dir, entries, text):
 def test_only_as_many_as_count_and_objects_without_a_bank_take_no_place(data_dir):
     others = [{"obj_id": 9, "category_id": 9, "score": 1.0}] * 30
     add_detections(data_dir, *others, *({"score": 0.31 + index / 1000} for index in range(120)))
-    plan, report = planned(options(data_dir))
-    detections = plan.tasks[0].detections
+    inputs = read_inputs(options(data_dir))
+    detections = inputs.tasks[0].detections
     assert len(detections) == 100
     assert {detection.obj_id for detection in detections} == {1, 2}
     found = [detection.score for detection in detections]
     assert found == sorted(found, reverse=True)
     assert found[:5] == [0.9, 0.9, 0.6, 0.6, pytest.approx(0.429)]
     assert min(found) == pytest.approx(0.43 - 0.096)
-    assert [len(task.detections) for task in plan.tasks[1:]] == [6, 6]
-    assert [problem[:9] for problem in report.problems] == ["object 9:"]
-    assert report.exit_code == 1
-    assert plan.groups[0] == (plan.tasks[0],)  # more than a batch: a group of its own
+    assert [len(task.detections) for task in inputs.tasks[1:]] == [6, 6]
+    assert [problem[:9] for problem in inputs.problems] == ["object 9:"]
+    assert inputs.groups[0] == (inputs.tasks[0],)  # more than a batch: a group of its own
 
 
 def test_a_group_larger_than_a_batch_gives_the_poses_of_a_large_batch(data_dir):
@@ -178,8 +173,8 @@ def test_the_ground_truth_masks_are_all_that_is_visible_by_a_tenth(data_dir):
     path = data_dir / "toy/test/000001/scene_gt_info.json"
     infos = json.loads(path.read_text())["1"]
     edit_json(path, "1", [info | {"visib_fract": seen} for info, seen in zip(infos, (0.09, 0.1), strict=True)])
-    plan, _ = planned(options(data_dir, detections="gt"))
-    found = [{detection.obj_id for detection in task.detections} for task in plan.tasks]
+    inputs = read_inputs(options(data_dir, detections="gt"))
+    found = [{detection.obj_id for detection in task.detections} for task in inputs.tasks]
     assert found == [{1, 2}, {2}, {1, 2}]
 
 

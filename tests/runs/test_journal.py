@@ -12,7 +12,8 @@ import pytest
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
-from picopose_cli.runs.journal import Journal, JournalFollower, differences, journal_path, read_header
+from picopose_cli.runs.identity import differences
+from picopose_cli.runs.journal import Journal, JournalFollower, journal_path, read_identity
 
 HEADER = {"dataset": "toy", "batch_size": 16, "shard": None, "banks": {"1": "ab", "2": None}}
 IMAGES = 7
@@ -76,7 +77,7 @@ def test_what_was_appended_reads_back_exactly(tmp_path):
     lines = path.read_text().splitlines()
     assert len(lines) == 1 + IMAGES
     assert [json.loads(line).get("im_id") for line in lines] == [None, *range(IMAGES)]
-    assert read_header(path) is not None
+    assert read_identity(path) is not None
 
 
 def test_cut_anywhere_it_holds_the_images_before_and_goes_on_to_the_same_end(tmp_path, caplog):
@@ -150,14 +151,14 @@ def test_a_journal_of_another_run_is_refused_and_left_alone(tmp_path, change, te
     with open_journal(path, header=HEADER | change, restart=True) as journal:
         assert journal.done == 0
         journal.append(RESULTS[0])
-    assert read_header(path) != json.loads(before.splitlines()[0])
+    assert read_identity(path) != json.loads(before.splitlines()[0])
 
 
 def test_a_journal_of_another_run_without_images_is_replaced(tmp_path):
     path = tmp_path / "a.csv.journal"
     path.write_bytes(written(tmp_path / "b.csv.journal", 3).splitlines(keepends=True)[0])
     with open_journal(path, header=HEADER | {"batch_size": 8}) as journal:
-        assert read_header(path)["batch_size"] == 8
+        assert read_identity(path)["batch_size"] == 8
         assert journal.done == 0
 
 

@@ -21,7 +21,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import InferOptions, MergeOptions
 from picopose_cli.commands import infer, merge
 from picopose_cli.runs.interrupts import StoppedError
-from picopose_cli.runs.journal import JournalFollower, journal_path
+from picopose_cli.runs.journal import Journal, JournalFollower, journal_path
 from picopose_cli.runs.report import read_report
 
 IMAGES = 12
@@ -160,14 +160,14 @@ def test_a_signal_stops_it_in_one_line_and_the_same_command_goes_on(folder, whol
 
 def stop_after(monkeypatch, images: int, number: signal.Signals) -> None:
     """Let the run be interrupted when it has appended that many images, on the spot and not a moment later."""
-    real = infer.Journal.append
+    real = Journal.append
 
     def append(journal, result):
         real(journal, result)
         if journal.done == images:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(infer.Journal, "append", append)
+    monkeypatch.setattr(Journal, "append", append)
 
 
 def stopped_run(monkeypatch, asked: InferOptions, images: int) -> None:
@@ -200,7 +200,7 @@ def test_a_run_whose_journal_is_complete_only_writes_its_files(folder, tmp_path,
     """As after a kill between the last image and the removal of the journal."""
     output = tmp_path / NAME
     with monkeypatch.context() as patch:
-        patch.setattr(infer.Journal, "delete", lambda _: None)
+        patch.setattr(Journal, "delete", lambda _: None)
         infer.run(options(folder, output))
     before = output.read_bytes()
     monkeypatch.setattr(infer, "load_network", lambda *_: pytest.fail("the network was loaded"))
@@ -216,7 +216,7 @@ def test_the_run_that_is_continued_says_the_batch_size(folder, whole, tmp_path, 
     output = tmp_path / NAME
     stopped_run(monkeypatch, options(folder, output), 4)
     report = infer.run(options(folder, output, batch_size=None))
-    assert report.header["batch_size"] == BATCH_SIZE
+    assert report.identity["batch_size"] == BATCH_SIZE
     assert rows(output) == rows(whole)
 
 
@@ -342,7 +342,7 @@ def test_shards_merge_to_the_file_of_the_whole(folder, whole, tmp_path, count):
     assert times(output) == [time_s for shard in shards for time_s in times(shard)]
     alone = read_report(whole)
     assert (report.images, report.estimates, report.skipped) == (alone.images, alone.estimates, alone.skipped)
-    assert report.header == alone.header
+    assert report.identity == alone.identity
     assert report.stages_s.network == pytest.approx(sum(one.stages_s.network for one in reports))
     assert [one["total_s"] for one in report.shards] == [one.total_s for one in reports]
     assert report.peak_memory_mb == max(one.peak_memory_mb for one in reports)
@@ -392,9 +392,9 @@ def cut_file(shards: list[Path]) -> None:
         (lambda shards: shards.pop(1), "of 3 shards, missing: 2"),
         (lambda shards: shards.clear() or shards.append(Path("nowhere_toy-test_1of3.csv")), "nowhere_toy-test_1of3"),
         (lambda shards: shards.append(copied_as(shards[0], "again_toy-test.csv")), "given twice: 1"),
-        (lambda shards: edit_report(shards[1], lambda r: r["header"].update(hypotheses=9)), "hypotheses: 9 there, 2"),
-        (lambda shards: edit_report(shards[2], lambda r: r["header"].update(shard=[3, 4])), "different numbers"),
-        (lambda shards: edit_report(shards[0], lambda r: r["header"].update(shard=None)), "is no shard"),
+        (lambda shards: edit_report(shards[1], lambda r: r["identity"].update(hypotheses=9)), "hypotheses: 9 there, 2"),
+        (lambda shards: edit_report(shards[2], lambda r: r["identity"].update(shard=[3, 4])), "different numbers"),
+        (lambda shards: edit_report(shards[0], lambda r: r["identity"].update(shard=None)), "is no shard"),
         (lambda shards: edit_report(shards[0], lambda r: r.pop("stages_s")), "is no report"),
         (cut_file, "is not the file that"),
         (lambda shards: shards[0].unlink(), "cannot be read"),

@@ -14,7 +14,8 @@ from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import Detection, ImageTarget, Rle, Target
 from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.bop.rle import encode_rle
-from picopose_cli.runs.tasks import keep_what_counts, load_image, make_image_tasks, tasks_sha256
+from picopose_cli.runs.identity import tasks_sha256
+from picopose_cli.runs.inputs import limit_detections, load_image, make_image_tasks
 
 
 @pytest.fixture
@@ -50,14 +51,14 @@ def test_the_image_as_a_target_gets_all_detections_and_keeps_the_best_that_can_b
     assert [(task.scene_id, task.im_id) for task in tasks] == [(1, 0), (1, 2), (9, 5)]
     ranked = [(7, 1.0), (1, 0.9), (2, 0.8), (1, 0.8), (1, 0.3), (2, 0.1)]  # the same object as often as it was found
     assert [(found.obj_id, found.score) for found in tasks[0].detections] == ranked
-    kept = keep_what_counts(tasks, targets, {1, 2})
+    kept = limit_detections(tasks, targets, {1, 2})
     assert [(found.obj_id, found.score) for found in kept[0].detections] == ranked[1:4]
     assert [task.detections for task in kept[1:]] == [(), ()]  # nothing is relabelled
 
 
 def test_detections_of_objects_that_are_targets_all_stay(dataset):
     tasks = make_image_tasks(dataset, [Target(1, 0, 1, 1)], {(1, 0): [detection()]})
-    assert keep_what_counts(tasks, [Target(1, 0, 1, 1)], set()) == tasks  # they are skipped with a reason
+    assert limit_detections(tasks, [Target(1, 0, 1, 1)], set()) == tasks  # they are skipped with a reason
 
 
 def test_image_without_camera_is_recorded(dataset):

@@ -1,0 +1,244 @@
+"""The inputs of a run: everything from the command's options to the groups of images that are estimated together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from picopose_cli.base.cameras import Camera
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import file_sha256, require_writable
+from picopose_cli.base.options import InferOptions, resolve_data_dir
+from picopose_cli.base.tasks import ImageTask, LoadedImage
+from picopose_cli.base.types import AnyTarget, Array, Detection, ImageTarget
+from picopose_cli.bop.datasets import Dataset, open_dataset, read_scene_cameras
+from picopose_cli.bop.detections import (
+    DetectionSet,
+    find_detections,
+    ground_truth_detections,
+    read_detections,
+    select_detections,
+)
+from picopose_cli.bop.images import read_image_rgb, read_mask
+from picopose_cli.bop.results import parse_result_name, result_file_name
+from picopose_cli.bop.targets import choose_targets, targets_by_image
+from picopose_cli.network.bundled import bundled_weights
+from picopose_cli.network.checkpoint import read_config
+from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
+from picopose_cli.pose.pipeline import ImageGroup, plan_groups, shard_of_groups
+from picopose_cli.runs.journal import journal_path, read_identity
+from picopose_cli.runs.merge import shard_path, shard_paths
+from picopose_cli.runs.objects import ObjectInputs, read_objects
+
+METHOD = "picopose"
+GROUND_TRUTH_MASKS = "ground-truth masks"
+RELEASED_WEIGHTS = "the checkpoint that the PicoPose authors released (see weights/README.md)"
+
+ImageKey = tuple[int, int]
+"""(scene_id, im_id)."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run reads and writes, known before the network is loaded."""
+
+    options: InferOptions
+    dataset: Dataset
+    targets: Sequence[AnyTarget]
+    targets_source: str
+    """Where the targets come from, and for which of BOP's tasks they are."""
+    detections_file: Path | None
+    """None: the ground-truth masks."""
+    objects: Mapping[int, ObjectInputs | None]
+    """Of each detected object; None where no pose can be estimated, for a reason in `problems`."""
+    problems: Sequence[str]
+    """Parts of the input that cannot be used."""
+    weights: Path
+    weights_sha256: str
+    devices: Sequence[str]
+    precision: str
+    batch_size: int
+    output: Path
+    all_tasks: Sequence[ImageTask]
+    """The images of the whole run, in order."""
+    groups: Sequence[ImageGroup]
+    """The images of this run's shard, grouped."""
+
+    @property
+    def tasks(self) -> list[ImageTask]:
+        """The images of this run's shard, in order."""
+        return [task for group in self.groups for task in group]
+
+    @property
+    def shard_targets(self) -> list[AnyTarget]:
+        """The targets of this run's images."""
+        images = {(task.scene_id, task.im_id) for task in self.tasks}
+        return [target for target in self.targets if (target.scene_id, target.im_id) in images]
+
+    @property
+    def usable_objects(self) -> dict[int, ObjectInputs]:
+        """The objects whose poses can be estimated."""
+        return {obj_id: found for obj_id, found in self.objects.items() if found is not None}
+
+    @property
+    def detections_source(self) -> str:
+        """Where the detections come from."""
+        return GROUND_TRUTH_MASKS if self.detections_file is None else str(self.detections_file)
+
+
+def read_inputs(options: InferOptions) -> RunInputs:
+    """Return the inputs of a run.
+
+    Raises PicoPoseError when data set, targets, detections, template banks, weights, device or output cannot be used.
+    """
+    data_dir = resolve_data_dir(options.data_dir)
+    dataset = open_dataset(options.dataset, data_dir, split=options.split)
+    devices = choose_devices(options.device)
+    output = _output_path(options, dataset)
+    targets, targets_source = choose_targets(dataset, options.targets)
+    detections_file, detections = _read_detections(options, dataset, data_dir, targets)
+    tasks = make_image_tasks(dataset, targets, detections.by_image)[: options.limit]
+    weights = options.weights or bundled_weights()
+    objects, problems = read_objects(dataset, options, detected_objects(tasks))
+    usable = {obj_id for obj_id, found in objects.items() if found is not None}
+    tasks = limit_detections(tasks, targets, usable)
+    batch_size = _batch_size(options, shard_paths(output, len(devices)), weights, devices[0])
+    return RunInputs(
+        options=options,
+        dataset=dataset,
+        targets=targets,
+        targets_source=targets_source,
+        detections_file=detections_file,
+        objects=objects,
+        problems=[*detections.problems, *problems],
+        weights=weights,
+        weights_sha256=file_sha256(weights),
+        devices=devices,
+        precision=choose_precision(options.precision, devices[0]),
+        batch_size=batch_size,
+        output=output,
+        all_tasks=tasks,
+        groups=_groups(options, tasks, batch_size),
+    )
+
+
+def notes(inputs: RunInputs) -> list[str]:
+    """Return what a person should know of the inputs before the run begins."""
+    lines = [f"targets: {inputs.targets_source}"]
+    if inputs.options.weights is None:
+        shipped = f"weights: {inputs.weights.name}, the small network that ships with picopose, for trying it out"
+        lines.append(f"{shipped}; for results pass --weights FILE: {RELEASED_WEIGHTS}")
+    return lines
+
+
+def make_image_tasks(
+    dataset: Dataset, targets: Sequence[AnyTarget], detections: Mapping[ImageKey, Sequence[Detection]]
+) -> list[ImageTask]:
+    """Return one task for each image with targets, sorted by scene and image, with the detections to estimate.
+
+    An image without detections gets a task without any; an image without a usable camera one with K None and `problem`.
+    """
+    by_image = targets_by_image(targets)
+    cameras: dict[int, dict[int, Camera] | PicoPoseError] = {}
+    tasks = []
+    for scene_id, im_id in sorted(by_image):
+        if scene_id not in cameras:
+            cameras[scene_id] = _cameras_or_error(dataset, scene_id)
+        camera = _camera_of(cameras[scene_id], im_id)
+        chosen = select_detections(by_image[scene_id, im_id], detections.get((scene_id, im_id), ()))
+        path = dataset.image_path(scene_id, im_id)
+        tasks.append(ImageTask(scene_id, im_id, path, camera.K, tuple(chosen), camera.problem))
+    return tasks
+
+
+def limit_detections(
+    tasks: Iterable[ImageTask], targets: Iterable[AnyTarget], usable: Collection[int]
+) -> list[ImageTask]:
+    """Return the tasks without the detections that the detection task (BOP24) would not count.
+
+    An image that is a target as a whole keeps its best `max_estimates` detections, only of `usable` objects, which
+    would otherwise lose their places to objects without a template bank. Tasks of other images are unchanged.
+    """
+    limits = {
+        (target.scene_id, target.im_id): target.max_estimates for target in targets if isinstance(target, ImageTarget)
+    }
+    limited = []
+    for task in tasks:
+        limit = limits.get((task.scene_id, task.im_id))
+        if limit is not None:
+            counted = [detection for detection in task.detections if detection.obj_id in usable]
+            task = replace(task, detections=tuple(counted[:limit]))
+        limited.append(task)
+    return limited
+
+
+def load_image(task: ImageTask) -> LoadedImage:
+    """Return a task's image and masks; a mask that cannot be read is replaced by its error.
+
+    Raises PicoPoseError when the image itself cannot be read.
+    """
+    image_rgb = read_image_rgb(task.image_path)
+    size_hw = (image_rgb.shape[0], image_rgb.shape[1])
+    return LoadedImage(image_rgb, tuple(_mask_or_error(detection, size_hw) for detection in task.detections))
+
+
+def detected_objects(tasks: Iterable[ImageTask]) -> list[int]:
+    """Return the sorted ids of the objects of which the tasks have detections."""
+    return sorted({detection.obj_id for task in tasks for detection in task.detections})
+
+
+def _output_path(options: InferOptions, dataset: Dataset) -> Path:
+    output = options.output or Path(result_file_name(METHOD, dataset.name, dataset.result_split))
+    if options.output is None and options.part is not None:
+        output = shard_path(output, *options.part)
+    parse_result_name(output)
+    require_writable(output)
+    return output
+
+
+def _read_detections(
+    options: InferOptions, dataset: Dataset, data_dir: Path, targets: Sequence[AnyTarget]
+) -> tuple[Path | None, DetectionSet]:
+    """Return the detections file, None for the ground-truth masks, and its detections."""
+    if options.detections == "gt":
+        return None, ground_truth_detections(dataset, targets)
+    path = Path(options.detections) if options.detections else find_detections(dataset, data_dir)
+    return path, read_detections(path)
+
+
+def _batch_size(options: InferOptions, outputs: Sequence[Path], weights: Path, device: str) -> int:
+    """Return the batch size of the options, else that of the run that is continued, else one that suits the device."""
+    if options.batch_size is not None:
+        return options.batch_size
+    identities = [] if options.restart else [read_identity(journal_path(output)) for output in outputs]
+    begun = [found["batch_size"] for found in identities if found and isinstance(found.get("batch_size"), int)]
+    return begun[0] if begun else suggest_batch_size(device, read_config(weights))
+
+
+def _groups(options: InferOptions, tasks: Sequence[ImageTask], batch_size: int) -> list[ImageGroup]:
+    sequential = options.timing == "sequential"
+    groups: list[ImageGroup] = [(task,) for task in tasks] if sequential else plan_groups(tasks, batch_size)
+    return groups if options.part is None else shard_of_groups(groups, options.part[0] - 1, options.part[1])
+
+
+def _mask_or_error(detection: Detection, size_hw: tuple[int, int]) -> Array | PicoPoseError | None:
+    if detection.mask is None:
+        return None
+    try:
+        return read_mask(detection.mask, size_hw)
+    except PicoPoseError as error:
+        return error
+
+
+def _cameras_or_error(dataset: Dataset, scene_id: int) -> dict[int, Camera] | PicoPoseError:
+    try:
+        return read_scene_cameras(dataset, scene_id)
+    except PicoPoseError as error:
+        return error
+
+
+def _camera_of(cameras: dict[int, Camera] | PicoPoseError, im_id: int) -> Camera:
+    if isinstance(cameras, PicoPoseError):
+        return Camera(None, problem=str(cameras))
+    return cameras.get(im_id, Camera(None, problem="scene_camera has no entry for the image"))
