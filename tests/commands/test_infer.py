@@ -12,7 +12,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS, InferOptions
 from picopose_cli.bop.results import read_results
 from picopose_cli.commands import infer
-from picopose_cli.runs import inputs
+from picopose_cli.runs import inputs, onboarding
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_without_weights_the_bundled_network_is_used_and_the_released_one_is_nam
 
 
 def test_output_that_cannot_be_written_is_found_before_the_work(toy_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(infer, "load_network", lambda *_: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(onboarding, "load_network", lambda *_: pytest.fail("the network was loaded"))
     (tmp_path / "file").write_text("")
     with pytest.raises(PicoPoseError, match="cannot be written"):
         run(toy_dir, output=tmp_path / "file/picopose_toy-test.csv")

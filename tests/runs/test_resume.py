@@ -20,6 +20,7 @@ from helpers.rendered_bop import write_bop_dataset
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import InferOptions, MergeOptions
 from picopose_cli.commands import infer, merge
+from picopose_cli.runs import onboarding
 from picopose_cli.runs.interrupts import StoppedError
 from picopose_cli.runs.journal import Journal, JournalFollower, journal_path
 from picopose_cli.runs.report import read_report
@@ -203,7 +204,7 @@ def test_a_run_whose_journal_is_complete_only_writes_its_files(folder, tmp_path,
         patch.setattr(Journal, "delete", lambda _: None)
         infer.run(options(folder, output))
     before = output.read_bytes()
-    monkeypatch.setattr(infer, "load_network", lambda *_: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(onboarding, "load_network", lambda *_: pytest.fail("the network was loaded"))
     report = infer.run(options(folder, output))
     assert output.read_bytes() == before
     assert report.kept_images == IMAGES
@@ -356,7 +357,7 @@ def test_a_finished_shard_is_not_computed_again_until_it_is_merged(folder, tmp_p
     (first, second) = run_shards(folder, output, 2)
     before = first.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(infer, "load_network", lambda *_: pytest.fail("the network was loaded"))
+        patch.setattr(onboarding, "load_network", lambda *_: pytest.fail("the network was loaded"))
         run_shards(folder, output, 2)
     assert first.read_bytes() == before
     merge.run(MergeOptions(output, (first, second)))
