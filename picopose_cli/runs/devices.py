@@ -17,7 +17,8 @@ from typing import IO
 from rich.console import Console
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import InferOptions, command_line, options_record
+from picopose_cli.base.option_fields import command_line, options_record
+from picopose_cli.base.options import InferOptions
 from picopose_cli.network.devices import thread_count
 from picopose_cli.runs.inputs import RunInputs
 from picopose_cli.runs.interrupts import stoppable

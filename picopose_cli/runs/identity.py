@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from picopose_cli.base.environment import package_versions
 from picopose_cli.base.files import file_sha256
-from picopose_cli.base.options import options_record
+from picopose_cli.base.option_fields import options_record
 from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import ObjectInfo
 from picopose_cli.bop.targets import targets_kind

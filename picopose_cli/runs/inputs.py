@@ -21,7 +21,7 @@ from picopose_cli.bop.detections import (
     select_detections,
 )
 from picopose_cli.bop.images import read_image_rgb, read_mask
-from picopose_cli.bop.results import parse_result_name, result_file_name
+from picopose_cli.bop.result_names import parse_result_name, result_file_name
 from picopose_cli.bop.targets import choose_targets, targets_by_image
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import read_config

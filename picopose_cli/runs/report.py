@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from picopose_cli.base.environment import machine, package_versions
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes
-from picopose_cli.base.options import options_record
+from picopose_cli.base.option_fields import options_record
 from picopose_cli.base.tasks import ImageResult, Skip, StageSeconds
 from picopose_cli.bop.json_files import read_json_object
 from picopose_cli.network.devices import device_name

@@ -101,7 +101,7 @@ def test_refinement_changes_poses_and_needs_the_meshes(data_dir):
     report = run(data_dir)
     assert report.exit_code == 0
     assert report.estimates == 6
-    assert report.refinement.startswith(f"{DEFAULT_REFINE_ROUNDS} rounds, but for objects 2,")
+    assert report.refinement.startswith(f"{DEFAULT_REFINE_ROUNDS} rounds, except objects 2,")
     with pytest.raises(PicoPoseError, match="object 2 cannot be refined"):
         run(data_dir, refine=1)
     shutil.rmtree(data_dir / "toy/models")
