@@ -1,7 +1,7 @@
 """Rendering with OpenGL: pyrender over EGL (a GPU, or Mesa without one) or OSMesa (Mesa in memory).
 
-One OpenGL platform a process: PyOpenGL binds it when it is first imported. GL can also take its process down. So these
-renderers are made in worker processes only.
+A process has one OpenGL platform: PyOpenGL binds it at its first import. OpenGL can also crash its process. So these
+renderers are opened in worker processes only.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _INSTALL = {"egl": "libegl1 and libgl1", "osmesa": "libosmesa6"}
 class GlRenderer:
     """Renders one mesh with one camera in this process's only GL context; not for several threads.
 
-    Colours are sampled 2 x 2 a pixel without multisampling and depth is drawn in a second pass at the pixels' centres,
-    as the software renderer does it: a depth buffer read from multisamples is a fifth of a millimetre off.
+    Colours have 2 x 2 samples per pixel without multisampling, and depth is rendered in a second pass at the pixels'
+    centres, as by the software renderer: a depth buffer read from multisamples is off by a fifth of a millimetre.
     """
 
     thread_safe = False
@@ -63,18 +63,18 @@ class GlRenderer:
         return RenderedView(rgb, alpha, np.ascontiguousarray(depth_m[:height, :width]))
 
     def close(self) -> None:
-        """Give back the GL context; without it, a few hundred objects exhaust the driver."""
+        """Release the GL context: without this, a few hundred objects exhaust the driver."""
         self._target.delete()
 
     def _draw(self, samples: int, T_cam_from_vertices: Array, limits: tuple[float, float]) -> tuple[Array, Array]:
-        """Draw at `samples` a pixel into the buffer for SAMPLES: with fewer, the image is its upper left part."""
+        """Render `samples` per pixel side into the buffer for SAMPLES; with fewer, the image is its upper left part."""
         if self._camera is not None:
             self._scene.remove_node(self._camera)
         (fx, fy), (cx, cy) = samples * np.diag(self._K)[:2], samples * self._K[:2, 2]
         camera = self._pyrender.IntrinsicsCamera(fx, fy, cx, cy, znear=limits[0], zfar=limits[1])
         self._camera = self._scene.add(camera, pose=invert_T(T_cam_from_vertices) @ _OPENCV_FROM_OPENGL)
         flags = self._pyrender.RenderFlags
-        # FLAT: albedo without light. Not DEPTH_ONLY: that would cull faces. RGB: OSMesa gives no more.
+        # FLAT: albedo without light. Not DEPTH_ONLY: that would cull faces. RGB: OSMesa returns no alpha.
         colour, depth = self._target.render(self._scene, flags.FLAT | flags.SKIP_CULL_FACES)
         return colour, depth
 
@@ -98,29 +98,30 @@ def _import_pyrender(kind: str) -> Any:
 
 
 def _without_multisampling(storage: Any) -> Any:
-    """Return a glRenderbufferStorageMultisample that asks for no multisamples, whatever the caller asks for."""
-    if getattr(storage, "asks_for_none", False):
+    """Return a glRenderbufferStorageMultisample that always allocates a single sample."""
+    if getattr(storage, "is_single_sample", False):
         return storage
 
     def allocate(target: int, _: int, internal_format: int, width: int, height: int) -> None:
         storage(target, 0, internal_format, width, height)
 
-    allocate.asks_for_none = True  # type: ignore[attr-defined]
+    allocate.is_single_sample = True  # type: ignore[attr-defined]
     return allocate
 
 
 def _open_target(pyrender: Any, kind: str, width: int, height: int) -> Any:
     try:
         return pyrender.OffscreenRenderer(width, height)
-    except Exception as error:  # assertions, GL errors and more, depending on the driver; all mean the same here
+    except Exception as error:  # assertions, GL errors and more, depending on the driver
         raise _unavailable(kind, error) from error
 
 
 def _unavailable(kind: str, error: Exception) -> PicoPoseError:
-    # PyOpenGL without a library leaves None where its functions should be, and so fails with an AttributeError.
+    # Without a library, PyOpenGL's functions are None, which gives an AttributeError.
     reason = "no library found" if isinstance(error, AttributeError) else str(error) or type(error).__name__
     return PicoPoseError(
-        f"OpenGL by {kind} does not work here ({reason})", fix=f"install {_INSTALL[kind]}, or pass --renderer software"
+        f"OpenGL with {kind} does not work on this machine ({reason})",
+        fix=f"install {_INSTALL[kind]}, or pass --renderer software",
     )
 
 
@@ -153,7 +154,7 @@ def _gl_mesh(pyrender: Any, surface: Surface) -> Any:
 
 
 def _surface_colours(surface: Surface, samples: Array, T_cam_from_obj: Array) -> Array:
-    """Return the colours (h,w,3) u8 of what GL drew: normals, coded as colours, are shaded as everywhere."""
+    """Return the colours (h,w,3) u8 of GL's samples; normals, encoded as colours, are shaded as by every renderer."""
     if not isinstance(surface, Grey):
         return np.ascontiguousarray(samples)
     normals = samples.astype(np.float32) / np.float32(127.5) - 1

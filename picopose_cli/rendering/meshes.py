@@ -16,14 +16,14 @@ from PIL import Image
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import MESH_SUFFIXES
 from picopose_cli.base.types import Mesh
-from picopose_cli.rendering.atlas import Part, join_parts
+from picopose_cli.rendering.mesh_parts import Part, join_parts
 
 METRES_PER_UNIT = {"mm": 1e-3, "cm": 1e-2, "m": 1.0}
 SMALLEST_MM, LARGEST_MM = 5.0, 5000.0
 """Diameters outside this range mean that the file is in another unit."""
 
 _TRIMESH_GREY = (102, 102, 102)
-"""What trimesh gives a mesh whose file says nothing about colour."""
+"""Colour that trimesh gives a mesh whose file has none."""
 _PLY_HEADER_WORDS = ("ply", "format", "comment", "obj_info", "element", "property")
 
 
@@ -31,21 +31,23 @@ def read_mesh(path: Path, unit: str = "mm") -> Mesh:
     """Read a mesh file and return it in metres, in the file's own object frame, vertices in the file's order or split.
 
     A vertex with several texture coordinates or a face with its own colour is split; no vertex is merged or moved.
-    Colours arrive as they are in the file; a mesh without any has none.
+    Colours are those of the file; a mesh without any has none.
 
-    Raises PicoPoseError when the file is missing, truncated, no mesh, without faces, holds NaN or faces that point
-    nowhere, lacks its texture, or when its size says that it is not in `unit`.
+    Raises PicoPoseError when the file is missing, truncated, not a mesh, without faces, holds NaN or faces with an
+    invalid vertex index, lacks its texture, or has a size that is implausible in `unit`.
     """
     if not path.is_file():
         raise PicoPoseError("the mesh is missing", where=path, fix="check the models folder")
     textures = texture_paths(path)
     for texture in textures:
         _check_decodes(texture)
-    # A GLB holds its own images; elsewhere an image that no file stands behind is trimesh's dummy.
+    # A GLB contains its images; in other formats an image without a file is trimesh's dummy.
     parts = _load_parts(path, with_images=bool(textures) or path.suffix.lower() == ".glb")
     if textures and not any(part.texture_rgb is not None for part in parts):
         raise PicoPoseError(
-            "none of its faces uses the texture that the mesh names", where=path, fix="export texture coordinates, too"
+            "none of its faces uses the texture that the mesh names",
+            where=path,
+            fix="export texture coordinates as well",
         )
     mesh = join_parts(parts, path)
     _check_numbers(mesh, path)
@@ -70,7 +72,7 @@ def mesh_bounds_m(mesh: Mesh) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def mesh_sha256(path: Path) -> str:
-    """Return the SHA-256 of the mesh file together with the material and texture files that it names.
+    """Return the SHA-256 of the mesh file and the material and texture files that it names.
 
     Raises PicoPoseError when one of them cannot be read.
     """
@@ -86,7 +88,7 @@ def mesh_sha256(path: Path) -> str:
 def texture_paths(path: Path) -> list[Path]:
     """Return the texture files that a mesh names, each of which exists.
 
-    trimesh replaces a texture that it cannot find by a small dummy, which would pass unnoticed.
+    trimesh silently replaces a texture that it cannot find by a small dummy.
     Raises PicoPoseError when one is missing.
     """
     textures = {
@@ -122,7 +124,7 @@ def _ply_texture_names(path: Path) -> Iterator[str]:
 
 
 def _material_paths(path: Path) -> list[Path]:
-    """Return the material libraries that an OBJ names and that exist (one that is missing only leaves it grey)."""
+    """Return the existing material libraries that an OBJ names (without one, the mesh is grey)."""
     if path.suffix.lower() != ".obj":
         return []
     names = _statements(path, "mtllib")
@@ -130,7 +132,7 @@ def _material_paths(path: Path) -> list[Path]:
 
 
 def _mtl_textures(material: Path) -> list[Path]:
-    # Options such as "-s 1 1 1" may stand before the name; the name itself comes last.
+    # Options such as "-s 1 1 1" may precede the name.
     names = [value if not value.startswith("-") else value.split()[-1] for value in _statements(material, "map_Kd")]
     return [material.parent / name.replace("\\", "/") for name in dict.fromkeys(names)]
 
@@ -144,12 +146,12 @@ def _statements(path: Path, keyword: str) -> list[str]:
 def _load_parts(path: Path, *, with_images: bool) -> list[Part]:
     if path.suffix.lower() not in MESH_SUFFIXES:
         raise PicoPoseError(f"{path.suffix!r} is not a mesh format", where=path, fix=f"use {', '.join(MESH_SUFFIXES)}")
-    import trimesh  # half a second with all it brings: not before there is a mesh to read
+    import trimesh  # takes half a second, so only when a mesh is read
 
     level = trimesh.util.log.level
-    trimesh.util.log.setLevel(logging.CRITICAL)  # what it only warns of is checked here and raised
+    trimesh.util.log.setLevel(logging.CRITICAL)  # what it only warns about is checked and raised here
     try:
-        # process=True would merge vertices and so break texture seams and the meaning of vertex order.
+        # process=True would merge vertices, which breaks texture seams and the order of vertices.
         scene = trimesh.load_scene(
             io.BytesIO(path.read_bytes()),
             file_type=path.suffix.lower()[1:],
@@ -159,7 +161,7 @@ def _load_parts(path: Path, *, with_images: bool) -> list[Part]:
         _check_complete(scene)
         geometries = [geometry for geometry in scene.dump() if isinstance(geometry, trimesh.Trimesh)]
         parts = [_make_part(geometry, with_images) for geometry in geometries if len(geometry.faces)]
-    except Exception as error:  # a parser given a stranger's file may raise anything; all of it means the same
+    except Exception as error:  # a parser may raise anything on a damaged file
         reason = str(error) or type(error).__name__
         raise PicoPoseError(f"not a readable mesh ({reason})", where=path, fix="export it again") from error
     finally:
@@ -170,19 +172,19 @@ def _load_parts(path: Path, *, with_images: bool) -> list[Part]:
 
 
 def _check_complete(scene: Any) -> None:
-    """Compare what a PLY's header announces with what was there: trimesh takes a short ASCII file for a small mesh."""
+    """Raise ValueError when a PLY has fewer rows than its header announces: trimesh accepts a truncated ASCII file."""
     for geometry in scene.geometry.values():
         for name, element in geometry.metadata.get("_ply_raw", {}).items():
             data = element.get("data")
             columns = list(data.values()) if isinstance(data, dict) else [data]
             if element["length"] and any(column is None or len(column) != element["length"] for column in columns):
-                raise ValueError(f"fewer {name} lines than its header announces")
+                raise ValueError(f"fewer {name} rows than its header announces")
 
 
 def _make_part(geometry: Any, with_images: bool) -> Part:
     vertices, faces = np.asarray(geometry.vertices, np.float64), np.asarray(geometry.faces)
     if faces.min() < 0 or faces.max() >= len(vertices):
-        raise ValueError(f"a face names vertex {faces.max()} of {len(vertices)}")
+        raise ValueError(f"a face refers to vertex {faces.max()} of {len(vertices)}")
     faces = faces.astype(np.int32)
     visual = geometry.visual
     if visual.kind == "texture":
@@ -210,7 +212,7 @@ def _make_textured_part(vertices: NDArray[Any], faces: NDArray[Any], visual: Any
 
 
 def _image_rgb(image: Image.Image, material: Any) -> NDArray[np.uint8]:
-    """Return the texture (h,w,3); a GLB's base colour factor multiplies it, an OBJ's Kd does not (exporters differ)."""
+    """Return the texture (h,w,3), times a GLB's base colour factor; an OBJ's Kd is ignored, as exporters disagree."""
     rgb = np.asarray(image.convert("RGB"))
     factor = getattr(material, "baseColorFactor", None)
     if factor is None:
@@ -227,7 +229,7 @@ def _check_size(mesh: Mesh, unit: str, path: Path) -> None:
     diameter_mm = mesh_diameter_m(mesh) * 1000
     if not SMALLEST_MM <= diameter_mm <= LARGEST_MM:
         raise PicoPoseError(
-            f"the mesh is {diameter_mm:.4g} mm across when read in {unit}, which is no object of this benchmark",
+            f"its diameter in {unit} is {diameter_mm:.4g} mm, not {SMALLEST_MM:g} to {LARGEST_MM:g} mm",
             where=path,
             fix="pass the file's own unit as --mesh-unit",
         )

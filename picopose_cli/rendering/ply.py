@@ -1,4 +1,9 @@
-"""The shape of a plain PLY mesh, read quickly: scores need no colour, and trimesh takes longer to import than they."""
+"""Vertices and triangles of a plain PLY mesh, without colour, for scoring.
+
+Besides `meshes.read_mesh`, because scores must be those of the BOP toolkit to the last digit and fast: trimesh and
+plyfile round the numbers of an ASCII file to float32, which moves vertices by up to 4e-9 m. For the 21 meshes of
+YCB-V's models_eval this reader takes 0.16 s, plyfile 1.2 s, and trimesh 0.5 s after 0.5 s for its import.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from picopose_cli.base.types import Mesh
 _HEADER_END = b"end_header\n"
 _LONGEST_HEADER = 4096
 _PLAUSIBLE_M = (0.005, 5.0)
-"""Sizes outside are for `read_mesh` to judge: the file may be in another unit."""
+"""Diameters outside this range are left to `read_mesh`: the file may be in another unit."""
 _TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
     **dict.fromkeys(("uchar", "uint8"), "u1"),
@@ -29,7 +34,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class _Layout:
-    """What a header announces: the counts, the vertex's columns, and the types of a face's count and indices."""
+    """The contents of a header: counts, the columns of a vertex, and the types of a face's count and indices."""
 
     ascii: bool
     vertices: int
@@ -41,8 +46,7 @@ class _Layout:
 def read_plain_ply(path: Path, metres_per_unit: float = 1e-3) -> Mesh | None:
     """Return vertices and triangles of a PLY in metres, object frame, without colour; vertices in the file's order.
 
-    None for a file that is anything but plain (missing, another format, polygons, damaged): `read_mesh` can read it
-    or says what is wrong with it.
+    None for any other file (missing, another format, polygons, damaged): `read_mesh` reads it or raises its error.
     """
     try:
         data = path.read_bytes()
@@ -78,7 +82,7 @@ def _parse_header(lines: list[str]) -> _Layout:
 
 def _read_ascii(body: bytes, layout: _Layout) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # how numpy says that something is no number
+        warnings.simplefilter("error", DeprecationWarning)  # numpy's reaction to text that is not a number
         try:
             numbers = np.fromstring(body, np.float64, sep=" ")
         except DeprecationWarning as error:

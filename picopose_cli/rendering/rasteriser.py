@@ -1,10 +1,9 @@
-"""The bridge to `cv2.triangleRasterize`: any pinhole camera, any window of its image, clipped in front of the camera.
+"""Rasterise meshes with `cv2.triangleRasterize`: any pinhole camera, any window of its image, with near clipping.
 
-What the function does and does not do (read from its source, OpenCV 5.0): it samples at pixel centres (index + 0.5),
-interpolates with perspective, takes a pixel on an edge into both triangles, drops triangles under 5e-7 px² and bounds
-each triangle by the buffer. It does not clip: a vertex behind the camera is mirrored into the image, so triangles that
-cross the near plane are cut here first. It does not check indices: a face out of range reads foreign memory, so faces
-are checked when a RasterMesh is made.
+From its source (OpenCV 5.0): it samples at pixel centres (index + 0.5), interpolates with perspective, assigns a pixel
+on an edge to both triangles, drops triangles under 5e-7 px² and bounds each triangle by the buffer. It does not clip: a
+vertex behind the camera is mirrored into the image, so triangles that cross the near plane are cut here first. It does
+not check indices: a face out of range reads invalid memory, so faces are checked when a RasterMesh is made.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from picopose_cli.base.geometry import make_T, transform_points
 from picopose_cli.base.types import Array
 
 NEAR_M = 1e-3
-"""Surfaces nearer to the camera than this are not seen."""
+"""Surfaces nearer to the camera than this are cut off."""
 
-_FIELD_OF_VIEW = np.pi / 2  # any would do: the camera is folded into the view matrix, see _view_matrix
+_FIELD_OF_VIEW = np.pi / 2  # arbitrary: the camera is part of the view matrix, see _view_matrix
 _DEPTH_MARGIN = 1e-3
 _SETTINGS = (
     cv2.TriangleRasterizeSettings()
-    # Both sides are drawn: scanned meshes have holes and turned faces, whose surface culling would take away. (On a
-    # closed mesh it would save a quarter of the time.)
+    # No culling: scanned meshes have holes and flipped faces, which culling would remove. (On a closed mesh it would
+    # save a quarter of the time.)
     .setCullingMode(cv2.RASTERIZE_CULLING_NONE)
-    # Buffer values in [0, 1]: a pixel that nothing touched keeps exactly 1.
+    # Buffer values in [0, 1]: a pixel without a triangle stays exactly 1.
     .setGlCompatibleMode(cv2.RASTERIZE_COMPAT_INVDEPTH)
     .setShadingType(cv2.RASTERIZE_SHADING_SHADED)
 )
@@ -53,7 +52,7 @@ class Window:
         return 0 in self.size_hw
 
     def clipped_to(self, other: Window) -> Window:
-        """Return the part of it that lies inside `other`, possibly empty."""
+        """Return its intersection with `other`, possibly empty."""
         return Window(max(self.x0, other.x0), max(self.y0, other.y0), min(self.x1, other.x1), min(self.y1, other.y1))
 
     def slices_in(self, outer: Window) -> tuple[slice, slice]:
@@ -63,10 +62,10 @@ class Window:
 
 @dataclass(frozen=True)
 class RasterMesh:
-    """A mesh as the rasteriser wants it, about the middle of its box so that float32 costs no precision.
+    """A mesh in the rasteriser's format, relative to the centre of its box so that float32 is precise enough.
 
     `vertices` (N,3) f32 m relative to `centre` (3,) of the object frame; `faces` (F,3) i32; `attributes` (N,3) f32 or
-    None: what is interpolated over the surface; `corners` (8,3) f64 of the box around it, relative to `centre`.
+    None: the values to interpolate over the surface; `corners` (8,3) f64 of the box around it, relative to `centre`.
     """
 
     vertices: Array
@@ -79,10 +78,10 @@ class RasterMesh:
 def make_raster_mesh(vertices_m: Array, faces: Array, attributes: Array | None = None) -> RasterMesh:
     """Prepare vertices (N,3) in metres, object frame, faces (F,3) and attributes (N,3) for many views.
 
-    Raises ValueError when there is no face or a face names a vertex that does not exist.
+    Raises ValueError when there is no face or a face refers to a vertex that does not exist.
     """
     if not len(faces) or faces.min() < 0 or faces.max() >= len(vertices_m):
-        raise ValueError("faces must be there and name existing vertices")
+        raise ValueError("there must be faces, and they must refer to existing vertices")
     low, high = vertices_m.min(axis=0), vertices_m.max(axis=0)
     centre = (low + high) / 2
     signs = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(8, 3)
@@ -97,10 +96,10 @@ def make_raster_mesh(vertices_m: Array, faces: Array, attributes: Array | None =
 
 @dataclass(frozen=True)
 class RasterView:
-    """A mesh placed before a camera: what one or more rasterisations of the same view share.
+    """A mesh placed in front of a camera: the inputs shared by all rasterisations of a view.
 
-    `vertices`, `faces`, `attributes` as in RasterMesh, cut at the near plane where need be; `T_cam_from_vertices`
-    (4,4); `near_m`, `far_m` enclose the surface; `window` is where it may appear, inside the window asked for.
+    `vertices`, `faces`, `attributes` as in RasterMesh, cut at the near plane where necessary; `T_cam_from_vertices`
+    (4,4); `near_m`, `far_m` enclose the surface; `window` is the part of the requested window in which it may appear.
     """
 
     vertices: Array
@@ -114,9 +113,9 @@ class RasterView:
 
 
 def place_mesh(mesh: RasterMesh, K: Array, T_cam_from_obj: Array, window: Window) -> RasterView | None:
-    """Return the mesh placed before the camera K (3,3), or None where nothing of it can be seen in `window`.
+    """Return the mesh placed in front of the camera K (3,3), or None where no part of it is visible in `window`.
 
-    A pose with NaN or infinity shows nothing.
+    A pose with NaN or infinity gives None.
     """
     if window.is_empty or not np.isfinite(T_cam_from_obj).all():
         return None
@@ -139,7 +138,7 @@ def place_mesh(mesh: RasterMesh, K: Array, T_cam_from_obj: Array, window: Window
 
 
 def rasterise_depth(view: RasterView) -> Array:
-    """Return the depth (h,w) f32 in metres at the pixel centres of the view's window, 0 where nothing is seen."""
+    """Return the depth (h,w) f32 in metres at the pixel centres of the view's window, 0 outside the mesh."""
     buffer = np.ones(view.window.size_hw, np.float32)
     cv2.triangleRasterizeDepth(
         view.vertices, view.faces, buffer, _view_matrix(view, 1), _FIELD_OF_VIEW, view.near_m, view.far_m, _SETTINGS
@@ -148,19 +147,19 @@ def rasterise_depth(view: RasterView) -> Array:
 
 
 def rasterise_attributes(view: RasterView, samples: int) -> tuple[Array, Array]:
-    """Return attributes (h s, w s, 3) f32, 0 outside, and coverage (h s, w s) u8, 255 inside: s x s `samples` a px."""
+    """Return attributes (h s, w s, 3) f32, 0 outside, and coverage (h s, w s) u8, 255 inside, s = `samples`."""
     attributes, buffer = _rasterise(view, samples)
     return attributes, (buffer < 1).astype(np.uint8) * np.uint8(255)
 
 
 def rasterise_both(view: RasterView) -> tuple[Array, Array]:
-    """Return attributes (h,w,3) f32, 0 outside, and depth (h,w) f32 in metres at the pixel centres in one go."""
+    """Return attributes (h,w,3) f32, 0 outside, and depth (h,w) f32 in metres at the pixel centres."""
     attributes, buffer = _rasterise(view, 1)
     return attributes, _metric_depth(view, buffer)
 
 
 def _metric_depth(view: RasterView, buffer: Array) -> Array:
-    # Inverse of the rasteriser's [near, far] -> [0, 1], in the form that loses least (1 / z is linear in the buffer).
+    # Inverse of the rasteriser's [near, far] -> [0, 1], in the most precise form (1 / z is linear in the buffer).
     inverse = np.float32(1 / view.near_m) + buffer * np.float32(1 / view.far_m - 1 / view.near_m)
     depth_m: Array = np.divide(1, inverse, out=np.zeros_like(buffer), where=buffer < 1)
     return depth_m
@@ -188,9 +187,9 @@ def _rasterise(view: RasterView, samples: int) -> tuple[Array, Array]:
 
 
 def _view_matrix(view: RasterView, samples: int) -> Array:
-    """Return the matrix (4,4) that makes the rasteriser's camera draw the window of camera K at `samples` a pixel.
+    """Return the matrix (4,4) with which the rasteriser renders the window of camera K at `samples` per pixel side.
 
-    Its camera has y up, looks along -z and, at 90 degrees, puts (x, y, -1) at half a height times (x, -y) from the
+    Its camera has y up, looks along -z and, at 90 degrees, projects (x, y, -1) to half a height times (x, -y) from the
     buffer's middle. K's focal lengths, skew and principal point become a shear of x and y along z.
     """
     height, width = (samples * size for size in view.window.size_hw)
@@ -206,7 +205,7 @@ def _view_matrix(view: RasterView, samples: int) -> Array:
 
 
 def _projected_box(K: Array, corners_cam: Array) -> Window:
-    """Return the whole pixels that the projected corners (8,3) enclose; all of them lie before the camera."""
+    """Return the whole pixels that the projected corners (8,3) enclose; all of them in front of the camera."""
     uv = corners_cam @ K.T
     uv = np.clip(uv[:, :2] / uv[:, 2:], -1e9, 1e9)
     (x0, y0), (x1, y1) = np.floor(uv.min(axis=0)).astype(int), np.ceil(uv.max(axis=0)).astype(int)
@@ -214,7 +213,7 @@ def _projected_box(K: Array, corners_cam: Array) -> Window:
 
 
 def _cut_at_near_plane(mesh: RasterMesh, T_cam_from_vertices: Array) -> tuple[Array, Array, Array | None]:
-    """Return vertices (N',3) f32 in the camera frame, faces and attributes of what lies beyond the near plane."""
+    """Return vertices (N',3) f32 in the camera frame, faces and attributes of the part beyond the near plane."""
     vertices = transform_points(T_cam_from_vertices, mesh.vertices.astype(np.float64))
     values = vertices if mesh.attributes is None else np.concatenate([vertices, mesh.attributes], axis=1)
     beyond = vertices[:, 2] >= NEAR_M
@@ -222,7 +221,7 @@ def _cut_at_near_plane(mesh: RasterMesh, T_cam_from_vertices: Array) -> tuple[Ar
     one, two = mesh.faces[count == 1], mesh.faces[count == 2]
     one, two = _odd_vertex_first(one, beyond[one]), _odd_vertex_first(two, ~beyond[two])
     cuts = [_cut_edges(values, triangles[:, [0, 0]], triangles[:, 1:]) for triangles in (one, two)]
-    # One vertex beyond: a smaller triangle. Two beyond: a quadrilateral, drawn as two triangles.
+    # One vertex beyond: a smaller triangle. Two beyond: a quadrilateral, split into two triangles.
     tips = np.stack([values[one[:, 0]], cuts[0][:, 0], cuts[0][:, 1]], axis=1)
     lower = np.stack([values[two[:, 1]], values[two[:, 2]], cuts[1][:, 0]], axis=1)
     upper = np.stack([values[two[:, 2]], cuts[1][:, 1], cuts[1][:, 0]], axis=1)
@@ -230,21 +229,21 @@ def _cut_at_near_plane(mesh: RasterMesh, T_cam_from_vertices: Array) -> tuple[Ar
     added = np.arange(len(values), len(values) + len(corners), dtype=np.int32).reshape(-1, 3)
     faces = np.concatenate([mesh.faces[count == 3], added])
     everything = np.concatenate([values, corners]).astype(np.float32)
-    everything[: len(values)][~beyond, 2] = NEAR_M  # not used by any face; keeps the division by z harmless
+    everything[: len(values)][~beyond, 2] = NEAR_M  # not used by any face; avoids a division by zero
     attributes = None if mesh.attributes is None else np.ascontiguousarray(everything[:, 3:])
     return np.ascontiguousarray(everything[:, :3]), faces, attributes
 
 
 def _odd_vertex_first(faces: Array, odd: Array) -> Array:
-    """Turn each face (F,3) so that the one vertex marked in `odd` (F,3) bool comes first; its winding stays."""
+    """Rotate each face (F,3) so that the one vertex marked in `odd` (F,3) bool is first; its winding stays."""
     shift = odd.argmax(axis=1)[:, None] + np.arange(3)
-    turned: Array = np.take_along_axis(faces, shift % 3, axis=1)
-    return turned
+    rotated: Array = np.take_along_axis(faces, shift % 3, axis=1)
+    return rotated
 
 
 def _cut_edges(values: Array, start: Array, end: Array) -> Array:
     """Return the values (F,2,C) where the edges from vertices `start` (F,2) to `end` (F,2) meet the near plane."""
     a, b = values[start], values[end]
-    share = (NEAR_M - a[..., 2:3]) / (b[..., 2:3] - a[..., 2:3])
-    cut: Array = a + share * (b - a)
+    fraction = (NEAR_M - a[..., 2:3]) / (b[..., 2:3] - a[..., 2:3])
+    cut: Array = a + fraction * (b - a)
     return cut

@@ -1,4 +1,4 @@
-"""The small interface behind which every renderer stands, and the choice between them."""
+"""The interface of all renderers (software, EGL, OSMesa), and the choice between them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SOFTWARE_GL = ("llvmpipe", "softpipe", "swrast", "software rasterizer", "swr")
 class Renderer(Protocol):
     """Renders one mesh with one camera.
 
-    `name` is the kind (`egl`, `osmesa`, `software`), `detail` what stands behind it (GL_RENDERER, a library's version).
+    `name` is the kind (`egl`, `osmesa`, `software`), `detail` its implementation (GL_RENDERER, a library's version).
     """
 
     name: str
@@ -35,23 +35,23 @@ class Renderer(Protocol):
     """Whether several threads may render at once."""
 
     def render(self, T_cam_from_obj: Array) -> RenderedView:
-        """Return the view at `T_cam_from_obj` (4,4), metres, OpenCV axes, lit and sampled alike by every renderer."""
+        """Return the view at `T_cam_from_obj` (4,4), metres, OpenCV axes; lighting and sampling are the same in all."""
 
     def close(self) -> None:
-        """Give back what the renderer holds."""
+        """Release the renderer's resources."""
 
 
 def open_renderer(kind: str, mesh: Mesh, K: Array, size_hw: tuple[int, int]) -> Renderer:
     """Return a renderer of a kind for one mesh, the camera K (3,3) and images of (height, width) px.
 
-    The GL kinds belong into a worker process. Raises PicoPoseError where the kind does not work.
+    The GL kinds must be opened in a worker process. Raises PicoPoseError where the kind does not work.
     """
     return GlRenderer(kind, mesh, K, size_hw) if kind in GL_KINDS else SoftwareRenderer(mesh, K, size_hw)
 
 
 @dataclass(frozen=True)
 class RendererChoice:
-    """Which renderer to use: its `kind`, the `detail` of what stands behind it, and `why` this one."""
+    """The renderer to use: its `kind`, the `detail` of its implementation, and `why` it was chosen."""
 
     kind: str
     detail: str
@@ -62,29 +62,30 @@ class RendererChoice:
 
 
 def choose_renderer(requested: str) -> RendererChoice:
-    """Return the renderer asked for, or for `auto` the best that works, after a test view in a child process.
+    """Return the requested renderer, or for `auto` the fastest that works, after a test view in a child process.
 
-    `auto` takes EGL on a GPU, else the software renderer: GL without a GPU (Mesa's llvmpipe, which is all that OSMesa
-    is) draws the same picture two to three times slower than we do, and needs libraries besides.
-    Raises PicoPoseError when the renderer asked for does not pass.
+    `auto` is EGL on a GPU, else the software renderer: OpenGL without a GPU (Mesa's llvmpipe, also behind OSMesa)
+    renders the same image two to three times slower and needs more libraries.
+    Raises PicoPoseError when the requested renderer fails its test.
     """
     software = f"cv2.triangleRasterize, OpenCV {cv2.__version__}"
     if requested == "software":
-        return RendererChoice(requested, software, "as asked")
+        return RendererChoice(requested, software, "as requested")
     if requested != "auto":
-        return RendererChoice(requested, _tested(requested), "as asked")
+        return RendererChoice(requested, _tested(requested), "as requested")
     if ctypes.util.find_library("EGL") is None:
-        return RendererChoice("software", software, "there is no EGL library here")
+        return RendererChoice("software", software, "no EGL library found")
     try:
         detail = _tested("egl")
     except PicoPoseError as error:
         return RendererChoice("software", software, error.what)
     if any(name in detail.lower() for name in _SOFTWARE_GL):
-        return RendererChoice("software", software, f"EGL has no GPU here, only {detail}")
+        return RendererChoice("software", software, f"EGL has no GPU, only {detail}")
     return RendererChoice("egl", detail, "passed its test")
 
 
 def _tested(kind: str) -> str:
+    # in a process of its own: a broken driver can kill or hang the process that uses it
     [(_, outcome)] = run_jobs(draw_test_view, [kind], 1, timeout_s=_SELF_TEST_S)
     if isinstance(outcome, PicoPoseError):
         fix = outcome.fix or "pass --renderer software"
@@ -93,9 +94,9 @@ def _tested(kind: str) -> str:
 
 
 def draw_test_view(kind: str, _: int = 1) -> str:
-    """Draw one view with a GL renderer, compare it with the software renderer's and return GL_RENDERER.
+    """Render one view with a GL renderer, compare it with the software renderer's and return GL_RENDERER.
 
-    Raises PicoPoseError when the renderer cannot be made or its picture differs.
+    Raises PicoPoseError when the renderer cannot be opened or its image differs.
     """
     mesh = Mesh(
         np.array([[0, 0, 0.05], [0.05, 0, -0.03], [-0.04, 0.04, -0.03], [-0.03, -0.04, -0.03]]),
@@ -120,6 +121,6 @@ def _check_view(drawn: RenderedView, expected: RenderedView) -> None:
     colour = float(np.abs(drawn.rgb.astype(int) - expected.rgb)[either].mean())
     if overlap < 0.995 or depth_mm > 0.1 or colour > 2:
         raise PicoPoseError(
-            f"its picture is wrong (mask overlap {overlap:.4f}, depth {depth_mm:.3f} mm and colour {colour:.1f} off)",
+            f"its image is wrong (mask IoU {overlap:.4f}, depth {depth_mm:.3f} mm and colour {colour:.1f} off)",
             fix="pass --renderer software",
         )

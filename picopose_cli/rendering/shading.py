@@ -1,7 +1,7 @@
-"""What a surface looks like: vertex colours, a texture filtered to the view's resolution, or grey under a headlight.
+"""Surface colours: vertex colours, a texture filtered to the view's resolution, or grey lit from the camera.
 
-A Surface turns a mesh into vertices with three interpolated values each, and the interpolated values into colours.
-Coloured and textured meshes are drawn as they are, without light: that is what the released templates show.
+A Surface gives each vertex of a mesh three values to interpolate, and maps the interpolated values to colours.
+Coloured and textured meshes are rendered without lighting, as in the released templates.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from picopose_cli.rendering.rasteriser import RasterMesh, make_raster_mesh
 SAMPLES = 2
 """Colour samples along each side of a pixel."""
 GREY_SHADED = (60.0, 120.0)
-"""Brightness of a mesh without colour: the first at grazing view, the sum of both where it faces the camera."""
+"""Brightness of a mesh without colour: the first at a grazing angle, the sum of both where it faces the camera."""
 
 
 class Surface(Protocol):
-    """Colours of a mesh: `raster_mesh` holds what is interpolated, `colour` turns that into pictures."""
+    """Colours of a mesh: `raster_mesh` holds the values to interpolate, `colour` maps them to colours."""
 
     @property
     def raster_mesh(self) -> RasterMesh:
-        """The vertices with the three values each that are interpolated."""
+        """The mesh with three values per vertex to interpolate."""
 
     def colour(self, attributes: Array, T_cam_from_obj: Array, samples_per_m: float) -> Array:
-        """Return colours (h,w,3) u8 of interpolated attributes (h,w,3) f32 at a resolution of samples a metre."""
+        """Return colours (h,w,3) u8 of interpolated attributes (h,w,3) f32 at `samples_per_m`."""
 
 
 def make_surface(mesh: Mesh) -> Surface:
-    """Return the surface that fits the colours a mesh has."""
+    """Return the surface for a mesh's kind of colours."""
     if mesh.texture_rgb is not None and mesh.uv is not None:
         return _make_textured(mesh, mesh.uv, mesh.texture_rgb)
     if mesh.vertex_rgb is not None:
@@ -63,7 +63,7 @@ class Grey:
     raster_mesh: RasterMesh
 
     def colour(self, attributes: Array, T_cam_from_obj: Array, samples_per_m: float) -> Array:  # noqa: ARG002
-        """Return grey that is brightest where the surface faces the camera; both sides of a face look alike."""
+        """Return grey that is brightest where the surface faces the camera; both sides of a face are the same."""
         facing = np.abs(attributes @ T_cam_from_obj[2, :3].astype(np.float32))
         return np.repeat(cv2.convertScaleAbs(facing, None, GREY_SHADED[1], GREY_SHADED[0])[..., None], 3, axis=-1)
 
@@ -75,11 +75,11 @@ class Textured:
     raster_mesh: RasterMesh
     texels_per_m: float
     levels: list[Array] = field(repr=False)
-    """The texture and its halvings."""
+    """The texture's mip levels, full resolution first."""
     repeats: bool
 
     def colour(self, attributes: Array, T_cam_from_obj: Array, samples_per_m: float) -> Array:  # noqa: ARG002
-        """Return bilinear samples of the halving whose texels are about as large as the samples."""
+        """Return bilinear samples of the mip level whose texels are about as large as the samples."""
         level = np.rint(np.log2(max(self.texels_per_m / samples_per_m, 1.0)))
         texture = self.levels[min(int(level), len(self.levels) - 1)]
         height, width = texture.shape[:2]
@@ -95,7 +95,7 @@ def _make_textured(mesh: Mesh, uv: Array, texture_rgb: Array) -> Textured:
     attributes = np.concatenate([uv, np.zeros((len(uv), 1))], axis=1)
     repeats = bool(uv.min() < 0 or uv.max() > 1)
     raster_mesh = make_raster_mesh(mesh.vertices_m, mesh.faces, attributes)
-    return Textured(raster_mesh, _texels_per_m(mesh, uv, texture_rgb), _halvings(texture_rgb), repeats)
+    return Textured(raster_mesh, _texels_per_m(mesh, uv, texture_rgb), _mip_levels(texture_rgb), repeats)
 
 
 def _texels_per_m(mesh: Mesh, uv: Array, texture_rgb: Array) -> float:
@@ -107,7 +107,7 @@ def _texels_per_m(mesh: Mesh, uv: Array, texture_rgb: Array) -> float:
     return float(np.sqrt(texels / max(area, 1e-30)))
 
 
-def _halvings(texture_rgb: Array) -> list[Array]:
+def _mip_levels(texture_rgb: Array) -> list[Array]:
     levels = [np.ascontiguousarray(texture_rgb)]
     while min(levels[-1].shape[:2]) > 1:
         height, width = levels[-1].shape[:2]
@@ -116,9 +116,9 @@ def _halvings(texture_rgb: Array) -> list[Array]:
 
 
 def average_samples(colours: Array, covered: Array) -> tuple[Array, Array]:
-    """Return rgb (h,w,3) and alpha (h,w) u8 of colours (2h,2w,3) and coverage (2h,2w) u8, 255 where there is surface.
+    """Return rgb (h,w,3) and alpha (h,w) u8 of colours (2h,2w,3) and coverage (2h,2w) u8, 255 on the surface.
 
-    A pixel is the mean of its four samples, black where they miss: at the edge it mixes with the black background.
+    A pixel is the mean of its four samples, black outside the surface: edges are blended with the black background.
     """
     colours = cv2.bitwise_and(colours, colours, mask=covered)
     size_wh = (covered.shape[1] // SAMPLES, covered.shape[0] // SAMPLES)

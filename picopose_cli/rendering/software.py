@@ -1,4 +1,4 @@
-"""The renderer that needs no GL library, no display and no GPU: `cv2.triangleRasterize` of OpenCV 5."""
+"""The software renderer, without OpenGL, display or GPU: `cv2.triangleRasterize` of OpenCV 5."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class SoftwareRenderer:
         return RenderedView(rgb, alpha, depth_m)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to give back."""
+        """Do nothing: no resources are held."""
 
 
 def render_depth(mesh: Mesh, K: Array, T_cam_from_obj: Array, box_xyxy: tuple[int, int, int, int]) -> Array:
     """Return the depth (h,w) f32 in metres of a mesh inside the pixels [x0, x1) x [y0, y1) of a camera's image.
 
-    Depth is along the optical axis at the pixels' centres, 0 where nothing is seen. The object may be partly or wholly
-    outside, behind the camera or around it; what is nearer than 1 mm is not seen. An empty window gives an empty array.
-    A mesh is prepared when it is first seen and kept for as long as it lives: render the same Mesh object many times.
+    Depth is along the optical axis at the pixels' centres, 0 outside the object. The object may be partly or wholly
+    outside the image, behind the camera or around it; surfaces nearer than 1 mm are cut off. An empty window gives an
+    empty array. The first call prepares a mesh and caches it for the lifetime of the Mesh object.
     """
     window = Window(*(int(side) for side in box_xyxy))
     depth_m = np.zeros(window.size_hw, np.float32)
@@ -67,7 +67,7 @@ _PREPARED: dict[int, tuple[weakref.ref[Mesh], RasterMesh]] = {}
 
 
 def _prepared(mesh: Mesh) -> RasterMesh:
-    """Return the mesh ready for the rasteriser, made once for each Mesh object (arrays cannot be dictionary keys)."""
+    """Return the raster mesh, made once for each Mesh object (by identity: arrays cannot be dictionary keys)."""
     key = id(mesh)
     known = _PREPARED.get(key)
     if known is None or known[0]() is not mesh:

@@ -58,10 +58,12 @@ def signed_area(outline: Array) -> float:
 
 
 def triangulate(outline: Array) -> Array:
-    """Return triangles (N-2,3) i32 of a simple polygon (N,2), counter-clockwise, by cutting off ears.
+    """Return triangles (N-2,3) i32 of a simple polygon (N,2), counter-clockwise, by ear clipping.
 
-    A polygon that crosses itself, where no ear is left, gets fewer triangles rather than wrong ones.
+    A polygon that crosses itself, where no ear is left, gets fewer triangles instead of wrong ones.
     """
+    # Not mapbox-earcut, which is faster (60 us, here 1 ms for an outline) but chooses other triangles: generated data
+    # sets, and with them the demo's images and results, would change.
     left = list(range(len(outline)))
     triangles = []
     while len(left) > 3:

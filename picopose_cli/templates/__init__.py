@@ -1,1 +1,1 @@
-"""CAD meshes, view poses, renderers and the HDF5 template bank."""
+"""Template views, crops and the HDF5 template bank."""

@@ -16,7 +16,7 @@ from picopose_cli.base.files import atomic_write_bytes
 from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array, Provenance, TemplateBank
 
 FORMAT = "picopose template bank"
-FORMAT_VERSION = 2
+BANK_VERSION = 2
 """Raised whenever banks of earlier versions must be rendered again: other fields, other crops, other points."""
 
 _RENDER_AGAIN = "render it again: picopose render-templates --overwrite"
@@ -45,7 +45,7 @@ def write_bank(path: Path, bank: TemplateBank) -> None:
     """
     # Made in memory, about 10 MB: a full disk is then one plain write that fails, not a broken HDF5 library state.
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION)
+        file.attrs.update(format=FORMAT, format_version=BANK_VERSION)
         file.attrs.update(obj_id=bank.obj_id, diameter_m=bank.diameter_m, **asdict(bank.provenance))
         for name, (dtype, shape) in _STORED.items():
             options = _PER_VIEW | {"chunks": (1, *shape[1:])} if len(shape) > 2 else {}
@@ -95,9 +95,9 @@ def _checked_provenance(file: Any, path: Path) -> Provenance:
     if file.attrs.get("format") != FORMAT:
         raise PicoPoseError("an HDF5 file, but not a template bank", where=path, fix=_RENDER_AGAIN)
     version = file.attrs.get("format_version")
-    if version != FORMAT_VERSION:
+    if version != BANK_VERSION:
         raise PicoPoseError(
-            f"a template bank of format {version}, this version reads {FORMAT_VERSION}", where=path, fix=_RENDER_AGAIN
+            f"a template bank of format {version}, this version reads {BANK_VERSION}", where=path, fix=_RENDER_AGAIN
         )
     return Provenance(**{field.name: str(file.attrs[field.name]) for field in fields(Provenance)})
 

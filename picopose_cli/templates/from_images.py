@@ -20,12 +20,12 @@ from picopose_cli.templates.build import Template, join_templates, make_template
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, template_camera
 
 IMAGES_KIND = "images"
-"""What a bank built from images gives as its renderer and mesh unit."""
+"""Renderer and mesh unit of a bank built from images."""
 _POSES_FOLDER = "object_poses"
 
 
 def image_object_ids(folder: Path) -> list[int]:
-    """Return the sorted ids of the objects that have a folder of images or a pose file.
+    """Return the sorted ids of the objects with a folder of images or a pose file.
 
     Raises PicoPoseError when there is none.
     """
@@ -52,7 +52,7 @@ def images_sha256(folder: Path, obj_id: int) -> str:
 
 
 def read_image_bank(folder: Path, obj_id: int) -> TemplateBank:
-    """Build the bank of an object from its template images, seen by the released template camera.
+    """Build the bank of an object from its template images, made with the released template camera.
 
     Raises PicoPoseError when poses, views or depths are missing or damaged, or an image has another size or no alpha.
     """
@@ -66,7 +66,7 @@ def read_image_bank(folder: Path, obj_id: int) -> TemplateBank:
             templates.append(make_template(view))
         except PicoPoseError as error:
             where = views / f"{view_id:06d}.png"
-            raise PicoPoseError("nothing is seen in this view", where=where, fix="render it again") from error
+            raise PicoPoseError("the view shows nothing", where=where, fix="render it again") from error
         seen.append(_visible_points(templates[-1], K, pose))
     diameter_m = float(np.linalg.norm(np.ptp(np.concatenate(seen), axis=0)))
     provenance = Provenance(
@@ -102,7 +102,9 @@ def _read_poses(path: Path) -> Array:
     R = poses[:, :3, :3]
     rigid = np.isfinite(poses).all() and np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max() < 1e-3
     if not rigid or (np.linalg.det(R) < 0).any() or (poses[:, 2, 3] <= 0).any():
-        raise PicoPoseError("a pose is no rigid motion that puts the object before the camera", where=path, fix=fix)
+        raise PicoPoseError(
+            "a pose is not a rigid transform with the object in front of the camera", where=path, fix=fix
+        )
     poses[:, :3, 3] /= MM_PER_M
     return poses
 
@@ -123,7 +125,7 @@ def _read_view(colour_path: Path, depth_path: Path) -> RenderedView:
     if depth_mm.shape != (height, width) or depth_mm.dtype.kind not in "ui":
         raise PicoPoseError(f"is {_describe(depth_mm)}, not {width}x{height} of 16-bit depth", where=depth_path)
     if rgba[..., 3].any() and not depth_mm.any():
-        raise PicoPoseError("holds no depth, yet the object is seen in its image", where=depth_path)
+        raise PicoPoseError("has no depth, but its image shows the object", where=depth_path)
     return RenderedView(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3], (depth_mm / MM_PER_M).astype(np.float32))
 
 

@@ -1,4 +1,4 @@
-"""The 162 viewpoints of a template bank and the camera that sees them: the released ones, computed."""
+"""The 162 viewpoints and the camera of a template bank, computed to equal the released ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ DISTANCE_DIAMETERS = 2.0
 
 _K = ((572.4114, 0.0, 320.0), (0.0, 573.57043, 240.0), (0.0, 0.0, 1.0))
 
-# Half of the icosahedron of the modelling program that the released viewpoints come from; the other half is its mirror
-# image through the origin. Its three decimals leave the corners unequal by 1e-5, and the released order depends on it.
+# Half of the icosahedron of the modelling program that made the released viewpoints; the other half is its reflection
+# through the origin. Rounding leaves the corners unequal by 1e-5, and the released order depends on it.
 _ICOSAHEDRON = (
     (0.0, 0.0, -1.0),
     (0.7236, -0.52572, -0.447215),
@@ -24,8 +24,7 @@ _ICOSAHEDRON = (
     (0.7236, 0.52572, -0.447215),
 )
 _SUBDIVISIONS = 2
-# PARITY: the released list was sorted by height in float32. These viewpoints stand at equal heights but for its
-# rounding, which put them in the other order.
+# PARITY: the released list was sorted by height in float32, whose rounding swapped these viewpoints of equal height.
 _SWAPPED = ((6, 7), (63, 65), (64, 66), (95, 97), (96, 98), (124, 125))
 
 
@@ -37,7 +36,7 @@ def template_camera() -> Array:
 def view_poses() -> Array:
     """Return T_cam_from_obj (162,4,4) f64 of the template views at distance 1, OpenCV axes, in the released order.
 
-    The cameras stand on the corners of an icosahedron subdivided twice and look at the origin, the object's z axis up
+    The cameras are at the corners of an icosahedron subdivided twice and face the origin, the object's z axis up
     in the image. Multiply the translation by the distance in metres.
     """
     centres = _sorted_viewpoints(_subdivided_icosahedron())  # (162,3)
@@ -65,7 +64,7 @@ def _subdivided_icosahedron() -> Array:
     for level in range(_SUBDIVISIONS):
         # Neighbours are closer than 1.3 edges; the next nearest vertices are further than 1.6.
         first, second = np.nonzero(np.triu(_distances(vertices) < 1.3 * edge / 2**level, k=1))
-        # Only afterwards are the rounded corners moved onto the sphere, too: middles of equal corners are level.
+        # Normalised only after the midpoints are computed, so that midpoints of equal corners are level.
         vertices = np.concatenate([vertices, vertices[first] + vertices[second]])
         vertices /= np.linalg.norm(vertices, axis=1, keepdims=True)
     return vertices

@@ -165,7 +165,7 @@ def test_grey_is_shaded_and_edges_are_partly_covered(kind):
 
 
 def test_the_choice_says_what_and_why(monkeypatch):
-    assert choose_renderer("software").why == "as asked"
+    assert choose_renderer("software").why == "as requested"
     monkeypatch.setattr(renderer_module.ctypes.util, "find_library", lambda _: None)
     choice = choose_renderer("auto")
     assert choice.kind == "software"
@@ -203,7 +203,7 @@ def test_a_wrong_picture_fails_the_test_view(monkeypatch):
 
     assert "OpenCV" in draw_test_view("software")
     monkeypatch.setattr(renderer_module, "open_renderer", mirrored)
-    with pytest.raises(PicoPoseError, match="its picture is wrong"):
+    with pytest.raises(PicoPoseError, match="its image is wrong"):
         draw_test_view("egl")
 
 

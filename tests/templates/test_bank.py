@@ -16,7 +16,7 @@ from picopose_cli.base.geometry import invert_T, project_points, transform_point
 from picopose_cli.base.grid import cell_corner_pixels, lift_cell_corners
 from picopose_cli.base.types import Provenance, RenderedView, TemplateBank
 from picopose_cli.rendering.software import SoftwareRenderer
-from picopose_cli.templates.bank import FORMAT_VERSION, bank_path, read_bank, read_provenance, write_bank
+from picopose_cli.templates.bank import BANK_VERSION, bank_path, read_bank, read_provenance, write_bank
 from picopose_cli.templates.build import join_templates, make_template, render_bank
 from picopose_cli.templates.crops import normalise_bgr, resize_nearest
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
@@ -170,9 +170,9 @@ def test_damage_is_named(path: Path, spoil, text: str):
 
 def test_another_format_version_or_file_is_refused(path: Path):
     with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = FORMAT_VERSION + 1
+        file.attrs["format_version"] = BANK_VERSION + 1
     for read in (read_bank, read_provenance):
-        with pytest.raises(PicoPoseError, match=f"format {FORMAT_VERSION + 1}, this version reads {FORMAT_VERSION}"):
+        with pytest.raises(PicoPoseError, match=f"format {BANK_VERSION + 1}, this version reads {BANK_VERSION}"):
             read(path)
     with h5py.File(path, "w") as file:
         file["image"] = np.zeros(3)

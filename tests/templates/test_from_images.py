@@ -88,8 +88,8 @@ VIEW, DEPTH, POSES = "000003/000001.png", "000003/000001_depth.png", "object_pos
         (lambda folder: (folder / POSES).write_bytes((folder / POSES).read_bytes()[:200]), "poses cannot be read"),
         (lambda folder: np.save(folder / POSES, np.array([{}]), allow_pickle=True), "poses cannot be read"),
         (lambda folder: np.save(folder / POSES, np.eye(4)), r"shape \(4, 4\)"),
-        (lambda folder: np.save(folder / POSES, np.zeros((2, 4, 4))), "no rigid motion"),
-        (lambda folder: np.save(folder / POSES, np.full((2, 4, 4), np.nan)), "no rigid motion"),
+        (lambda folder: np.save(folder / POSES, np.zeros((2, 4, 4))), "not a rigid transform"),
+        (lambda folder: np.save(folder / POSES, np.full((2, 4, 4), np.nan)), "not a rigid transform"),
         (lambda folder: np.save(folder / POSES, np.load(folder / POSES)[:1]), "2 images but 1 poses"),
         (
             lambda folder: np.save(folder / POSES, np.load(folder / POSES)[[0, 1, 1]]),
@@ -99,8 +99,8 @@ VIEW, DEPTH, POSES = "000003/000001.png", "000003/000001_depth.png", "object_pos
         (lambda folder: (folder / VIEW).write_bytes(b"text"), "cannot be read"),
         (lambda folder: replace_image(folder / VIEW, np.zeros((480, 640, 3), np.uint8)), "3 channels.*RGB and alpha"),
         (lambda folder: replace_image(folder / VIEW, np.zeros((240, 320, 4), np.uint8)), "320x240"),
-        (lambda folder: replace_image(folder / VIEW, np.zeros((480, 640, 4), np.uint8)), "nothing is seen"),
-        (lambda folder: replace_image(folder / DEPTH, np.zeros((480, 640), np.uint16)), "holds no depth"),
+        (lambda folder: replace_image(folder / VIEW, np.zeros((480, 640, 4), np.uint8)), "shows nothing"),
+        (lambda folder: replace_image(folder / DEPTH, np.zeros((480, 640), np.uint16)), "has no depth"),
         (lambda folder: replace_image(folder / DEPTH, np.zeros((480, 640, 3), np.uint8)), "16-bit depth"),
     ],
 )

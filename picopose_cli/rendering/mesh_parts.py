@@ -12,14 +12,14 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import Array, Mesh
 
 GREY_RGB = (128, 128, 128)
-"""Colour of a part without any, when another part of the same mesh has one."""
+"""Colour of a part without colour when another part of the same mesh has one."""
 
 _PLAIN_TEXTURE_PX = 4
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a mesh file: `vertices` (N,3) in the file's unit, `faces` (F,3) i32, colours as in `structs.Mesh`."""
+    """A part of a mesh file: `vertices` (N,3) in the file's unit, `faces` (F,3) i32, colours as in `Mesh`."""
 
     vertices: Array
     faces: Array
@@ -31,8 +31,8 @@ class Part:
 def join_parts(parts: list[Part], path: Path) -> Mesh:
     """Return one mesh, still in the file's unit, of all parts of the file `path` (named in errors).
 
-    Textures are stacked into one. Raises PicoPoseError when textured parts repeat their texture or stand beside parts
-    with varying vertex colours: one texture cannot hold that.
+    Textures are stacked into one. Raises PicoPoseError when textured parts repeat their texture or are mixed with parts
+    of varying vertex colours: one texture cannot represent that.
     """
     first_index = np.cumsum([0, *(len(part.vertices) for part in parts)])
     vertices = np.concatenate([part.vertices for part in parts])
@@ -59,7 +59,7 @@ def _as_textured(part: Part, path: Path) -> Part:
         rgb = _part_rgb(part)
         if (rgb != rgb[0]).any():
             raise PicoPoseError(
-                "textured parts stand beside vertex-coloured ones", where=path, fix="bake the colours into one texture"
+                "textured and vertex-coloured parts are mixed", where=path, fix="bake the colours into one texture"
             )
         plain = np.tile(rgb[0], (_PLAIN_TEXTURE_PX, _PLAIN_TEXTURE_PX, 1))
         return Part(part.vertices, part.faces, uv=np.full((len(rgb), 2), 0.5, np.float32), texture_rgb=plain)
