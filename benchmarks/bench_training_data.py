@@ -1,11 +1,11 @@
-"""How many training samples a second the procedural source makes on one core, by difficulty.
+"""Training samples per second that the procedural source makes on one core, by difficulty.
 
     python benchmarks/bench_training_data.py [--seconds 20] [--objects DIR] [--workers 1] [--output FILE]
 
-Each row runs for --seconds after a warm-up in which the first objects are made. `per s` is per second of wall clock, of
-all workers together; `per core s` per second that a worker's process really ran, which a busy machine changes less.
-These are a run's first samples: later ones are cheaper, when objects find most of their templates drawn already.
-The last rows say where the time of one sample goes (level 1, one worker). Prints a table and writes it as JSON.
+Each row is measured for --seconds after a warm-up in which the first objects are made. `per s` is per second of wall
+clock, of all workers together; `per core s` per second of CPU time, which depends less on the load of the machine. The
+first samples of a run are measured; later ones take less time, since most of their templates are rendered already. The
+last rows split the time of one sample into its parts (level 1, one worker). Prints a table and writes it as JSON.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from picopose_cli.synthesis.procedural_source import ProceduralOptions, Procedur
 
 LEVELS = (0.0, 0.3, 1.0)
 TARGET_PER_S = {0.0: 40.0, 0.3: 40.0, 1.0: 15.0}
-WARM_UP = 32
-PARTS = {
+WARM_UP_SAMPLES = 32
+PARTS = {  # name: file and function
     "objects": ("objects.py", "make_procedural_object"),
     "templates": ("objects.py", "template"),
     "choice and placement": ("scenes.py", "random_scene"),
     "drawing the scene": ("compose.py", "draw_scene"),
     "sensor": ("sensor.py", "photograph"),
     "rough masks": ("roughen.py", "roughen_mask"),
-    "exact depth": ("procedural.py", "_depth_at_centres"),
+    "exact depth": ("observe.py", "_depth_at_centres"),
 }
 
 
 def make_samples(options: ProceduralOptions, worker: int, workers: int, seconds: float) -> tuple[int, float, float]:
-    """Return how many samples were made, in how many seconds of wall clock and of the processor."""
+    """Return the number of samples made, and the seconds of wall clock and of CPU time they took."""
     cv2.setNumThreads(1)
     stream = ProceduralSource(options).samples(worker, workers, 0)
-    for _ in islice(stream, WARM_UP):
+    for _ in islice(stream, WARM_UP_SAMPLES):
         pass
     count, wall, processor = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - wall < seconds:
@@ -53,6 +53,7 @@ def make_samples(options: ProceduralOptions, worker: int, workers: int, seconds:
 
 
 def measure(level: float, objects: Path | None, workers: int, seconds: float) -> dict[str, Any]:
+    """Return the speed at a level of difficulty, with the meshes of the folder `objects` if one is given."""
     options = ProceduralOptions(level_start=level, level_end=level, objects=objects)
     jobs = [(options, worker, workers, seconds) for worker in range(workers)]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -68,7 +69,7 @@ def measure(level: float, objects: Path | None, workers: int, seconds: float) ->
 
 
 def time_parts(samples: int = 150) -> list[dict[str, Any]]:
-    """Where the time goes, by cProfile, which makes Python code slower than it is."""
+    """Return the time of each part of a sample, by cProfile, which slows Python code down."""
     cv2.setNumThreads(1)
     stream = ProceduralSource(ProceduralOptions(level_start=1, level_end=1)).samples(0, 1, 0)
     with cProfile.Profile() as profile:
@@ -79,9 +80,9 @@ def time_parts(samples: int = 150) -> list[dict[str, Any]]:
     rows = []
     for name, (file, function) in PARTS.items():
         spent = sum(
-            entry[3] for key, entry in stats.items() if key[0].endswith(f"training/{file}") and key[2] == function
+            entry[3] for key, entry in stats.items() if key[0].endswith(f"synthesis/{file}") and key[2] == function
         )
-        rows.append({"part": name, "ms_a_sample": 1000 * spent / samples, "share": spent / total})
+        rows.append({"part": name, "ms_per_sample": 1000 * spent / samples, "share": spent / total})
     return rows
 
 
@@ -102,7 +103,7 @@ def main() -> None:
         print(f"{row['objects']:24} {row['level']:5.1f} {row['workers']:7d} {numbers}")
     parts = time_parts()
     for part in parts:
-        print(f"{part['part']:24} {part['ms_a_sample']:7.1f} ms {part['share']:6.0%}")
+        print(f"{part['part']:24} {part['ms_per_sample']:7.1f} ms {part['share']:6.0%}")
     write_result(arguments.output, {**run, "rows": rows, "parts": parts})
 
 

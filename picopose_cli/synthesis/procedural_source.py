@@ -78,7 +78,7 @@ class ProceduralSource:
         rng = np.random.default_rng([self.options.seed, SCENES, worker, number])
         pool = window.objects(number * self.options.samples_per_scene)
         while True:
-            # Easier samples stay in the mix, which keeps what is already learnt.
+            # Some samples stay easier, at every level.
             difficulty = Difficulty.at(level * (1.0 if rng.random() < 0.7 else rng.random()))
             scene = random_scene(rng, pool, difficulty, backgrounds=_SlidingWindow.BACKGROUNDS)
             yield from observe_scene(rng, scene, window.background(number, scene.background_index), difficulty)
