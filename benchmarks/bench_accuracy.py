@@ -51,6 +51,7 @@ from picopose_cli.commands import render_templates
 from picopose_cli.network.checkpoint import load_network
 from picopose_cli.network.devices import choose_device, choose_precision, device_name
 from picopose_cli.network.matching import masks_on_grid
+from picopose_cli.network.offsets import OffsetFeatures
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.pose.correspondences import (
     affine_poses,
@@ -60,12 +61,15 @@ from picopose_cli.pose.correspondences import (
     subcell_correspondences,
 )
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
-from picopose_cli.pose.matcher import Estimator, Hypothesis
+from picopose_cli.pose.inference_network import InferenceNetwork
+from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, ImageGroup, plan_groups
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
-from picopose_cli.pose.ransac import RANSAC_PX, PoseSolution, solve_released
+from picopose_cli.pose.ransac import RANSAC_PX, RansacPose, solve_released
 from picopose_cli.pose.refine import Refiner
-from picopose_cli.pose.solve import RobustPose, evidence, solve_robust
+from picopose_cli.pose.rules import DefaultRules, Hypothesis, PaperRules, RankedPose
+from picopose_cli.pose.solve import RobustPose, count_soft_inliers, solve_robust
+from picopose_cli.pose.template_store import TemplateStore
 from picopose_cli.runs.inputs import load_image, make_image_tasks
 from picopose_cli.runs.scores import score_file
 from picopose_cli.scoring.detection import DetectionScores
@@ -79,7 +83,7 @@ from picopose_cli.training.supervision import true_affine
 from picopose_cli.training.validation_metrics import view_angles_deg
 
 Item = TypeVar("Item")
-Solution = PoseSolution | RobustPose | None
+Solution = RansacPose | RobustPose | None
 Record = dict[str, list[list[Any]]]
 """Rows of a group of images by slug of the line: scene, image, object, score, pose (4,4) metres, seconds."""
 
@@ -99,7 +103,14 @@ TENTH = int(np.argmin(np.abs(MSSD_THRESHOLDS - 0.1)))
 UNKNOWN_TIME_S = -1.0
 SAID_EVERY = 5
 """Groups of images between two lines about the progress."""
-ESTIMATING_CODE = ("network/*.py", "estimation/*.py", "templates/*.py", "crops.py", "geometry.py", "symmetries.py")
+ESTIMATING_CODE = (
+    "network/*.py",
+    "pose/*.py",
+    "templates/*.py",
+    "base/geometry.py",
+    "base/grid.py",
+    "base/symmetries.py",
+)
 """Parts of the package whose change makes result files out of date."""
 NUMBERS = ("AR", "AR_VSD", "AR_MSSD", "AR_MSPD", "share_mssd_below_tenth", "median_s_an_image")
 WIDE = 160
@@ -116,7 +127,7 @@ class Line:
 
     `flows`: stage 3 as it starts from stage 2's `regressed` similarity or from the `searched` one (`unaware`: without
     the objects' symmetries), 5 hypotheses a detection, of which the first `hypotheses` are taken (0: the first one's
-    stage-2 pose); or from the `truth`. `sub_cell` pairs, `robust` solver, choice by `evidence`: each in place of the
+    stage-2 pose); or from the `truth`. `sub_cell` pairs, `robust` solver, choice by `soft_inliers`: each replaces the
     released rule. `rounds` of refinement follow. The result file's score is that of `infer` or, with
     `detector_score`, the detection's.
     """
@@ -127,7 +138,7 @@ class Line:
     flows: str
     sub_cell: bool = False
     robust: bool = False
-    evidence: bool = False
+    soft_inliers: bool = False
     rounds: int = 0
     detector_score: bool = False
 
@@ -156,7 +167,7 @@ REGRESSED = (
     PAPER,
     Line("subcell", "paper, sub-cell pairs alone", 5, "regressed", sub_cell=True),
     Line("robust", "paper, robust solver alone", 5, "regressed", robust=True),
-    Line("evidence", "paper, choice by evidence alone", 5, "regressed", evidence=True),
+    Line("soft-inliers", "paper, choice by soft inliers alone", 5, "regressed", soft_inliers=True),
     replace(ours("unsearched", 5, flows="regressed"), title="these three together"),
 )
 REFINED = tuple(ours(f"ours5-{n}", HYPOTHESES, n) for n in range(1, ROUNDS + 1))
@@ -185,30 +196,30 @@ class Recorded(Hypothesis):
     logit: Array
 
 
-class SharedEstimator(Estimator):
-    """The tool's estimator, whose onboarded objects serve every pass, and whose hypotheses keep their flows."""
+class RecordingMatcher(Matcher):
+    """The tool's matcher, whose hypotheses keep their flows."""
 
     stage3_s = 0.0
     """Seconds spent in stage 3 so far."""
 
-    def for_pass(self, flows: str) -> SharedEstimator:
-        """Return an estimator with the same network and objects whose stage 3 starts as a line says."""
-        other = copy.copy(self)
-        other._paper, other.stage3_s = flows == "regressed", 0.0
+    def for_pass(self, flows: str) -> RecordingMatcher:
+        """Return a matcher of the same network and objects whose stage 3 starts as a line says."""
+        store = copy.copy(self.store)
         if flows == "unaware":
-            other._objects = {obj_id: replace(one, alike=None) for obj_id, one in self._objects.items()}
-        return other
+            store._objects = {key: replace(one, equivalent_views=None) for key, one in store._objects.items()}
+        rules = PaperRules(HYPOTHESES) if flows == "regressed" else DefaultRules(HYPOTHESES)
+        return RecordingMatcher(self._network, store, rules)
 
-    def _refine_offsets(self, *arguments: Any) -> list[Hypothesis]:
+    def _regress_offsets(self, *arguments: Any) -> list[Hypothesis]:
         started = time.perf_counter()
-        found = super()._refine_offsets(*arguments)
+        found = super()._regress_offsets(*arguments)
         self.stage3_s += time.perf_counter() - started
         return found
 
-    def _read_hypotheses(
-        self, batch: QueryBatch, starts: list[Any], A: Array, flow: Array, logit: Array
+    def _hypotheses(
+        self, batch: QueryBatch, aligned: list[Any], A: Array, flow: Array, logit: Array
     ) -> list[Hypothesis]:
-        found = super()._read_hypotheses(batch, starts, A, flow, logit)
+        found = super()._hypotheses(batch, aligned, A, flow, logit)
         values = [[getattr(one, field.name) for field in fields(Hypothesis)] for one in found]
         return [Recorded(*of_one, flow[i], logit[i]) for i, of_one in enumerate(values)]
 
@@ -225,10 +236,10 @@ class Solved:
         if not line.hypotheses:
             return [RobustPose(self._fallback(line, 0), 0.0)], 0.0
         poses, seconds = zip(*(self._pose(line, i) for i in range(min(line.hypotheses, len(self._found)))), strict=True)
-        return sorted(poses, key=lambda pose: -pose.worth), sum(seconds)
+        return sorted(poses, key=lambda pose: -pose.selection_score), sum(seconds)
 
     def _pose(self, line: Line, i: int) -> tuple[RobustPose, float]:
-        """Return a hypothesis' pose; its evidence is the line's own reason to choose it, maybe an inlier ratio."""
+        """Return a hypothesis' pose; its `soft_inliers` are what the line chooses by, maybe an inlier ratio."""
         key = i, line.sub_cell, line.robust
         if key not in self._known:
             started = time.perf_counter()
@@ -237,13 +248,13 @@ class Solved:
         pairs, solution, seconds = self._known[key]
         if solution is None:
             return RobustPose(self._fallback(line, i), 0.0), seconds
-        support = self._found[i].support if line.evidence else 1.0
+        alignment = self._found[i].alignment if line.soft_inliers else 1.0
         T = solution.T_cam_from_obj
-        if line.evidence:
-            reason = evidence(T, pairs, self._K, self._A_crop[0, 0])
+        if line.soft_inliers:
+            reason = count_soft_inliers(T, pairs, self._K, self._A_crop[0, 0])
         else:
-            reason = solution.inlier_ratio if isinstance(solution, PoseSolution) else inlier_ratio(T, pairs, self._K)
-        return RobustPose(T, reason, support), seconds
+            reason = solution.inlier_ratio if isinstance(solution, RansacPose) else inlier_ratio(T, pairs, self._K)
+        return RobustPose(T, reason, alignment), seconds
 
     def _solve(self, line: Line, i: int) -> tuple[Correspondences, Solution]:
         one, bank = self._found[i], self._bank
@@ -264,9 +275,9 @@ class Solved:
         return turned
 
 
-def line_score(line: Line, query: Query, pose: RobustPose) -> float:
+def line_score(line: Line, query: Query, pose: RankedPose) -> float:
     """Return the score of a pose in a line's result file."""
-    calibrated = line.evidence and not line.detector_score
+    calibrated = line.soft_inliers and not line.detector_score
     return query.detection.score * (pose.confidence if calibrated else 1.0)
 
 
@@ -372,15 +383,14 @@ class Bench:
         return load_network(self.weights, self.device)
 
     @cached_property
-    def estimator(self) -> SharedEstimator:
-        """The estimator that every pass takes its own from, with the template features of all objects."""
+    def matcher(self) -> RecordingMatcher:
+        """The matcher that every pass takes its own from, with the template features of all objects."""
         precision = choose_precision(self.precision, self.device)
-        estimator = SharedEstimator(
-            self.network, device=self.device, precision=precision, hypotheses=HYPOTHESES, paper=True
-        )
+        network = InferenceNetwork(self.network, device=self.device, precision=precision)
+        matcher = RecordingMatcher(network, TemplateStore(network), DefaultRules(HYPOTHESES))
         for bank in shown(self.banks.values(), len(self.banks), "templates"):
-            estimator.add_object(bank, info=self._symmetric.get(bank.obj_id))
-        return estimator
+            matcher.store.add_object(bank, info=self._symmetric.get(bank.obj_id))
+        return matcher
 
     @cached_property
     def _symmetric(self) -> dict[int, ObjectInfo]:
@@ -389,7 +399,7 @@ class Bench:
     def onboard(self) -> float:
         """Compute the template features, and return the seconds that it took."""
         started = time.perf_counter()
-        _ = self.estimator
+        _ = self.matcher
         return time.perf_counter() - started
 
     def render(self) -> None:
@@ -416,9 +426,9 @@ class Bench:
         journal.parent.mkdir(parents=True, exist_ok=True)
         done = read_journal(journal)
         started, begun = time.perf_counter(), len(done)
-        estimator = None if flows == "truth" else self.estimator.for_pass(flows)
+        matcher = None if flows == "truth" else self.matcher.for_pass(flows)
         for number, group in enumerate(groups[begun:], start=begun + 1):
-            record = self._from_truth(group) if estimator is None else self._estimate(group, lines, estimator)
+            record = self._from_truth(group) if matcher is None else self._estimate(group, lines, matcher)
             done.append(record)
             with journal.open("a") as file:
                 file.write(json.dumps(record) + "\n")
@@ -435,7 +445,7 @@ class Bench:
         targets = read_image_targets(self.dataset) if masks == NOISY else read_targets(self.dataset)
         return make_image_tasks(self.dataset, targets, read_detections(self.detections[masks]).by_image)
 
-    def _estimate(self, group: ImageGroup, lines: Sequence[Line], estimator: SharedEstimator) -> Record:
+    def _estimate(self, group: ImageGroup, lines: Sequence[Line], matcher: RecordingMatcher) -> Record:
         """Return the rows of a group of images by line: one pass of the network, then every line's rules."""
         record: Record = {line.slug: [] for line in lines}
         members = [
@@ -445,20 +455,20 @@ class Bench:
             part = members[first : first + DEFAULT_BATCH_SIZE]
             queries = [query for _, query in part]
             batch = stack_queries(queries)
-            started, before_s = time.perf_counter(), estimator.stage3_s
-            found = estimator.hypotheses(batch)
-            network_s, stage3_s = time.perf_counter() - started, estimator.stage3_s - before_s
+            started, before_s = time.perf_counter(), matcher.stage3_s
+            matched = matcher.match(batch)
+            network_s, stage3_s = time.perf_counter() - started, matcher.stage3_s - before_s
             solved = [
                 Solved(of_query, self.banks[query.detection.obj_id], query.A_crop_from_image, query.K)
-                for of_query, query in zip(found, queries, strict=True)
+                for of_query, query in zip(matched.hypotheses, queries, strict=True)
             ]
-            poses: dict[Line, Sequence[Sequence[RobustPose]]] = {}
+            poses: dict[Line, Sequence[Sequence[RankedPose]]] = {}
             own_s: dict[Line, float] = {}
             for line in lines:
                 started = time.perf_counter()
                 if line.rounds:
                     earlier = self._line_before(line, lines)
-                    poses[line] = self._refine(batch, poses[earlier], estimator)
+                    poses[line] = self._refine(batch, matched.query_features, poses[earlier], matcher)
                     own_s[line] = own_s[earlier] + time.perf_counter() - started
                 else:
                     with ThreadPoolExecutor(InferOptions.workers) as threads:
@@ -478,11 +488,15 @@ class Bench:
         return next(other for other in lines if other.chain == line.chain and other.rounds == line.rounds - 1)
 
     def _refine(
-        self, batch: QueryBatch, candidates: Sequence[Sequence[RobustPose]], estimator: SharedEstimator
-    ) -> list[tuple[RobustPose, ...]]:
+        self,
+        batch: QueryBatch,
+        query_features: OffsetFeatures,
+        candidates: Sequence[Sequence[RankedPose]],
+        matcher: RecordingMatcher,
+    ) -> list[tuple[RankedPose, ...]]:
         """Return the candidates after one more round."""
         with ThreadPoolExecutor(InferOptions.workers) as threads:
-            return Refiner(estimator, self._render, 1).refine(batch, candidates, threads)
+            return Refiner(matcher, self._render, 1).refine(batch, query_features, candidates, threads)
 
     @cached_property
     def _render(self) -> EstimateRenderer:

@@ -47,11 +47,14 @@ from picopose_cli.network.config import VIT_L
 from picopose_cli.network.devices import choose_device, device_name, has_fast_bf16
 from picopose_cli.network.picopose import PicoPose, store_in_bf16
 from picopose_cli.pose.correspondences import affine_poses, released_correspondences
-from picopose_cli.pose.matcher import Estimator
-from picopose_cli.pose.pipeline import estimate_images
+from picopose_cli.pose.feature_file import FeatureChunk, feature_file
+from picopose_cli.pose.inference_network import InferenceNetwork, load_inference_network
+from picopose_cli.pose.matcher import Matcher
+from picopose_cli.pose.pipeline import PipelineOptions, estimate_images
 from picopose_cli.pose.queries import crop_queries, stack_queries
-from picopose_cli.pose.ransac import choose_released, solve_released
-from picopose_cli.pose.template_store import Chunk, feature_file
+from picopose_cli.pose.ransac import RansacPose, solve_released
+from picopose_cli.pose.rules import PaperRules
+from picopose_cli.pose.template_store import TemplateStore
 from picopose_cli.templates.bank import bank_path, read_bank, write_bank
 from picopose_cli.templates.crops import normalise_bgr
 from picopose_cli.templates.views import template_camera, view_poses
@@ -158,28 +161,33 @@ def released_batch(
     ranked = released_hypotheses(network, inputs, masks, of_object)
     poses = []
     for row, obj_id in enumerate(batch.obj_ids.tolist()):
-        bank, solutions, fallbacks = banks[obj_id], [], []
+        bank, found = banks[obj_id], []
         for hypothesis in ranked:
             view = int(hypothesis.views[row])
             A = hypothesis.affine.A_obs_from_tmpl[row].double().cpu().numpy()
             crops = batch.A_crop_from_image[row], bank.A_crop_from_image[view]
             parts = (A, *crops, batch.K[row], bank.K, bank.T_tmpl_from_obj[view])
-            fallbacks.append(affine_poses(*(part[None] for part in parts))[0])
+            T_stage2 = affine_poses(*(part[None] for part in parts))[0]
             flow = hypothesis.offsets.flows[-1][row].cpu().numpy()
             logit = hypothesis.offsets.certainty_logits[-1][row, 0].cpu().numpy()
             pairs = released_correspondences(flow, logit, bank.xyz_obj_m[view], batch.A_crop_from_image[row])
-            solutions.append(solve_released(pairs, batch.K[row]))
-        poses.append(choose_released(solutions, np.stack(fallbacks)))
+            found.append(solve_released(pairs, batch.K[row]) or RansacPose(T_stage2, 0, 0.0))
+        poses.append(max(found, key=lambda pose: pose.inlier_ratio).T_cam_from_obj)
     return poses
 
 
+def make_matcher(network: PicoPose, device: str, precision: str) -> Matcher:
+    """Return a matcher by the paper's rules without objects."""
+    inference = InferenceNetwork(network, device=device, precision=precision)
+    return Matcher(inference, TemplateStore(inference), PaperRules(HYPOTHESES))
+
+
 def run_ours(
-    estimator: Estimator, tasks: Sequence[ImageTask], images: Sequence[LoadedImage]
+    matcher: Matcher, tasks: Sequence[ImageTask], images: Sequence[LoadedImage]
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Return the poses (N,4,4) and the seconds a detection of the whole pipeline."""
     clock, poses = Clock(), []
-    results = estimate_images(tasks, lambda task: images[task.im_id], estimator, set(OBJECTS), batch_size=16, workers=2)
-    for result in results:
+    for result in estimate_images(tasks, lambda task: images[task.im_id], matcher, PipelineOptions(16, workers=2)):
         poses += [estimate.T_cam_from_obj for estimate in result.estimates]
     return np.stack(poses), clock.read(len(poses))
 
@@ -193,13 +201,13 @@ def measure_ours(
     precision: str,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the poses and what they cost with the template features just made (cold) and on the device (warm)."""
-    estimator = Estimator(network, device=device, precision=precision, hypotheses=HYPOTHESES, paper=True)
+    matcher = make_matcher(network, device, precision)
     clock = Clock()
     for bank in banks.values():
-        estimator.add_object(bank)
+        matcher.store.add_object(bank)
     onboarding = clock.read(sum(len(bank.crops_rgb) for bank in banks.values()))
-    cold_poses, cold = run_ours(estimator, tasks, images)
-    (warm_poses, warm), stages = time_stages(network, lambda: run_ours(estimator, tasks, images), len(cold_poses))
+    cold_poses, cold = run_ours(matcher, tasks, images)
+    (warm_poses, warm), stages = time_stages(network, lambda: run_ours(matcher, tasks, images), len(cold_poses))
     identical = bool((cold_poses == warm_poses).all())
     numbers = {"onboarding_a_view": onboarding, "cold": cold, "warm": warm, "stages_cpu_s": stages}
     return warm_poses, numbers | {"passes_identical": identical}
@@ -278,10 +286,9 @@ def make_start(work: Path, network: PicoPose, precision: str) -> None:
     save_network(work / "weights.safetensors", network, half=True)
     sha256 = file_sha256(work / "weights.safetensors")
     bank = make_bank(1, 162)
-    estimator = Estimator(network, device="cpu", precision=precision, hypotheses=HYPOTHESES, paper=True)
-    cells, offsets = estimator._compute_features(bank.crops_rgb[:16])
+    cells, offsets = make_matcher(network, "cpu", precision).store._compute(bank.crops_rgb[:16])
 
-    def chunks() -> Iterator[Chunk]:
+    def chunks() -> Iterator[FeatureChunk]:
         for start in range(0, 162, 16):
             yield cells[: 162 - start], offsets[: 162 - start]
 
@@ -292,22 +299,26 @@ def make_start(work: Path, network: PicoPose, precision: str) -> None:
         )
 
 
+def expect_all_views(views: int) -> None:
+    """Stop if features are computed, which is reported in parts."""
+    if views != 162:
+        sys.exit("the features were computed again")
+
+
 def second_start(work: Path, precision: str) -> dict[str, float]:
     """Return what a start from `make_start`'s files costs up to the first estimate, in this process."""
     clock = Clock()
     weights = work / "weights.safetensors"
-    sha256, network = file_sha256(weights), load_network(weights)
-    if precision == "bf16":
-        store_in_bf16(network)
-    estimator = Estimator(network, device="cpu", precision=precision, hypotheses=HYPOTHESES, paper=True)
+    sha256, network = file_sha256(weights), load_inference_network(weights, device="cpu", precision=precision)
+    matcher = Matcher(network, TemplateStore(network), PaperRules(HYPOTHESES))
     for obj_id in range(1, START_OBJECTS + 1):
         path = bank_path(work, obj_id)
         file = feature_file(path, weights_sha256=sha256, precision=precision, device="cpu")
-        estimator.add_object(read_bank(path), lambda views: None if views == 162 else sys.exit("made again"), file)
+        matcher.store.add_object(read_bank(path), file=file, on_progress=expect_all_views)
     ready = clock.read()
     (task, *_), (image, *_) = make_tasks(1)
     first = replace(task, detections=task.detections[:1])
-    run_ours(estimator, [first], [LoadedImage(image.image_rgb, image.masks[:1])])
+    run_ours(matcher, [first], [LoadedImage(image.image_rgb, image.masks[:1])])
     return {
         "ready_s": ready["wall_s"],
         "first_estimate_s": clock.read()["wall_s"],
@@ -318,15 +329,14 @@ def second_start(work: Path, precision: str) -> dict[str, float]:
 
 def cost_over_images() -> dict[str, float]:
     """Return what ten times the images cost with the small network, in this process."""
-    network = load_network(bundled_weights())
-    estimator = Estimator(network, device="cpu", precision="fp32", hypotheses=HYPOTHESES, paper=True)
+    matcher = make_matcher(load_network(bundled_weights()), "cpu", "fp32")
     for obj_id in OBJECTS:
-        estimator.add_object(make_bank(obj_id, 24))
+        matcher.store.add_object(make_bank(obj_id, 24))
     (task, *_), (image, *_) = make_tasks(1)
     costs, peaks = [], []
     for count in (SCALE_IMAGES, SCALE_IMAGES, 10 * SCALE_IMAGES, SCALE_IMAGES):  # the first warms up
         clock = Clock()
-        run_ours(estimator, [replace(task, im_id=0)] * count, [image])
+        run_ours(matcher, [replace(task, im_id=0)] * count, [image])
         costs.append(clock.read())
         peaks.append(peak_memory_mb())
     _, before, ten_times, after = costs

@@ -37,6 +37,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed writers of `path` have left; no other writer may be at work."""
+    for temporary in path.parent.glob(f".{path.name}.*.tmp{path.suffix}"):
+        temporary.unlink(missing_ok=True)
+
+
 def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader sees the old file or the whole new one."""
     with atomic_path(path) as temporary:

@@ -10,11 +10,11 @@ from rich.console import Console
 from picopose_cli.base.options import InferOptions
 from picopose_cli.bop.check import check_results, grouped_lines
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
-from picopose_cli.pose.pipeline import estimate_groups
+from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups
 from picopose_cli.pose.refine import Refiner
 from picopose_cli.runs.devices import run_on_devices
 from picopose_cli.runs.inputs import load_image, notes, read_inputs
-from picopose_cli.runs.onboarding import onboard, open_estimator
+from picopose_cli.runs.onboarding import onboard, open_matcher
 from picopose_cli.runs.progress import add_bar, progress_bar
 from picopose_cli.runs.report import InferReport, summary_lines
 from picopose_cli.runs.run import Run, open_run
@@ -48,9 +48,9 @@ def run(options: InferOptions) -> InferReport:
 def _estimate(run: Run, console: Console) -> None:
     """Estimate the images that the journal does not have yet."""
     inputs, options = run.inputs, run.inputs.options
-    estimator = open_estimator(inputs)
+    matcher = open_matcher(inputs)
     with recording(options.profile) as record, progress_bar(console) as progress:
-        known_objects = onboard(estimator, run, progress)
+        onboard(matcher.store, run, progress)
         meshes = {
             found.obj_id: (found.mesh, found.provenance.mesh_unit)
             for found in inputs.usable_objects.values()
@@ -59,12 +59,9 @@ def _estimate(run: Run, console: Console) -> None:
         results = estimate_groups(
             run.groups,
             load_image,
-            estimator,
-            known_objects,
-            batch_size=inputs.batch_size,
-            workers=options.workers,
-            refiner=Refiner(estimator, EstimateRenderer(meshes), options.rounds) if meshes else None,
-            sequential=options.timing == "sequential",
+            matcher,
+            PipelineOptions(inputs.batch_size, options.workers, options.timing == "sequential"),
+            refiner=Refiner(matcher, EstimateRenderer(meshes), options.rounds) if meshes else None,
             record=record,
         )
         bar = add_bar(progress, "images", len(inputs.tasks), "images", run.done)

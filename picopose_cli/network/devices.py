@@ -94,9 +94,9 @@ def batch_size_within(free_bytes: int, config: ModelConfig) -> int:
 
 
 def split_on_oom(work: Callable[[slice], Part], count: int) -> list[Part]:
-    """Return what `work` makes of `count` things: all at once, or of halves, quarters... where memory does not suffice.
+    """Return the results of `work` on slices of `count` items: of all at once, or of halves, quarters... on OOM.
 
-    Raises PicoPoseError when one alone does not fit into the device's memory.
+    Raises PicoPoseError when one item alone does not fit into the device's memory.
     """
     return _parts(work, 0, count)
 

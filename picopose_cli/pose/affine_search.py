@@ -1,10 +1,10 @@
-"""The 2D similarity that the matches speak for: stage 2's answer, made better by a search around it.
+"""Search for the 2D similarity that agrees best with the matches of stage 1, around stage 2's answer.
 
-Stage 1 says with which probability each template cell matches each observation cell (a softmax at the temperature of
-its training, paper section 3.2). A 2D similarity sends every template cell to one target, and its support is the mean
-of the probabilities found there. Stage 2 regresses a similarity in one shot; here its neighbourhood is searched for the
-one with most support, over the full circle of in-plane angles, in steps that grow finer. What stage 3 starts from is
-closer to the truth then, and the support says which templates are worth stage 3.
+Stage 1 gives the probability that a template cell matches an observation cell (a softmax at the temperature of its
+training, paper section 3.2). A 2D similarity maps every template cell to one target; its alignment is the mean of the
+probabilities at the targets. Stage 2 regresses a similarity in one shot; here the similarity of the highest alignment
+is searched in its neighbourhood, over the full circle of in-plane angles, in steps that grow finer. Stage 3 then starts
+closer to the truth, and the alignment shows which templates stage 3 should run on.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 MATCHING_TEMPERATURE = 0.1
-"""Of the InfoNCE loss that stage 1 is trained with."""
-LEAST_SCALE = 0.3
-"""A regressor may say a scale near 0, around which nothing can be searched."""
-_LOOKUPS_ON_CPU, _LOOKUPS_ON_DEVICE = 1 << 20, 1 << 26
-"""Probabilities looked up at once."""
+"""Temperature of the InfoNCE loss that stage 1 is trained with."""
+MIN_SCALE = 0.3
+"""Smallest scale that a search starts from: the regressor may return one near 0."""
+_SAMPLES_ON_CPU, _SAMPLES_ON_DEVICE = 1 << 20, 1 << 26
+"""Probabilities sampled at once."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the search: `angles`, `scales` and `shifts` candidates a parameter, evenly within +- the reach.
+    """One round of the search: `angles`, `scales` and `shifts` candidates per parameter, evenly within +- its range.
 
-    `reach_deg` 180 is the full circle; `reach_cells` is of the translation, in each direction. Of the template's rows
-    and columns every `stride`-th is looked at.
+    `range_deg` 180 is the full circle; `range_cells` is that of the translation in x and in y. Only every `stride`-th
+    row and column of the template is used.
     """
 
     angles: int
-    reach_deg: float
+    range_deg: float
     scales: int
-    reach_log_scale: float
+    range_log_scale: float
     shifts: int
-    reach_cells: float
+    range_cells: float
     stride: int
 
     def offsets(self, patch_px: int) -> Tensor:
-        """Return what is tried around the best so far: (K,4) angle in rad, log scale, x and y in px."""
-        degrees = torch.linspace(-self.reach_deg, self.reach_deg, self.angles + (self.reach_deg == 180))
-        log_scales = torch.linspace(-self.reach_log_scale, self.reach_log_scale, self.scales)
-        shifts_px = torch.linspace(-self.reach_cells, self.reach_cells, self.shifts) * patch_px
+        """Return the candidates relative to the best so far, (K,4): angle in rad, log scale, x and y in px."""
+        degrees = torch.linspace(-self.range_deg, self.range_deg, self.angles + (self.range_deg == 180))
+        log_scales = torch.linspace(-self.range_log_scale, self.range_log_scale, self.scales)
+        shifts_px = torch.linspace(-self.range_cells, self.range_cells, self.shifts) * patch_px
         return torch.cartesian_prod(torch.deg2rad(degrees[: self.angles]), log_scales, shifts_px, shifts_px)
 
 
@@ -60,20 +60,20 @@ def search_affine(
     patch_px: int,
     rounds: Sequence[Round] = (*COARSE, *FINE),
 ) -> tuple[Tensor, Tensor]:
-    """Return A_obs_from_tmpl (N,3,3) crop px with most support, and that support (N,) in [0, 1], of N pairs; f32.
+    """Return the A_obs_from_tmpl (N,3,3) crop px of the highest alignment, and the alignment (N,) in [0, 1]; f32.
 
-    `query_cells` and `template_cells` (N,P,C) unit cells, `template_masks` (N,g,g) on their grid, nonzero inside,
-    `A_start` (N,3,3) crop px: where the search begins, as stage 2 says or earlier rounds have found.
+    `query_cells` and `template_cells` (N,P,C) unit cells of N pairs, `template_masks` (N,g,g) on their grid, nonzero
+    inside, `A_start` (N,3,3) crop px: where the search starts, from stage 2 or earlier rounds.
     """
-    lookups = max(len(step.offsets(patch_px)) // step.stride**2 for step in rounds) * template_cells.shape[1]
-    budget = _LOOKUPS_ON_CPU if A_start.device.type == "cpu" else _LOOKUPS_ON_DEVICE
-    at_once = max(1, budget // lookups)
+    samples = max(len(step.offsets(patch_px)) // step.stride**2 for step in rounds) * template_cells.shape[1]
+    budget = _SAMPLES_ON_CPU if A_start.device.type == "cpu" else _SAMPLES_ON_DEVICE
+    at_once = max(1, budget // samples)
     inputs = (query_cells.float(), template_cells.float(), template_masks, A_start.float())
     with torch.autocast(A_start.device.type, enabled=False):
         chunks = zip(*(torch.split(tensor, at_once) for tensor in inputs), strict=True)
         parts = [_search(query, template, masks, A, patch_px, rounds) for query, template, masks, A in chunks]
-    A, support = zip(*parts, strict=True)
-    return torch.cat(A), torch.cat(support)
+    A, alignment = zip(*parts, strict=True)
+    return torch.cat(A), torch.cat(alignment)
 
 
 def _search(
@@ -83,18 +83,18 @@ def _search(
     cells, cells_px = _grid_cells(masks, patch_px)
     inside = (masks != 0).flatten(1).float()  # (N,P)
     count = inside.sum(1, keepdim=True).clamp(min=1)
-    middle_px = (inside @ cells_px) / count  # (N,2), about which angle and scale turn
-    best = _parameters(A_start, middle_px)
-    support = best.new_zeros(len(best))
+    centre_px = (inside @ cells_px) / count  # (N,2), the centre of rotation and scaling
+    best = _parameters(A_start, centre_px)
+    alignment = best.new_zeros(len(best))
     for step in rounds:
-        seen = (cells % step.stride == step.stride // 2).all(1)  # (P,)
+        used = (cells % step.stride == step.stride // 2).all(1)  # (P,)
         candidates = best[:, None] + step.offsets(patch_px).to(best)  # (N,K,4)
-        targets_px = _moved(candidates, cells_px[seen] - middle_px[:, None])  # (N,K,S,2)
-        found = _look_up(probabilities[:, seen], targets_px / patch_px - 0.5).sum(1)  # (N,K)
-        most, index = found.max(1)
+        targets_px = _targets(candidates, cells_px[used] - centre_px[:, None])  # (N,K,S,2)
+        sums = _sample(probabilities[:, used], targets_px / patch_px - 0.5).sum(1)  # (N,K)
+        highest, index = sums.max(1)
         best = candidates[torch.arange(len(best), device=best.device), index]
-        support = most / count[:, 0]
-    return _affine(best, middle_px), support
+        alignment = highest / count[:, 0]
+    return _affine(best, centre_px), alignment
 
 
 def match_probabilities(query_cells: Tensor, template_cells: Tensor, template_masks: Tensor) -> Tensor:
@@ -116,11 +116,11 @@ def _grid_cells(masks: Tensor, patch_px: int) -> tuple[Tensor, Tensor]:
     return cells, (cells + 0.5) * patch_px
 
 
-def _parameters(A: Tensor, middle_px: Tensor) -> Tensor:
-    """Return (N,4) angle, log scale and the middle's target in px of similarities (N,3,3)."""
+def _parameters(A: Tensor, centre_px: Tensor) -> Tensor:
+    """Return (N,4) angle, log scale and the centre's target in px of similarities (N,3,3)."""
     angle = torch.atan2(A[:, 1, 0], A[:, 0, 0])
-    log_scale = A[:, :2, 0].norm(dim=1).clamp(min=LEAST_SCALE).log()
-    target_px = (A[:, :2, :2] * middle_px[:, None]).sum(2) + A[:, :2, 2]
+    log_scale = A[:, :2, 0].norm(dim=1).clamp(min=MIN_SCALE).log()
+    target_px = (A[:, :2, :2] * centre_px[:, None]).sum(2) + A[:, :2, 2]
     return torch.cat([torch.stack([angle, log_scale], 1), target_px], 1)
 
 
@@ -131,22 +131,22 @@ def _linear(parameters: Tensor) -> Tensor:
     return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
 
 
-def _moved(parameters: Tensor, from_middle_px: Tensor) -> Tensor:
-    """Return the targets (N,K,S,2) of points (N,S,2), relative to the middle, under parameters (N,K,4); px."""
-    turned = from_middle_px[:, None] @ _linear(parameters).transpose(2, 3)
-    return turned + parameters[:, :, None, 2:]
+def _targets(parameters: Tensor, from_centre_px: Tensor) -> Tensor:
+    """Return the targets (N,K,S,2) of points (N,S,2), relative to the centre, under parameters (N,K,4); px."""
+    rotated = from_centre_px[:, None] @ _linear(parameters).transpose(2, 3)
+    return rotated + parameters[:, :, None, 2:]
 
 
-def _affine(parameters: Tensor, middle_px: Tensor) -> Tensor:
+def _affine(parameters: Tensor, centre_px: Tensor) -> Tensor:
     """Return the similarities (N,3,3) of parameters (N,4)."""
     affine = torch.eye(3, device=parameters.device).repeat(len(parameters), 1, 1)
     affine[:, :2, :2] = linear = _linear(parameters)
-    affine[:, :2, 2] = parameters[:, 2:] - (linear * middle_px[:, None]).sum(2)
+    affine[:, :2, 2] = parameters[:, 2:] - (linear * centre_px[:, None]).sum(2)
     return affine
 
 
-def _look_up(maps: Tensor, target_xy: Tensor) -> Tensor:
-    """Return the values (N,S,K) of maps (N,S,g,g), one a point, at targets (N,K,S,2) in cells; bilinear, 0 outside."""
+def _sample(maps: Tensor, target_xy: Tensor) -> Tensor:
+    """Return the values (N,S,K) of maps (N,S,g,g), one per point, at targets (N,K,S,2) cells; bilinear, 0 outside."""
     pairs, points, height, width = maps.shape
     last = torch.tensor([width - 1, height - 1], device=maps.device, dtype=torch.float32)
     grid = (target_xy * 2 / last - 1).transpose(1, 2).reshape(pairs * points, -1, 1, 2)

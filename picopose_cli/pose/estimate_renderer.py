@@ -1,4 +1,4 @@
-"""Renders of estimates: what an object would look like as a template if its estimated pose were right."""
+"""Renders of estimates: an object as a template camera sees it from the direction of an estimated pose."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from picopose_cli.templates.views import DISTANCE_DIAMETERS, TEMPLATE_SIZE_HW, t
 
 
 class EstimateRenderer:
-    """Draws objects at estimated poses by the rules of a bank's templates; several threads may call it.
+    """Renders objects at estimated poses as the templates of a bank are rendered; thread-safe.
 
-    `meshes` are (path, unit) by object id. A mesh is read when it is first needed, and kept.
+    `meshes` are (path, unit) by object id. A mesh is read when it is first needed.
     """
 
     def __init__(self, meshes: Mapping[int, tuple[Path, str]]) -> None:
-        self._meshes = dict(meshes)
+        self._meshes = meshes
         self._K = template_camera()
         self._ready: dict[int, tuple[SoftwareRenderer, float]] = {}
         self._lock = Lock()
 
     def __call__(self, obj_id: int, T_cam_from_obj: Array) -> TemplateView:
-        """Return the object as a template camera sees it from the direction in which the camera of the pose does.
+        """Return the object as a template camera sees it from the viewing direction of a pose.
 
-        `T_cam_from_obj` (4,4) metres. Raises PicoPoseError when there is no mesh, it cannot be read or nothing is seen.
+        `T_cam_from_obj` (4,4) metres. Raises PicoPoseError when there is no mesh, it cannot be read or nothing of the
+        object is in the image.
         """
         if obj_id not in self._meshes:
-            raise PicoPoseError(f"there is no mesh of object {obj_id}")
+            raise PicoPoseError(f"object {obj_id} has no mesh")
         renderer, diameter_m = self._renderer(obj_id)
         T = template_pose(T_cam_from_obj, diameter_m)
         template = make_template(renderer.render(T))
@@ -54,7 +55,7 @@ class EstimateRenderer:
 def template_pose(T_cam_from_obj: Array, diameter_m: float) -> Array:
     """Return the pose T_tmpl_from_obj (4,4) of a template that sees the object as the camera sees it along its ray.
 
-    The object stands straight ahead at the templates' distance, not turned in the image.
+    The object is on the optical axis at the templates' distance, without an in-plane rotation.
     """
     R = ray_rotation(T_cam_from_obj[None, :3, 3])[0].T @ T_cam_from_obj[:3, :3]
     return make_T(R, np.array([0.0, 0.0, DISTANCE_DIAMETERS * diameter_m]))

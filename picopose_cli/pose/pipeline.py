@@ -1,43 +1,55 @@
 """The batching pipeline: images in, poses out, in order.
 
 Threads read and crop images ahead, the calling thread runs the network on groups of whole images, and threads solve PnP
-meanwhile. A group's batches depend on its images alone, so its poses are the same bits in whichever run it is computed.
+meanwhile. A group's batches depend on its images alone, so its poses are the same to the bit in every run.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
-from picopose_cli.base.types import Array, PoseEstimate, QueryBatch
-from picopose_cli.pose.matcher import Estimator, Hypothesis
+from picopose_cli.base.types import PoseEstimate, QueryBatch
+from picopose_cli.pose.matcher import MatchedBatch, Matcher
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.refine import Refiner
+from picopose_cli.pose.rules import Hypothesis, RankedPose
 
 DEFAULT_BATCH_SIZE = 16
-"""Detections a network pass where nothing better is known."""
 OPEN_GROUPS = 2
-"""Groups whose PnP may run while the network goes on."""
+"""Groups whose PnP may run while the network works on later ones."""
 
-Solution = TypeVar("Solution")
 LoadImage = Callable[[ImageTask], LoadedImage]
 Record = Callable[[str, float, float, str], None]
-"""Takes (stage, start, end, what it worked on) of a piece of work; seconds of `time.perf_counter`."""
+"""Takes (stage, start, end, subject) of each piece of work, from any thread; seconds of `time.perf_counter`."""
 ImageGroup = tuple[ImageTask, ...]
 """Consecutive whole images that go through the network together."""
 
 
+@dataclass(frozen=True)
+class PipelineOptions:
+    """How images are grouped and worked on.
+
+    `batch_size`: detections that go through the network together. `workers` threads read images, as many solve PnP.
+    With `sequential` each group must be one image: it is read, estimated and solved before the next is touched, and its
+    time is the wall clock's; otherwise an image's part of a network pass's time is its part of the detections.
+    """
+
+    batch_size: int = DEFAULT_BATCH_SIZE
+    workers: int = 2
+    sequential: bool = False
+
+
 def plan_groups(tasks: Iterable[ImageTask], batch_size: int) -> list[ImageGroup]:
-    """Return the images in groups of at most `batch_size` listed detections; an image with more is a group of its own.
+    """Return the images in groups of at most `batch_size` detections; an image with more is a group of its own.
 
     The groups depend on the tasks and the batch size alone.
     """
@@ -53,18 +65,19 @@ def plan_groups(tasks: Iterable[ImageTask], batch_size: int) -> list[ImageGroup]
 
 
 def shard_of_groups(groups: Sequence[ImageGroup], index: int, count: int) -> list[ImageGroup]:
-    """Return the share `index` (from 0) of `count`: consecutive groups, each in the share that its middle falls into.
+    """Return shard `index` (from 0) of `count` shards of consecutive groups.
 
-    The shares have about the same number of detections (an image without any counts as one) and together are all.
+    The shards have about the same number of detections (an image without any counts as one). A group belongs to the
+    shard that its middle falls into; together the shards are all groups.
     """
     sizes = np.array([sum(max(len(task.detections), 1) for task in group) for group in groups])
     middles = np.cumsum(sizes) - sizes / 2
-    shares = np.floor(middles / sizes.sum() * count) if len(groups) else middles
-    return [group for group, share in zip(groups, shares, strict=True) if share == index]
+    shards = np.floor(middles / sizes.sum() * count) if len(groups) else middles
+    return [group for group, shard in zip(groups, shards, strict=True) if shard == index]
 
 
 def groups_after(groups: Sequence[ImageGroup], done: int) -> tuple[list[ImageGroup], int]:
-    """Return the groups that are not whole among the first `done` images, and how many images of the first one are."""
+    """Return the groups that are not complete after the first `done` images, and how many of their images are done."""
     for index, group in enumerate(groups):
         if len(group) > done:
             return list(groups[index:]), done
@@ -75,44 +88,35 @@ def groups_after(groups: Sequence[ImageGroup], done: int) -> tuple[list[ImageGro
 def estimate_images(
     tasks: Iterable[ImageTask],
     load_image: LoadImage,
-    estimator: Estimator,
-    known_objects: Collection[int],
+    matcher: Matcher,
+    options: PipelineOptions,
     *,
-    batch_size: int | None,
-    workers: int,
     refiner: Refiner | None = None,
 ) -> Generator[ImageResult, None, None]:
-    """Yield the result of each task, in order; `batch_size` None is the default."""
-    size = batch_size or DEFAULT_BATCH_SIZE
-    groups = plan_groups(tasks, size)
-    return estimate_groups(
-        groups, load_image, estimator, known_objects, batch_size=size, workers=workers, refiner=refiner
-    )
+    """Yield the result of each task, in order; see `estimate_groups`."""
+    groups = plan_groups(tasks, options.batch_size)
+    return estimate_groups(groups, load_image, matcher, options, refiner=refiner)
 
 
 def estimate_groups(
     groups: Sequence[ImageGroup],
     load_image: LoadImage,
-    estimator: Estimator,
-    known_objects: Collection[int],
+    matcher: Matcher,
+    options: PipelineOptions,
     *,
-    batch_size: int,
-    workers: int,
     refiner: Refiner | None = None,
-    sequential: bool = False,
     record: Record | None = None,
 ) -> Generator[ImageResult, None, None]:
     """Yield the result of each image of the groups, in order.
 
-    `workers` threads read, as many solve PnP. An image's share of a network pass's time is its share of the
-    detections. With `sequential` each group must be one image: it is read, estimated and solved before the next is
-    touched, and its time is the wall clock's. `refiner`, if any, goes over the poses. `record` hears of each piece of
-    work, from any thread.
+    `load_image` raises PicoPoseError for an image that cannot be used, which is reported as a skip. Detections of
+    objects that the matcher's store does not have are skipped too. `refiner` refines the poses if it is given.
     """
-    work = _Work(load_image, estimator, known_objects, batch_size, refiner, sequential, record or _forget)
-    with _threads(workers, "read") as readers, _threads(workers, "pnp") as solvers:
+    work = _Work(load_image, matcher, options, refiner, record or _forget)
+    sequential = options.sequential
+    with _threads(options.workers, "read") as readers, _threads(options.workers, "pnp") as solvers:
         solving: deque[list[_OpenImage]] = deque()
-        for images in _read_ahead(groups, work, readers, 0 if sequential else 2 * workers):
+        for images in _read_ahead(groups, work, readers, 0 if sequential else 2 * options.workers):
             _run_network(images, work, solvers)
             solving.append(images)
             while solving and (sequential or len(solving) > OPEN_GROUPS or _is_done(solving[0])):
@@ -121,7 +125,7 @@ def estimate_groups(
             yield from _finish(solving.popleft(), work)
 
 
-def _forget(stage: str, start: float, end: float, what: str) -> None:
+def _forget(stage: str, start: float, end: float, subject: str) -> None:
     """Record nothing."""
 
 
@@ -130,19 +134,20 @@ class _Work:
     """What is the same for all images."""
 
     load_image: LoadImage
-    estimator: Estimator
-    known_objects: Collection[int]
-    batch_size: int
+    matcher: Matcher
+    options: PipelineOptions
     refiner: Refiner | None
-    sequential: bool
     record: Record
+
+
+Solution = tuple[Sequence[RankedPose], float]
 
 
 @dataclass
 class _OpenImage:
-    """An image on its way: its queries, their solutions, its time so far, when it had been read.
+    """An image in progress: its queries, its time so far, the time at which it had been read, and its solutions.
 
-    A solution, maybe still running, is a pose (4,4) with the confidence in it, and the seconds that it took.
+    A solution, which may still be computed, is the candidate poses of a query, best first, and the seconds of PnP.
     """
 
     task: ImageTask
@@ -150,31 +155,31 @@ class _OpenImage:
     skips: tuple[Skip, ...]
     seconds: StageSeconds
     read_at: float
-    solutions: dict[int, Future[tuple[tuple[Array, float], float]]] = field(default_factory=dict)
+    solutions: dict[int, Future[Solution]] = field(default_factory=dict)
 
     def finish(self, *, sequential: bool) -> ImageResult:
-        """Wait for the image's poses and give each the image's time."""
-        poses = {position: future.result() for position, future in self.solutions.items()}
+        """Wait for the image's poses and assign the image's time to each."""
+        solutions = {position: future.result() for position, future in self.solutions.items()}
         ended = time.perf_counter()
-        self.seconds.pnp += sum(seconds for _, seconds in poses.values())
-        shares = self.seconds.crop + self.seconds.network + self.seconds.pnp + self.seconds.refine
+        self.seconds.pnp += sum(seconds for _, seconds in solutions.values())
+        parts = self.seconds.crop + self.seconds.network + self.seconds.pnp + self.seconds.refine
         detector = max((detection.time_s for detection in self.task.detections), default=0.0)
-        time_s = max(detector, 0.0) + (ended - self.read_at if sequential else shares)
+        time_s = max(detector, 0.0) + (ended - self.read_at if sequential else parts)
         estimates, skips = [], list(self.skips)
         for query in self.queries:
-            (T, confidence), _ = poses[query.position]
-            obj_id, score = query.detection.obj_id, query.detection.score * confidence
+            pose = solutions[query.position][0][0]
+            T, obj_id = pose.T_cam_from_obj, query.detection.obj_id
             if np.isfinite(T).all():
+                score = query.detection.score * pose.confidence
                 estimates.append(PoseEstimate(self.task.scene_id, self.task.im_id, obj_id, score, T, time_s))
             else:
-                reason = "no finite pose came out of the network"
-                skips.append(Skip(self.task.scene_id, self.task.im_id, obj_id, reason))
+                skips.append(Skip(self.task.scene_id, self.task.im_id, obj_id, "the network gave no finite pose"))
         return ImageResult(self.task, tuple(estimates), tuple(skips), self.seconds, time_s)
 
 
 @contextmanager
 def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool that drops what it has not begun when the caller leaves, by an error or an interrupt too."""
+    """Yield a pool that drops the work it has not begun when the caller leaves, also by an error or an interrupt."""
     pool = ThreadPoolExecutor(count, name)
     try:
         yield pool
@@ -185,7 +190,7 @@ def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
 def _read_ahead(
     groups: Iterable[ImageGroup], work: _Work, readers: ThreadPoolExecutor, ahead: int
 ) -> Iterator[list[_OpenImage]]:
-    """Yield the groups' images read and cropped; beyond a group, whole groups of at least `ahead` images are begun."""
+    """Yield the groups' images, read and cropped; whole groups of at least `ahead` more images are in progress."""
     begun: deque[list[Future[_OpenImage]]] = deque()
     for group in groups:
         begun.append([readers.submit(_open, task, work) for task in group])
@@ -196,7 +201,7 @@ def _read_ahead(
 
 
 def _open(task: ImageTask, work: _Work) -> _OpenImage:
-    """Read and crop one image; one that cannot be used comes back with the reason and without queries."""
+    """Read and crop one image; for one that cannot be used return the reason and no queries."""
     started = time.perf_counter()
     problem = task.problem
     if problem is None and not task.detections:
@@ -209,7 +214,7 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
         skip = Skip(task.scene_id, task.im_id, None, str(error))
         return _OpenImage(task, (), (skip,), StageSeconds(), time.perf_counter())
     read_at = time.perf_counter()
-    queries, skips = crop_queries(task, image, work.known_objects)
+    queries, skips = crop_queries(task, image, work.matcher.store.obj_ids)
     cropped_at = time.perf_counter()
     work.record("read", started, read_at, task.name)
     work.record("crop", read_at, cropped_at, task.name)
@@ -217,66 +222,59 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
 
 
 def _run_network(images: list[_OpenImage], work: _Work, solvers: ThreadPoolExecutor) -> None:
-    """Run the network on a group's queries, at most a batch at once, and let PnP begin on each."""
+    """Run the network on a group's queries, at most a batch at a time, and begin PnP on each."""
     members = [(image, query) for image in images for query in image.queries]
-    for start in range(0, len(members), work.batch_size):
-        _run_batch(members[start : start + work.batch_size], work, solvers)
+    for start in range(0, len(members), work.options.batch_size):
+        _run_batch(members[start : start + work.options.batch_size], work, solvers)
 
 
 def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work, solvers: ThreadPoolExecutor) -> None:
     started = time.perf_counter()
     batch = stack_queries([query for _, query in members])
-    hypotheses = work.estimator.hypotheses(batch)
+    matched = work.matcher.match(batch)
     ended = time.perf_counter()
     work.record("network", started, ended, f"{len(members)} detections")
     for image, _ in members:
         image.seconds.network += (ended - started) / len(members)
+    futures = [
+        solvers.submit(_solve, work, of_query, query, image.task.name)
+        for (image, query), of_query in zip(members, matched.hypotheses, strict=True)
+    ]
     if work.refiner is not None:
-        _refine_batch(members, batch, hypotheses, work, work.refiner, solvers)
-        return
-    for (image, query), of_query in zip(members, hypotheses, strict=True):
-        name = image.task.name
-        image.solutions[query.position] = solvers.submit(_solve, work, work.estimator.solve, of_query, query, name)
+        futures = _refine_batch(members, batch, matched, futures, work, work.refiner, solvers)
+    for (image, query), future in zip(members, futures, strict=True):
+        image.solutions[query.position] = future
 
 
 def _refine_batch(
     members: list[tuple[_OpenImage, Query]],
     batch: QueryBatch,
-    hypotheses: Sequence[Sequence[Hypothesis]],
+    matched: MatchedBatch,
+    futures: Sequence[Future[Solution]],
     work: _Work,
     refiner: Refiner,
     solvers: ThreadPoolExecutor,
-) -> None:
+) -> list[Future[Solution]]:
     """Refine a batch's poses, for which the network must wait for PnP."""
-    futures = [
-        solvers.submit(_solve, work, work.estimator.candidates, of_query, query, image.task.name)
-        for (image, query), of_query in zip(members, hypotheses, strict=True)
-    ]
     solved = [future.result() for future in futures]
     started = time.perf_counter()
-    refined = refiner.refine(batch, [candidates for candidates, _ in solved], solvers)
+    refined = refiner.refine(batch, matched.query_features, [poses for poses, _ in solved], solvers)
     ended = time.perf_counter()
     work.record("refine", started, ended, f"{len(members)} detections")
-    for (image, query), (_, pnp_s), poses in zip(members, solved, refined, strict=True):
+    done: list[Future[Solution]] = []
+    for (image, _), (_, pnp_s), poses in zip(members, solved, refined, strict=True):
         image.seconds.refine += (ended - started) / len(members)
-        done: Future[tuple[tuple[Array, float], float]] = Future()
-        done.set_result(((poses[0].T_cam_from_obj, poses[0].confidence), pnp_s))
-        image.solutions[query.position] = done
+        done.append(Future())
+        done[-1].set_result((poses, pnp_s))
+    return done
 
 
-def _solve(
-    work: _Work,
-    solve: Callable[[Sequence[Hypothesis], Array], Solution],
-    hypotheses: Sequence[Hypothesis],
-    query: Query,
-    image: str,
-) -> tuple[Solution, float]:
-    """Return what `solve` makes of a detection's hypotheses, and the seconds that it took."""
+def _solve(work: _Work, hypotheses: Sequence[Hypothesis], query: Query, image: str) -> Solution:
     started = time.perf_counter()
-    solution = solve(hypotheses, query.K)
+    poses = work.matcher.rules.solve(hypotheses, query.K)
     ended = time.perf_counter()
     work.record("PnP", started, ended, f"{image}, object {query.detection.obj_id}")
-    return solution, ended - started
+    return poses, ended - started
 
 
 def _is_done(images: list[_OpenImage]) -> bool:
@@ -285,4 +283,4 @@ def _is_done(images: list[_OpenImage]) -> bool:
 
 def _finish(images: list[_OpenImage], work: _Work) -> Iterator[ImageResult]:
     for image in images:
-        yield image.finish(sequential=work.sequential)
+        yield image.finish(sequential=work.options.sequential)

@@ -1,4 +1,4 @@
-"""From one image and its detections to square crops: each detection is cropped, or skipped with a reason."""
+"""Square crops of the detections of an image, the network's queries; a detection that cannot be used is skipped."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from picopose_cli.base.types import Array, Detection, QueryBatch
 from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, normalise_bgr, square_box
 
 MIN_BOX_PX = 1.0
-"""A detection's box must cover at least this much of the image in both directions when its mask cannot be used."""
+"""Smallest width and height of a box's part inside the image, used if a detection has no mask."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One detection ready for the network.
+    """The crop of one detection.
 
-    `crop_rgb` (224,224,3) f32 in [0,1], `mask` (224,224) bool, `A_crop_from_image` (3,3), `K` (3,3); `position` is the
-    detection's place in its image's list.
+    `crop_rgb` (224,224,3) f32 in [0,1], `mask` (224,224) bool, `A_crop_from_image` (3,3), `K` (3,3) of the image;
+    `position` is the detection's index in its image's list.
     """
 
     position: int
@@ -35,9 +35,9 @@ class Query:
 def crop_queries(
     task: ImageTask, image: LoadedImage, known_objects: Collection[int]
 ) -> tuple[tuple[Query, ...], tuple[Skip, ...]]:
-    """Return the crops of an image's detections and the detections that cannot be used.
+    """Return the crops of an image's detections, and the reasons why others cannot be used.
 
-    `known_objects` are the objects that have templates.
+    `known_objects`: ids of the objects that have templates.
     """
     queries, skips = [], []
     assert task.K is not None
@@ -64,7 +64,7 @@ def _crop(position: int, detection: Detection, mask: Array | None, image_rgb: Ar
 
 
 def _box_mask(box_xywh: tuple[float, float, float, float], height: int, width: int) -> Array:
-    """Return the detection's box as a mask (H,W): all that is known of a detection without one."""
+    """Return a box as a mask (H,W) bool, for a detection without a mask."""
     x, y, w, h = box_xywh
     left, right = np.clip([x, x + w], 0, width)
     top, bottom = np.clip([y, y + h], 0, height)
@@ -76,7 +76,7 @@ def _box_mask(box_xywh: tuple[float, float, float, float], height: int, width: i
 
 
 def stack_queries(queries: Sequence[Query]) -> QueryBatch:
-    """Return the network's batch of some queries, in their order."""
+    """Return queries as one batch for the network, in their order."""
     return QueryBatch(
         inputs=normalise_bgr(np.stack([query.crop_rgb for query in queries])),
         masks=np.stack([query.mask for query in queries]),

@@ -1,11 +1,10 @@
-"""The released solver, perspective-n-point with RANSAC, and its choice between the hypotheses of a detection.
+"""The released solver: perspective-n-point with RANSAC.
 
-Deterministic: OpenCV seeds its draws anew in every call, so neither threads nor batches matter.
+Deterministic: OpenCV seeds its draws anew in every call, so results depend neither on threads nor on batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,54 +15,50 @@ from picopose_cli.base.types import Array, Correspondences
 
 RANSAC_ITERATIONS = 150
 RANSAC_PX = 2.0
-MIN_PAIRS = 4
-"""OpenCV raises below four pairs."""
+MIN_RANSAC_CORRESPONDENCES = 4
+"""OpenCV raises below four."""
 
 
 @dataclass(frozen=True)
-class PoseSolution:
-    """A pose from pairs: `T_cam_from_obj` (4,4) metres, the number of inliers and their share of all pairs."""
+class RansacPose:
+    """A pose `T_cam_from_obj` (4,4) metres, the number of its inliers and their share of all correspondences."""
 
     T_cam_from_obj: Array
     inliers: int
     inlier_ratio: float
 
+    @property
+    def selection_score(self) -> float:
+        """Inlier ratio. PARITY: a ratio, so that a hypothesis with a handful of correspondences can be chosen."""
+        return self.inlier_ratio
 
-def solve_released(pairs: Correspondences, K: Array) -> PoseSolution | None:
-    """Return the released solution: EPnP in RANSAC, 2 px in the full image, 150 draws; None where it fails."""
-    if len(pairs.uv_image) < MIN_PAIRS:
+    @property
+    def confidence(self) -> float:
+        """Always 1: the released code leaves the detector's score as it is."""
+        return 1.0
+
+
+def solve_released(correspondences: Correspondences, K: Array) -> RansacPose | None:
+    """Return the released solution: EPnP in RANSAC, 2 px in the full image, 150 draws; None if it fails.
+
+    `K` (3,3) of the image.
+    """
+    if len(correspondences.uv_image) < MIN_RANSAC_CORRESPONDENCES:
         return None
     try:
         found, rvec, tvec, inliers = cv2.solvePnPRansac(
-            pairs.xyz_obj_m,
-            pairs.uv_image,
+            correspondences.xyz_obj_m,
+            correspondences.uv_image,
             K,
             None,
             iterationsCount=RANSAC_ITERATIONS,
             reprojectionError=RANSAC_PX,
             flags=cv2.SOLVEPNP_EPNP,
         )
-    except cv2.error:  # degenerate pairs: OpenCV has no other way to say so
+    except cv2.error:  # degenerate correspondences: OpenCV has no other way to report them
         return None
     if not found or inliers is None or not (np.isfinite(rvec).all() and np.isfinite(tvec).all()):
         return None
-    count = len(inliers)
-    return PoseSolution(_pose(rvec, tvec), count, count / len(pairs.uv_image))
-
-
-def choose_released(solutions: Sequence[PoseSolution | None], fallback_poses: Array) -> Array:
-    """Return T_cam_from_obj of the hypothesis with the highest inlier ratio, the first of equals.
-
-    A hypothesis without a solution counts as ratio 0 with its stage-2 pose of `fallback_poses` (H,4,4).
-    """
-    # PARITY: a ratio, so that a hypothesis with a handful of pairs can win
-    ratios = [0.0 if solution is None else solution.inlier_ratio for solution in solutions]
-    index = int(np.argmax(ratios))
-    solution = solutions[index]
-    pose: Array = fallback_poses[index] if solution is None else solution.T_cam_from_obj
-    return pose
-
-
-def _pose(rvec: Array, tvec: Array) -> Array:
     R, _ = cv2.Rodrigues(rvec)
-    return make_T(np.asarray(R), np.asarray(tvec).reshape(3))
+    T = make_T(np.asarray(R), np.asarray(tvec).reshape(3))
+    return RansacPose(T, len(inliers), len(inliers) / len(correspondences.uv_image))

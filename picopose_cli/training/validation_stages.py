@@ -15,7 +15,7 @@ from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.network.vit import FeatureMaps
 from picopose_cli.pose.correspondences import affine_poses, cell_centre_points, rotate_to_ray, subcell_correspondences
-from picopose_cli.pose.solve import RobustPose, choose_by_evidence, solve_robust
+from picopose_cli.pose.solve import RobustPose, best_pose, solve_robust
 from picopose_cli.synthesis.samples import Sample
 from picopose_cli.training.batches import PairBatch, ViewBatch, collate, network_inputs
 from picopose_cli.training.distributed import TrainingProcess
@@ -123,7 +123,7 @@ def pairs_with_views(batch: PairBatch, views: ViewBatch, index: Tensor) -> PairB
 def best_poses(attempts: Sequence[Attempt]) -> Array:
     """Return, for each observation, the pose (B,4,4) of the attempt with the most soft inliers."""
     chosen = [
-        choose_by_evidence([attempt.solutions[i] for attempt in attempts], np.stack([a.T_stage2[i] for a in attempts]))
+        best_pose([attempt.solutions[i] for attempt in attempts], np.stack([a.T_stage2[i] for a in attempts]))
         for i in range(len(attempts[0].solutions))
     ]
     return np.stack([pose.T_cam_from_obj for pose in chosen])

@@ -124,10 +124,10 @@ def test_stage_2_is_the_best_templates_own_pose(bench, toy):
     toy.make(bench.REGRESSED, "gt", Console())
     line = next(line for line in bench.LINES if line.slug == "stage2")
     written = iter(read_results(toy.path(line, "gt")).T_cam_from_obj)
-    estimator = toy.estimator.for_pass("regressed")
+    matcher = toy.matcher.for_pass("regressed")
     for task in toy._tasks("gt"):
         queries, _ = crop_queries(task, load_image(task), {1, 2})
-        for hypotheses in estimator.hypotheses(stack_queries(queries)):
+        for hypotheses in matcher.match(stack_queries(queries)).hypotheses:
             np.testing.assert_allclose(next(written), hypotheses[0].T_stage2, atol=1e-4)
 
 
@@ -168,8 +168,8 @@ def test_rules_differ_where_they_say(bench):
     assert off["unsearched"] < 0.1
     assert off["ours5"] < 0.1
     assert off["subcell"] < 0.1
-    assert found["paper5"].evidence <= 1 < found["evidence"].evidence
-    assert found["robust"].evidence <= 1 < found["unsearched"].evidence
+    assert found["paper5"].soft_inliers <= 1 < found["soft-inliers"].soft_inliers
+    assert found["robust"].soft_inliers <= 1 < found["unsearched"].soft_inliers
     shift = {slug: np.abs(pose.T_cam_from_obj[:3, 3] - T_true[:3, 3]).max() for slug, pose in found.items()}
     assert shift["unsearched"] < 0.2 * shift["paper5"]
 

@@ -218,7 +218,7 @@ def test_without_weights_the_bundled_network_is_used_and_the_released_one_is_nam
 
 
 def test_output_that_cannot_be_written_is_found_before_the_work(toy_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(onboarding, "load_network", lambda *_: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(onboarding, "load_inference_network", lambda *_, **__: pytest.fail("the network was loaded"))
     (tmp_path / "file").write_text("")
     with pytest.raises(PicoPoseError, match="cannot be written"):
         run(toy_dir, output=tmp_path / "file/picopose_toy-test.csv")

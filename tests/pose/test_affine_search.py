@@ -12,7 +12,7 @@ GRID, PATCH_PX = 16, 14
 
 
 def similarity(angle_deg: float, scale: float, centre_px: tuple[float, float]) -> torch.Tensor:
-    """Turn and scale about the crop's centre, which goes to `centre_px`."""
+    """Rotate and scale about the crop's centre, which goes to `centre_px`."""
     angle = math.radians(angle_deg)
     linear = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     A = np.eye(3)
@@ -27,14 +27,14 @@ def make_pairs(truths: list[torch.Tensor], seed: int = 0) -> tuple[torch.Tensor,
     waves = rng.normal(0, 1 / (1.5 * PATCH_PX), (2, 256))
     phases = rng.uniform(0, 2 * np.pi, 256)
 
-    def looks(points_px: np.ndarray) -> torch.Tensor:
+    def appearance(points_px: np.ndarray) -> torch.Tensor:
         cells = torch.from_numpy(np.cos(points_px @ waves + phases)).float()
         return torch.nn.functional.normalize(cells, dim=1)
 
     row, col = np.divmod(np.arange(GRID**2), GRID)
     centres_px = (np.stack([col, row], 1) + 0.5) * PATCH_PX
-    query = looks(centres_px)
-    moved = [looks(centres_px @ A[:2, :2].numpy().T + A[:2, 2].numpy()) for A in truths]
+    query = appearance(centres_px)
+    moved = [appearance(centres_px @ A[:2, :2].numpy().T + A[:2, 2].numpy()) for A in truths]
     mask = torch.from_numpy((np.hypot(col - 7.5, row - 7.5) < 6.5).reshape(GRID, GRID))
     return query.repeat(len(truths), 1, 1), torch.stack(moved), mask.repeat(len(truths), 1, 1)
 
@@ -61,24 +61,24 @@ def errors(found: torch.Tensor, truths: list[torch.Tensor]) -> tuple[np.ndarray,
 
 
 def test_finds_the_true_similarity_from_any_start_angle():
-    found, support = search_affine(*make_pairs(TRUTHS), START.repeat(len(TRUTHS), 1, 1), PATCH_PX)
+    found, alignment = search_affine(*make_pairs(TRUTHS), START.repeat(len(TRUTHS), 1, 1), PATCH_PX)
     degrees, log_scale, shift = errors(found, TRUTHS)
     assert degrees.max() < 4
     assert log_scale.max() < 0.08
     assert shift.max() < 0.35
-    assert support.min() > 0
-    assert support.max() <= 1
+    assert alignment.min() > 0
+    assert alignment.max() <= 1
 
 
 def test_never_worse_than_the_start():
     query, template, masks = make_pairs([START, START], seed=1)
     A_start = torch.stack([START, similarity(20, 1.0, (118, 108))])
-    _, support = search_affine(query, template, masks, A_start, PATCH_PX)
+    _, alignment = search_affine(query, template, masks, A_start, PATCH_PX)
     for pair in range(2):
-        assert support[pair] >= plain_support(query[pair], template[pair], masks[pair], A_start[pair]) - 1e-6
+        assert alignment[pair] >= plain_alignment(query[pair], template[pair], masks[pair], A_start[pair]) - 1e-6
 
 
-def plain_support(query: torch.Tensor, template: torch.Tensor, mask: torch.Tensor, A: torch.Tensor) -> float:
+def plain_alignment(query: torch.Tensor, template: torch.Tensor, mask: torch.Tensor, A: torch.Tensor) -> float:
     """The mean probability at the targets, cell by cell."""
     total, cells = 0.0, 0
     for s in range(GRID**2):
@@ -97,12 +97,12 @@ def plain_support(query: torch.Tensor, template: torch.Tensor, mask: torch.Tenso
     return total / cells
 
 
-def test_support_is_the_mean_probability_at_the_targets():
+def test_alignment_is_the_mean_probability_at_the_targets():
     query, template, masks = make_pairs(TRUTHS[:2])
-    found, support = search_affine(query, template, masks, START.repeat(2, 1, 1), PATCH_PX)
+    found, alignment = search_affine(query, template, masks, START.repeat(2, 1, 1), PATCH_PX)
     for pair in range(2):
-        plain = plain_support(query[pair], template[pair], masks[pair], found[pair])
-        assert support[pair].item() == pytest.approx(plain, abs=1e-4)
+        plain = plain_alignment(query[pair], template[pair], masks[pair], found[pair])
+        assert alignment[pair].item() == pytest.approx(plain, abs=1e-4)
 
 
 def test_probabilities_are_of_observation_cells_and_0_outside_the_template():
@@ -118,26 +118,26 @@ def test_a_pair_is_the_same_in_any_company():
     together = search_affine(query, template, masks, starts, PATCH_PX)
     alone = [search_affine(*(t[i : i + 1] for t in (query, template, masks, starts)), PATCH_PX) for i in range(5)]
     np.testing.assert_allclose(together[0], torch.cat([A for A, _ in alone]), atol=1e-4)
-    np.testing.assert_allclose(together[1], torch.cat([support for _, support in alone]), atol=1e-5)
+    np.testing.assert_allclose(together[1], torch.cat([alignment for _, alignment in alone]), atol=1e-5)
 
 
 def test_degenerate_pairs_stay_finite():
     query, template, masks = make_pairs(TRUTHS[:2])
     A_start = torch.stack([torch.zeros(3, 3), START])
     masks[1] = 0
-    found, support = search_affine(query, template, masks, A_start, PATCH_PX)
+    found, alignment = search_affine(query, template, masks, A_start, PATCH_PX)
     assert torch.isfinite(found).all()
-    assert support[1] == 0
+    assert alignment[1] == 0
 
 
 def test_rounds_can_follow_one_another():
     query, template, masks = make_pairs(TRUTHS)
     starts = START.repeat(len(TRUTHS), 1, 1)
     whole = search_affine(query, template, masks, starts, PATCH_PX)
-    found, coarse_support = search_affine(query, template, masks, starts, PATCH_PX, COARSE)
+    found, coarse_alignment = search_affine(query, template, masks, starts, PATCH_PX, COARSE)
     degrees, _, _ = errors(found, TRUTHS)
     assert degrees.max() < 9  # half a step of the coarse angles, and a little
-    assert coarse_support.min() > 0
+    assert coarse_alignment.min() > 0
     in_parts = search_affine(query, template, masks, found, PATCH_PX, FINE)
     np.testing.assert_allclose(in_parts[0], whole[0], atol=1e-3)
     np.testing.assert_allclose(in_parts[1], whole[1], atol=1e-5)

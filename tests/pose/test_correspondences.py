@@ -38,7 +38,7 @@ def golden(shared_dir):
 
 @pytest.mark.parametrize("hypothesis", [0, 1, 2])
 @pytest.mark.parametrize("query", [0, 1, 2])
-def test_released_pairs_equal_the_released_network(golden, hypothesis, query):
+def test_released_correspondences_equal_the_released_network(golden, hypothesis, query):
     view = golden["out_template_id_topk"][query, hypothesis]
     object_index = golden["query_obj_index"][query]
     T = golden["template_in_pose"][object_index, view].astype(np.float64)
@@ -106,7 +106,7 @@ def test_targets_on_the_border_or_uncertain_are_not_used():
     np.testing.assert_allclose(pairs.uv_image[0], [1.5 * CELL_PX, 1.5 * CELL_PX])
 
 
-def test_refined_pairs_keep_the_sub_cell_target_and_skip_cells_without_depth():
+def test_subcell_correspondences_keep_the_continuous_target_and_skip_cells_without_depth():
     flow = np.full((2, 64, 64), 0.3, np.float32)
     logit = np.full((64, 64), -1.0, np.float32)
     logit[3, 4] = logit[7, 8] = 2.0

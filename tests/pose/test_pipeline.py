@@ -10,27 +10,37 @@ import pytest
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import Detection
-from picopose_cli.pose.pipeline import estimate_groups, estimate_images, plan_groups, shard_of_groups
+from picopose_cli.pose.matcher import MatchedBatch
+from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups, estimate_images, plan_groups, shard_of_groups
 
 K = np.array([[300.0, 0, 32], [0, 300, 24], [0, 0, 1]])
 
 
-class FakeEstimator:
-    """Returns each detection's identity as its pose, slower for some, and remembers the batches."""
+class FakePose:
+    confidence = 0.8
 
-    def __init__(self) -> None:
+    def __init__(self, T: np.ndarray) -> None:
+        self.T_cam_from_obj = T
+
+
+class FakeMatcher:
+    """In place of matcher, store and rules: returns each detection's identity as its pose and records the batches."""
+
+    def __init__(self, obj_ids=range(100)) -> None:
         self.batches: list[list[int]] = []
+        self.obj_ids = set(obj_ids)
+        self.store = self.rules = self
 
-    def hypotheses(self, batch):
+    def match(self, batch):
         self.batches.append(batch.obj_ids.tolist())
-        return [(obj_id, A) for obj_id, A in zip(batch.obj_ids.tolist(), batch.A_crop_from_image, strict=True)]
+        return MatchedBatch(tuple(zip(batch.obj_ids.tolist(), batch.A_crop_from_image, strict=True)), ())
 
     def solve(self, hypotheses, K):
         obj_id, A = hypotheses
-        time.sleep(0.002 * (obj_id % 3))
+        time.sleep(0.002 * (obj_id % 3))  # slower for some
         T = np.eye(4)
         T[:3, 3] = (obj_id, A[0, 2], K[0, 2])
-        return T if obj_id != 9 else np.full((4, 4), np.nan), 0.8
+        return [FakePose(T if obj_id != 9 else np.full((4, 4), np.nan))]
 
 
 def make_task(im_id: int, obj_ids: list[int], **changes) -> ImageTask:
@@ -45,9 +55,8 @@ def load_grey(task: ImageTask) -> LoadedImage:
     return LoadedImage(np.full((48, 64, 3), 100, np.uint8), (None,) * len(task.detections))
 
 
-def run(tasks, batch_size=4, workers=2, known=range(100), estimator=None, load=load_grey):
-    estimator = estimator or FakeEstimator()
-    return list(estimate_images(tasks, load, estimator, set(known), batch_size=batch_size, workers=workers))
+def run(tasks, batch_size=4, workers=2, matcher=None, load=load_grey):
+    return list(estimate_images(tasks, load, matcher or FakeMatcher(), PipelineOptions(batch_size, workers)))
 
 
 def test_results_come_in_order_with_every_detection():
@@ -72,41 +81,41 @@ def test_groups_are_whole_images_that_fit_a_batch():
     assert plan_groups([], 4) == []
 
 
-def test_shares_are_consecutive_together_all_and_balanced():
+def test_shards_are_consecutive_complete_and_balanced():
     rng = np.random.default_rng(0)
     tasks = [make_task(im_id, [1] * int(size)) for im_id, size in enumerate(rng.integers(0, 9, 300))]
     groups = plan_groups(tasks, 8)
     for count in (1, 2, 3, 7):
-        shares = [shard_of_groups(groups, index, count) for index in range(count)]
-        assert [group for share in shares for group in share] == groups
-        loads = [sum(len(task.detections) for group in share for task in group) for share in shares]
+        shards = [shard_of_groups(groups, index, count) for index in range(count)]
+        assert [group for shard in shards for group in shard] == groups
+        loads = [sum(len(task.detections) for group in shard for task in group) for shard in shards]
         assert max(loads) - min(loads) <= 2 * 8
     many = [shard_of_groups(groups[:3], index, 8) for index in range(8)]
-    assert [group for share in many for group in share] == groups[:3]
+    assert [group for shard in many for group in shard] == groups[:3]
     assert shard_of_groups([], 0, 2) == []
 
 
 def test_batches_are_groups_and_a_large_image_is_split():
-    estimator = FakeEstimator()
+    matcher = FakeMatcher()
     sizes = [3, 1, 3, 10, 1, 2]
-    run([make_task(im_id, [im_id + 1] * size) for im_id, size in enumerate(sizes)], batch_size=4, estimator=estimator)
-    assert estimator.batches == [[1, 1, 1, 2], [3] * 3, [4] * 4, [4] * 4, [4] * 2, [5, 6, 6]]
+    run([make_task(im_id, [im_id + 1] * size) for im_id, size in enumerate(sizes)], batch_size=4, matcher=matcher)
+    assert matcher.batches == [[1, 1, 1, 2], [3] * 3, [4] * 4, [4] * 4, [4] * 2, [5, 6, 6]]
 
 
 def test_a_group_has_the_same_batches_whichever_groups_come_before():
     tasks = [make_task(im_id, [1, 2, 3][: im_id % 4]) for im_id in range(20)]
     groups = plan_groups(tasks, 4)
-    whole, rest = FakeEstimator(), FakeEstimator()
-    run(tasks, estimator=whole)
-    list(estimate_groups(groups[3:], load_grey, rest, set(range(100)), batch_size=4, workers=2))
+    whole, rest = FakeMatcher(), FakeMatcher()
+    run(tasks, matcher=whole)
+    list(estimate_groups(groups[3:], load_grey, rest, PipelineOptions(4)))
     assert rest.batches == whole.batches[-len(rest.batches) :]
     assert len(rest.batches) == len(groups) - 3
 
 
 def test_a_detection_without_templates_does_not_move_others_to_another_batch():
-    estimator = FakeEstimator()
-    run([make_task(im_id, [1, 2]) for im_id in range(4)], batch_size=4, estimator=estimator, known=[1])
-    assert estimator.batches == [[1, 1], [1, 1]]
+    matcher = FakeMatcher(obj_ids=[1])
+    run([make_task(im_id, [1, 2]) for im_id in range(4)], batch_size=4, matcher=matcher)
+    assert matcher.batches == [[1, 1], [1, 1]]
 
 
 def test_sequential_works_on_one_image_at_a_time_and_measures_the_wall_clock():
@@ -126,9 +135,8 @@ def test_sequential_works_on_one_image_at_a_time_and_measures_the_wall_clock():
     tasks = [make_task(im_id, [2, 5, 8, 2]) for im_id in range(4)]
     groups = [(task,) for task in tasks]
     results = []
-    for result in estimate_groups(
-        groups, load, FakeEstimator(), {2, 5, 8}, batch_size=3, workers=2, sequential=True, record=record
-    ):
+    options = PipelineOptions(batch_size=3, sequential=True)
+    for result in estimate_groups(groups, load, FakeMatcher(), options, record=record):
         results.append(result)
         alive.clear()
     assert [result.task.im_id for result in results] == [0, 1, 2, 3]
@@ -143,12 +151,8 @@ def test_sequential_works_on_one_image_at_a_time_and_measures_the_wall_clock():
 def test_each_piece_of_work_is_recorded_as_it_is_counted():
     spans: list[tuple[str, float, float, str]] = []
     tasks = [make_task(0, [1, 2]), make_task(1, [4])]
-    results = list(
-        estimate_groups(
-            plan_groups(tasks, 4), load_grey, FakeEstimator(), {1, 2, 4}, batch_size=4, workers=1,
-            record=lambda *span: spans.append(span),
-        )
-    )  # fmt: skip
+    groups, options = plan_groups(tasks, 4), PipelineOptions(4, workers=1)
+    results = list(estimate_groups(groups, load_grey, FakeMatcher(), options, record=lambda *span: spans.append(span)))
     for stage in ("read", "crop", "network", "pnp"):
         recorded = sum(end - start for name, start, end, _ in spans if name.lower() == stage)
         assert recorded == pytest.approx(sum(getattr(result.seconds, stage) for result in results))
@@ -160,14 +164,14 @@ def test_each_piece_of_work_is_recorded_as_it_is_counted():
 def test_leaving_early_drops_the_work_that_has_not_begun():
     solved: list[int] = []
 
-    class Slow(FakeEstimator):
+    class Slow(FakeMatcher):
         def solve(self, hypotheses, K):
             solved.append(hypotheses[0])
             time.sleep(0.2 if len(solved) > 8 else 0)
             return super().solve(hypotheses, K)
 
     tasks = [make_task(im_id, [1] * 8) for im_id in range(40)]
-    results = estimate_images(tasks, load_grey, Slow(), {1}, batch_size=8, workers=1)
+    results = estimate_images(tasks, load_grey, Slow(), PipelineOptions(8, workers=1))
     next(results)
     results.close()
     assert len(solved) < 3 * 8
@@ -199,7 +203,7 @@ def test_unusable_parts_are_recorded_and_the_rest_goes_on():
         make_task(4, [1, 50]),
         make_task(5, [9, 2]),
     ]
-    results = run(tasks, known=[1, 2, 9])
+    results = run(tasks, matcher=FakeMatcher(obj_ids=[1, 2, 9]))
     reasons = {(skip.im_id, skip.obj_id): skip.reason for result in results for skip in result.skips}
     assert "truncated" in reasons[13, None]
     assert "no detections" in reasons[2, None]
@@ -250,7 +254,7 @@ def test_at_most_a_few_images_are_read_ahead():
         return load_grey(task)
 
     tasks = [make_task(im_id, [1]) for im_id in range(200)]
-    results = estimate_images(tasks, load, FakeEstimator(), {1}, batch_size=2, workers=2)
+    results = estimate_images(tasks, load, FakeMatcher(), PipelineOptions(2))
     next(results)
     assert len(opened) < 40
     results.close()

@@ -8,7 +8,7 @@ from helpers.poses import K, noisy_pairs, random_pose
 
 from picopose_cli.base.geometry import rotation_angle_rad
 from picopose_cli.base.types import Correspondences
-from picopose_cli.pose.ransac import PoseSolution, choose_released, solve_released
+from picopose_cli.pose.ransac import solve_released
 
 
 def test_exact_pairs_give_the_exact_pose():
@@ -21,12 +21,12 @@ def test_exact_pairs_give_the_exact_pose():
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_too_few_pairs_have_no_solution(count):
+def test_too_few_correspondences_have_no_solution(count):
     rng = np.random.default_rng(2)
     assert solve_released(noisy_pairs(rng, random_pose(rng), count=count), K) is None
 
 
-def test_degenerate_pairs_never_raise():
+def test_degenerate_correspondences_never_raise():
     same = Correspondences(np.full((20, 2), 100.0), np.zeros((20, 3)), np.ones(20))
     solution = solve_released(same, K)
     assert solution is None or np.isfinite(solution.T_cam_from_obj).all()
@@ -39,14 +39,3 @@ def test_solutions_do_not_depend_on_threads_or_order_of_calls():
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda pairs: solve_released(pairs, K).T_cam_from_obj, reversed(problems)))[::-1]
     np.testing.assert_array_equal(alone, together)
-
-
-def test_the_choice_is_by_ratio():
-    few = PoseSolution(np.eye(4), inliers=4, inlier_ratio=1.0)
-    many = PoseSolution(2 * np.eye(4), inliers=400, inlier_ratio=0.5)
-    assert choose_released([None, many, few], np.zeros((3, 4, 4))) is few.T_cam_from_obj
-
-
-def test_without_any_solution_the_first_stage_2_pose_is_taken():
-    fallback = np.stack([np.eye(4), 2 * np.eye(4)])
-    np.testing.assert_array_equal(choose_released([None, None], fallback), np.eye(4))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.banks import noise_bank
+from helpers.matchers import make_matcher
 from helpers.meshes import make_box, write_ply
 from helpers.networks import random_network
 from helpers.toy_pairs import K_OBS, MESHES, toy_bank
@@ -21,8 +21,7 @@ from picopose_cli.base.types import CROP_PX, GRID_CELLS, QueryBatch
 from picopose_cli.network.offsets import start_offsets
 from picopose_cli.pose.correspondences import cell_centre_points
 from picopose_cli.pose.estimate_renderer import EstimateRenderer, template_pose
-from picopose_cli.pose.matcher import Estimator
-from picopose_cli.pose.refine import Refiner, overlap, view_affines
+from picopose_cli.pose.refine import Refiner, mask_iou, view_affines
 from picopose_cli.pose.solve import RobustPose
 from picopose_cli.rendering.meshes import mesh_diameter_m
 
@@ -53,18 +52,15 @@ def true_poses(count: int) -> np.ndarray:
 
 
 def shaken(T: np.ndarray, angle_deg: float) -> np.ndarray:
-    turn = Rotation.from_rotvec(np.deg2rad(angle_deg) * np.array([0.6, -0.64, 0.48])).as_matrix()
-    return make_T(turn @ T[:, :3, :3], T[:, :3, 3] * [1.03, 1.03, 1.05])
+    rotation = Rotation.from_rotvec(np.deg2rad(angle_deg) * np.array([0.6, -0.64, 0.48])).as_matrix()
+    return make_T(rotation @ T[:, :3, :3], T[:, :3, 3] * [1.03, 1.03, 1.05])
 
 
 class Exact:
-    """In place of the estimator: a stage 3 that knows the true poses (N,4,4), and is off by `error` of its start."""
+    """In place of the matcher: a stage 3 that knows the true poses (N,4,4), and is off by `error` of its start."""
 
     def __init__(self, T_true: np.ndarray, error: float = 0.0) -> None:
         self.T_true, self.error, self.calls = T_true, error, 0
-
-    def look(self, _: QueryBatch) -> None:
-        return None
 
     def match_views(self, _, queries, views, A_obs_from_tmpl):
         self.calls += 1
@@ -86,9 +82,10 @@ def errors_deg(found, T_true: np.ndarray) -> np.ndarray:
     return np.rad2deg(rotation_angle_rad(T[:, :3, :3], T_true[:, :3, :3]))
 
 
-def refine(estimator, render, rounds, candidates, batch=None):
+def refine(matcher, render, rounds, candidates, batch=None, query_features=()):
+    batch = batch or batch_of(len(candidates))
     with ThreadPoolExecutor(2) as threads:
-        return Refiner(estimator, render, rounds).refine(batch or batch_of(len(candidates)), candidates, threads)
+        return Refiner(matcher, render, rounds).refine(batch, query_features, candidates, threads)
 
 
 def test_a_right_stage_3_ends_at_the_truth(render):
@@ -101,7 +98,7 @@ def test_a_right_stage_3_ends_at_the_truth(render):
 
 
 def test_each_round_starts_where_the_last_one_ended(render):
-    """A stage 3 that goes half of the way from its start goes further in two rounds than in one."""
+    """A stage 3 that goes half of the way from its start gets further in two rounds than in one."""
     T_true = true_poses(12)
     starts = [[RobustPose(T, 1.0)] for T in shaken(T_true, 8)]
     once, twice = (errors_deg(refine(Exact(T_true, 0.5), render, n, starts), T_true) for n in (1, 2))
@@ -109,34 +106,23 @@ def test_each_round_starts_where_the_last_one_ended(render):
     assert np.median(twice) < 0.75 * np.median(once)
 
 
-def test_a_pose_that_stands_still_is_not_rendered_again(render):
+def test_a_converged_pose_is_not_rendered_again(render):
     T_true = true_poses(3)
     exact = Exact(T_true)
     found = refine(exact, render, 5, [[RobustPose(T, 1.0)] for T in shaken(T_true, 8)])
-    assert exact.calls <= 3  # there after the first round, still in the second or third
+    assert exact.calls <= 3  # converged after the first round, unchanged in the second or third
     assert errors_deg(found, T_true).max() < 0.1
-
-
-def test_a_batch_is_looked_at_once(monkeypatch):
-    estimator = Estimator(random_network(), device="cpu", precision="fp32", hypotheses=1, paper=False)
-    estimator.add_object(noise_bank())
-    batch = replace(batch_of(2), inputs=np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32))
-    fresh = estimator.look(batch)
-    estimator.hypotheses(batch)
-    monkeypatch.setattr(estimator, "_network", None)
-    for seen, again in zip(estimator.look(batch), fresh, strict=True):
-        torch.testing.assert_close(seen, again, rtol=0, atol=0)
 
 
 def test_renders_that_do_not_fit_are_halved(render):
     T = true_poses(5)
     views = [render(1, pose) for pose in T]
-    estimator = Estimator(random_network(), device="cpu", precision="fp32", hypotheses=1, paper=False)
-    batch = batch_of(5)
+    matcher, batch = make_matcher(random_network(), rules="default", obj_ids=()), batch_of(5)
     A = view_affines(T, batch, range(5), views)
-    features = estimator.look(batch)
-    whole = estimator.match_views(features, range(5), views, A)
-    extract, network = estimator._network.extract, estimator._network
+    features = matcher._network.extract_offset_features(batch.inputs)
+    whole = matcher.match_views(features, range(5), views, A)
+    network = matcher._network.network
+    extract = network.extract
 
     def small(inputs):
         if len(inputs) > 2:
@@ -144,11 +130,11 @@ def test_renders_that_do_not_fit_are_halved(render):
         return extract(inputs)
 
     network.extract = small
-    for part, expected in zip(estimator.match_views(features, range(5), views, A), whole, strict=True):
+    for part, expected in zip(matcher.match_views(features, range(5), views, A), whole, strict=True):
         np.testing.assert_allclose(part, expected, atol=1e-4)
     network.extract = lambda _: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full"))
     with pytest.raises(PicoPoseError, match="does not fit"):
-        estimator.match_views(features, range(5), views, A)
+        matcher.match_views(features, range(5), views, A)
 
 
 def test_the_start_is_where_the_pose_puts_the_template(render):
@@ -174,8 +160,8 @@ def test_the_candidate_that_agrees_with_its_render_wins(render):
         def match_views(self, _, queries, views, A):
             flow, logit = super().match_views(_, queries, views, A)
             for i, (query, view) in enumerate(zip(queries, views, strict=True)):
-                turn = view.T_tmpl_from_obj[:3, :3] @ self.T_true[query][:3, :3].T
-                if np.trace(turn) < 2:  # a render of another side matches nothing
+                rotation = view.T_tmpl_from_obj[:3, :3] @ self.T_true[query][:3, :3].T
+                if np.trace(rotation) < 2:  # a render of another side matches nothing
                     flow[i] = np.random.default_rng(i).uniform(0, 20, flow[i].shape)
             return flow, logit
 
@@ -183,10 +169,10 @@ def test_the_candidate_that_agrees_with_its_render_wins(render):
     candidates = [[RobustPose(w, 9.0), RobustPose(n, 1.0)] for w, n in zip(wrong, near, strict=True)]
     found = refine(Fooled(T_true), render, 1, candidates)
     assert errors_deg(found, T_true).max() < 0.5
-    assert all(len(poses) == 2 and poses[0].evidence > poses[1].evidence for poses in found)
+    assert all(len(poses) == 2 and poses[0].soft_inliers > poses[1].soft_inliers for poses in found)
 
 
-def plain_overlap(template_mask: np.ndarray, observed_mask: np.ndarray, A: np.ndarray) -> float:
+def plain_mask_iou(template_mask: np.ndarray, observed_mask: np.ndarray, A: np.ndarray) -> float:
     """Pixel by pixel: is the template's pixel, from which an observation's pixel comes, inside?"""
     rows, cols = np.indices(observed_mask.shape)
     centres = np.stack([cols.ravel(), rows.ravel()], 1) + 0.5
@@ -197,23 +183,23 @@ def plain_overlap(template_mask: np.ndarray, observed_mask: np.ndarray, A: np.nd
     return (moved & observed_mask.ravel()).sum() / (moved | observed_mask.ravel()).sum()
 
 
-def test_overlap_is_that_of_the_moved_mask():
+def test_mask_iou_is_that_of_the_moved_mask():
     rows, cols = np.indices((CROP_PX, CROP_PX))
     disc = np.hypot(cols + 0.5 - 90, rows + 0.5 - 120) < 60
     half = disc & (cols < 90)
-    assert overlap(disc, disc, np.eye(3)) == 1
-    assert overlap(disc, half, np.eye(3)) == pytest.approx(0.5, abs=0.01)
-    assert overlap(disc, np.zeros_like(disc), np.eye(3)) == 0
+    assert mask_iou(disc, disc, np.eye(3)) == 1
+    assert mask_iou(disc, half, np.eye(3)) == pytest.approx(0.5, abs=0.01)
+    assert mask_iou(disc, np.zeros_like(disc), np.eye(3)) == 0
     cos, sin = 0.9 * np.cos(0.7), 0.9 * np.sin(0.7)
     for A in (
         np.array([[1, 0, 31], [0, 1, -22], [0, 0, 1.0]]),
         np.array([[cos, -sin, 80], [sin, cos, -20], [0, 0, 1]]),
     ):
-        assert 0.1 < overlap(disc, half, A) < 0.9
-        assert overlap(disc, half, A) == pytest.approx(plain_overlap(disc, half, A), abs=0.005)
+        assert 0.1 < mask_iou(disc, half, A) < 0.9
+        assert mask_iou(disc, half, A) == pytest.approx(plain_mask_iou(disc, half, A), abs=0.005)
 
 
-def test_of_equal_evidence_the_better_silhouette_wins(render):
+def test_of_equal_soft_inliers_the_better_silhouette_wins(render):
     """Both candidates agree with their renders, but only one with the mask."""
     T_true = true_poses(2)
     small = T_true.copy()
@@ -223,7 +209,7 @@ def test_of_equal_evidence_the_better_silhouette_wins(render):
         def match_views(self, _, queries, views, A):
             flow, logit = super().match_views(_, queries, views, A)
             rows, cols = np.indices((GRID_CELLS, GRID_CELLS), float)
-            for i in range(len(queries)):  # everything lies where the start says
+            for i in range(len(queries)):  # every target is where the start puts it
                 at = (
                     apply_affine(A[i], (np.stack([cols, rows], -1).reshape(-1, 2) + 0.5) * 3.5).reshape(64, 64, 2) / 3.5
                 )
@@ -240,8 +226,8 @@ def test_of_equal_evidence_the_better_silhouette_wins(render):
     found = refine(Contented(T_true), render, 1, candidates, batch)
     for (best, other), T in zip(found, T_true, strict=True):
         assert abs(best.T_cam_from_obj[2, 3] / T[2, 3] - 1) < 0.1  # the other one is 1.6 times as far
-        assert best.support > 0.9 > other.support > 0
-        assert best.evidence < 1.2 * other.evidence
+        assert best.mask_iou > 0.9 > other.mask_iou > 0
+        assert best.soft_inliers < 1.2 * other.soft_inliers
 
 
 def test_no_round_and_no_render_leave_a_pose_as_it_is(render):
@@ -281,22 +267,23 @@ def test_renders_equal_a_banks(render):
         assert np.abs(view.crop_rgb.astype(int) - bank.crops_rgb[i]).mean() < 0.5
 
 
-def test_without_a_mesh_nothing_is_drawn():
-    with pytest.raises(PicoPoseError, match="no mesh of object 3"):
+def test_without_a_mesh_nothing_is_rendered():
+    with pytest.raises(PicoPoseError, match="object 3 has no mesh"):
         EstimateRenderer({})(3, np.eye(4))
 
 
 def test_the_network_runs_and_no_detection_depends_on_its_neighbours(render):
-    estimator = Estimator(random_network(), device="cpu", precision="fp32", hypotheses=2, paper=False)
+    matcher = make_matcher(random_network(), rules="default", obj_ids=())
     T = true_poses(3)
     rng = np.random.default_rng(1)
     batch = batch_of(3)
     batch.inputs[:] = rng.standard_normal(batch.inputs.shape)
     candidates = [[RobustPose(pose, 1.0), RobustPose(other, 0.5)] for pose, other in zip(T, shaken(T, 20), strict=True)]
-    together = refine(estimator, render, 2, candidates, batch)
+    together = refine(matcher, render, 2, candidates, batch, matcher._network.extract_offset_features(batch.inputs))
     names = ("inputs", "masks", "A_crop_from_image", "K", "obj_ids")
     for i in range(3):
         part = QueryBatch(*(getattr(batch, name)[i : i + 1] for name in names))
-        (alone,) = refine(estimator, render, 2, candidates[i : i + 1], part)
+        features = matcher._network.extract_offset_features(part.inputs)
+        (alone,) = refine(matcher, render, 2, candidates[i : i + 1], part, features)
         for a, b in zip(alone, together[i], strict=True):
             np.testing.assert_allclose(a.T_cam_from_obj, b.T_cam_from_obj, atol=1e-2)

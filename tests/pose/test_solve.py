@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from picopose_cli.base.geometry import make_T, project_points, rotation_angle_ra
 from picopose_cli.base.types import GRID_CELLS, Correspondences
 from picopose_cli.pose import solve as robust
 from picopose_cli.pose.ransac import solve_released
-from picopose_cli.pose.solve import RobustPose, choose_by_evidence, evidence, solve_robust
+from picopose_cli.pose.solve import RobustPose, best_pose, count_soft_inliers, solve_robust
 
 CROP_SCALE = 1.5
 
@@ -23,8 +24,8 @@ CROP_SCALE = 1.5
 def near(T: np.ndarray, rng: np.random.Generator, angle_deg: float = 20.0, shift: float = 0.06) -> np.ndarray:
     """A pose as far from another one as stage 2 may be."""
     axis = rng.standard_normal(3)
-    turn = Rotation.from_rotvec(np.deg2rad(angle_deg) * axis / np.linalg.norm(axis)).as_matrix()
-    return make_T(turn @ T[:3, :3], T[:3, 3] * (1 + rng.uniform(-shift, shift, 3)))
+    rotation = Rotation.from_rotvec(np.deg2rad(angle_deg) * axis / np.linalg.norm(axis)).as_matrix()
+    return make_T(rotation @ T[:3, :3], T[:3, 3] * (1 + rng.uniform(-shift, shift, 3)))
 
 
 def angle_deg(T_a: np.ndarray, T_b: np.ndarray) -> float:
@@ -38,13 +39,13 @@ def test_exact_pairs_give_the_exact_pose():
         pairs = noisy_pairs(rng, T)
         solution = solve_robust(pairs, K, CROP_SCALE, near(T, rng))
         np.testing.assert_allclose(solution.T_cam_from_obj, T, atol=1e-6)
-        assert solution.evidence == pytest.approx(len(pairs.uv_image), rel=1e-6)
+        assert solution.soft_inliers == pytest.approx(len(pairs.uv_image), rel=1e-6)
 
 
 def test_without_outliers_and_with_a_wide_kernel_it_is_least_squares(monkeypatch):
     rng = np.random.default_rng(1)
     monkeypatch.setattr(robust, "KERNELS_PX", (1e4,))
-    monkeypatch.setattr(robust, "ROUNDS", 50)
+    monkeypatch.setattr(robust, "MAX_STEPS", 50)
     T = random_pose(rng)
     pairs = noisy_pairs(rng, T, noise_px=2.0)
     found = solve_robust(pairs, K, CROP_SCALE, near(T, rng)).T_cam_from_obj
@@ -90,7 +91,7 @@ def test_more_accurate_than_the_released_rule_from_where_stage_2_may_be():
     assert np.median(ours) < 0.5 * np.median(released)
 
 
-def test_right_pairs_mend_a_wrong_start():
+def test_right_correspondences_correct_a_wrong_start():
     rng = np.random.default_rng(9)
     for _ in range(10):
         T = random_pose(rng)
@@ -111,32 +112,32 @@ def test_certainty_counts():
     assert np.linalg.norm(moved_px) < 1.5
 
 
-def test_evidence_is_a_mass_in_crop_pixels():
+def test_soft_inliers_are_counted_in_crop_pixels():
     rng = np.random.default_rng(5)
     T = random_pose(rng)
     pairs = noisy_pairs(rng, T, count=50)
     moved = Correspondences(pairs.uv_image + np.array([2.0, 0]), pairs.xyz_obj_m, np.full(50, 0.5))
-    expected = 25 * np.exp(-0.5 * (2.0 * CROP_SCALE / robust.EVIDENCE_PX) ** 2)
-    assert evidence(T, moved, K, CROP_SCALE) == pytest.approx(expected)
+    expected = 25 * np.exp(-0.5 * (2.0 * CROP_SCALE / robust.SOFT_INLIER_PX) ** 2)
+    assert count_soft_inliers(T, moved, K, CROP_SCALE) == pytest.approx(expected)
     behind = make_T(T[:3, :3], -T[:3, 3])
-    assert evidence(behind, pairs, K, CROP_SCALE) == 0
+    assert count_soft_inliers(behind, pairs, K, CROP_SCALE) == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_too_few_pairs_have_no_solution(count):
+def test_too_few_correspondences_have_no_solution(count):
     rng = np.random.default_rng(6)
     T = random_pose(rng)
     assert solve_robust(noisy_pairs(rng, T, count=count), K, CROP_SCALE, T) is None
 
 
-def test_degenerate_pairs_and_starts_never_raise():
+def test_degenerate_correspondences_and_starts_never_raise():
     rng = np.random.default_rng(7)
     T = random_pose(rng)
     same = Correspondences(np.full((20, 2), 100.0), np.zeros((20, 3)), np.ones(20))
     solution = solve_robust(same, K, CROP_SCALE, T)
     assert solution is None or np.isfinite(solution.T_cam_from_obj).all()
     unsure = Correspondences(same.uv_image, rng.random((20, 3)), np.zeros(20))
-    assert solve_robust(unsure, K, CROP_SCALE, T).evidence == 0
+    assert solve_robust(unsure, K, CROP_SCALE, T).soft_inliers == 0
     assert solve_robust(noisy_pairs(rng, T), K, CROP_SCALE, np.full((4, 4), np.nan)) is None
 
 
@@ -150,19 +151,26 @@ def test_solutions_do_not_depend_on_threads_or_order_of_calls():
     np.testing.assert_array_equal(alone, together)
 
 
-def test_the_choice_is_by_evidence_and_falls_back_on_stage_2():
+def test_the_best_pose_has_the_highest_selection_score_or_falls_back_on_stage_2():
     weak, strong = RobustPose(np.eye(4), 3.0), RobustPose(2 * np.eye(4), 7.0)
     fallback = np.stack([3 * np.eye(4), np.eye(4)])
-    assert choose_by_evidence([None, weak, strong], fallback) is strong
-    assert choose_by_evidence([weak, RobustPose(np.zeros((4, 4)), 3.0)], fallback) is weak
-    unlikely = RobustPose(np.zeros((4, 4)), 5.0, support=0.5)
-    assert choose_by_evidence([unlikely, weak], fallback) is weak
-    np.testing.assert_array_equal(choose_by_evidence([None, None], fallback).T_cam_from_obj, 3 * np.eye(4))
+    assert best_pose([None, weak, strong], fallback) is strong
+    assert best_pose([weak, RobustPose(np.zeros((4, 4)), 3.0)], fallback) is weak
+    unaligned = RobustPose(np.zeros((4, 4)), 5.0, alignment=0.5)
+    assert best_pose([unaligned, weak], fallback) is weak
+    np.testing.assert_array_equal(best_pose([None, None], fallback).T_cam_from_obj, 3 * np.eye(4))
 
 
-def test_confidence_is_the_mean_of_evidence_and_support():
+def test_confidence_is_the_geometric_mean_of_inliers_per_cell_and_alignment():
     cells = GRID_CELLS**2
     assert RobustPose(np.eye(4), cells, 1.0).confidence == 1
     assert RobustPose(np.eye(4), 0.25 * cells, 1.0).confidence == pytest.approx(0.5)
     assert RobustPose(np.eye(4), 0.4 * cells, 0.1).confidence == pytest.approx(0.2)
     assert RobustPose(np.eye(4), 0.0).confidence == 0
+
+
+def test_a_known_mask_iou_replaces_the_alignment():
+    pose = RobustPose(np.eye(4), 8.0, alignment=0.5)
+    assert pose.selection_score == 4
+    assert replace(pose, mask_iou=0.25).selection_score == 2
+    assert replace(pose, mask_iou=0.0).selection_score == 0

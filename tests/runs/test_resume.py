@@ -204,7 +204,7 @@ def test_a_run_whose_journal_is_complete_only_writes_its_files(folder, tmp_path,
         patch.setattr(Journal, "delete", lambda _: None)
         infer.run(options(folder, output))
     before = output.read_bytes()
-    monkeypatch.setattr(onboarding, "load_network", lambda *_: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(onboarding, "load_inference_network", lambda *_, **__: pytest.fail("the network was loaded"))
     report = infer.run(options(folder, output))
     assert output.read_bytes() == before
     assert report.kept_images == IMAGES
@@ -357,7 +357,7 @@ def test_a_finished_shard_is_not_computed_again_until_it_is_merged(folder, tmp_p
     (first, second) = run_shards(folder, output, 2)
     before = first.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(onboarding, "load_network", lambda *_: pytest.fail("the network was loaded"))
+        patch.setattr(onboarding, "load_inference_network", lambda *_, **__: pytest.fail("the network was loaded"))
         run_shards(folder, output, 2)
     assert first.read_bytes() == before
     merge.run(MergeOptions(output, (first, second)))

@@ -1,0 +1,75 @@
+"""Locks between processes that want to write the same file."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from picopose_cli.base.errors import PicoPoseError
+
+_LOG = logging.getLogger(__name__)
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""Error numbers of a file system without locks."""
+
+
+@contextmanager
+def writer_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock `<name>.lock` of the writers of a file; yield False where the file system has no locks.
+
+    Raises PicoPoseError when the folder cannot be written.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        handle, is_locked = _open_lock(lock)
+    except OSError as error:
+        raise PicoPoseError(f"cannot be written ({error.strerror or error})", where=path) from error
+    try:
+        yield is_locked
+    finally:
+        if is_locked:
+            with suppress(OSError):
+                lock.unlink()
+        os.close(handle)
+
+
+def _open_lock(lock: Path) -> tuple[int, bool]:
+    """Return the handle of a lock file and whether it is locked, after waiting for other processes."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not _lock(handle, lock):
+                return handle, False
+            if _is_at(lock, handle):
+                return handle, True
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # another process finished with this file and has deleted it
+
+
+def _is_at(lock: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), lock.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(handle: int, lock: Path) -> bool:
+    """Wait for the lock; return False where the file system has no locks."""
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _LOG.info("waiting for the process that holds %s", lock)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _LOG.info("the file system has no locks (%s): %s", error.strerror, lock)
+        return False
+    return True

@@ -1,0 +1,117 @@
+"""The Python entry: poses of detections in single images, computed as `picopose infer` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.tasks import ImageTask, LoadedImage
+from picopose_cli.base.types import Array, Detection, ObjectInfo, TemplateBank
+from picopose_cli.network.bundled import bundled_weights
+from picopose_cli.network.devices import choose_device, choose_precision, suggest_batch_size
+from picopose_cli.pose.estimate_renderer import EstimateRenderer
+from picopose_cli.pose.inference_network import load_inference_network
+from picopose_cli.pose.matcher import Matcher
+from picopose_cli.pose.pipeline import PipelineOptions, estimate_images
+from picopose_cli.pose.refine import Refiner
+from picopose_cli.pose.rules import make_rules
+from picopose_cli.pose.template_store import TemplateStore
+from picopose_cli.templates.bank import read_bank
+
+MaskOrBox = Array | Sequence[float]
+"""A mask (H,W) bool, or a box (x, y, width, height) px."""
+
+
+@dataclass(frozen=True)
+class DetectionPose:
+    """The pose of one detection: `T_cam_from_obj` (4,4) f64, metres, OpenCV axes, and its confidence in [0, 1]."""
+
+    obj_id: int
+    T_cam_from_obj: Array
+    confidence: float
+
+
+class PoseEstimator:
+    """Estimates 6D poses of onboarded objects in RGB images.
+
+    Points transform as x_cam = T_cam_from_obj @ x_obj, in metres; the camera looks along +z, x is right and y down.
+
+    >>> estimator = PoseEstimator("picopose.safetensors")
+    >>> estimator.add_object("templates/obj_000001.h5", mesh="models/obj_000001.ply")
+    >>> poses = estimator.estimate(image_rgb, K, [(1, mask)])
+    >>> poses[0].T_cam_from_obj
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        rules: str = "default",
+        hypotheses: int = 5,
+        refine: int = 1,
+    ) -> None:
+        """Load the network.
+
+        `weights`: checkpoint, None for the small network of the package; `device`: auto, cpu or cuda:N; `precision`:
+        auto, fp32 or bf16; `rules`: default or paper; `hypotheses`: templates per detection that reach stage 3;
+        `refine`: rounds of refinement of the objects that have a mesh (the paper's rules have none).
+        Raises PicoPoseError for an unusable checkpoint, an unknown device or unknown rules.
+        """
+        device = choose_device(device)
+        precision = choose_precision(precision, device)
+        path = bundled_weights() if weights is None else Path(weights)
+        network = load_inference_network(path, device=device, precision=precision)
+        self._meshes: dict[int, tuple[Path, str]] = {}
+        self._matcher = Matcher(network, TemplateStore(network), make_rules(rules, hypotheses))
+        can_refine = refine > 0 and self._matcher.rules.can_refine
+        self._options = PipelineOptions(suggest_batch_size(device, network.config))
+        self._refiner = Refiner(self._matcher, EstimateRenderer(self._meshes), refine) if can_refine else None
+
+    def add_object(
+        self,
+        bank: str | Path | TemplateBank,
+        mesh: str | Path | None = None,
+        symmetries: ObjectInfo | None = None,
+    ) -> int:
+        """Compute the template features of an object and return its id.
+
+        `bank`: a file of `picopose render-templates` or its content; `mesh`: the file that the bank was made from, for
+        refinement; `symmetries`: the object's entry of models_info.json, whose equivalent views are then tried once.
+        Raises PicoPoseError when the bank cannot be read.
+        """
+        if not isinstance(bank, TemplateBank):
+            bank = read_bank(Path(bank))
+        self._matcher.store.add_object(bank, info=symmetries)
+        if mesh is not None:
+            self._meshes[bank.obj_id] = Path(mesh), bank.provenance.mesh_unit
+        return bank.obj_id
+
+    def estimate(self, image_rgb: Array, K: Array, detections: Sequence[tuple[int, MaskOrBox]]) -> list[DetectionPose]:
+        """Return the pose of each detection (object id, mask or box) of an image, in order.
+
+        `image_rgb` (H,W,3) u8; `K` (3,3) camera matrix, px; a mask (H,W) bool or a box (x, y, width, height) px.
+        Raises PicoPoseError for an object that was not added, and for a mask or box that gives no crop.
+        """
+        if not detections:
+            return []
+        listed, masks = zip(*(_detection(obj_id, area) for obj_id, area in detections), strict=True)
+        task = ImageTask(0, 0, Path(), np.asarray(K, np.float64), listed)
+        image = LoadedImage(image_rgb, masks)
+        (result,) = estimate_images([task], lambda _: image, self._matcher, self._options, refiner=self._refiner)
+        for skip in result.skips:
+            raise PicoPoseError(f"a detection of object {skip.obj_id} cannot be used: {skip.reason}")
+        return [DetectionPose(one.obj_id, one.T_cam_from_obj, one.score) for one in result.estimates]
+
+
+def _detection(obj_id: int, area: MaskOrBox) -> tuple[Detection, Array | None]:
+    """Return a detection of score 1, so that the estimate's score is the confidence, and its mask."""
+    if np.ndim(area) == 2:
+        return Detection(obj_id, 1.0, (np.nan,) * 4, None, 0.0), np.asarray(area, bool)
+    x, y, width, height = (float(value) for value in area)
+    return Detection(obj_id, 1.0, (x, y, width, height), None, 0.0), None

@@ -1,0 +1,31 @@
+"""A cache of tensors with a budget of bytes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+from torch import Tensor
+
+
+class TensorCache:
+    """The most recently used tensors within a budget of bytes; one larger than the budget is stored alone."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget = budget_bytes
+        self._tensors: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the tensor of a key, computed if it is not stored."""
+        if key not in self._tensors:
+            tensor = compute()
+            while self._tensors and self.bytes + tensor.nbytes > self._budget:
+                self._tensors.popitem(last=False)
+            self._tensors[key] = tensor
+        self._tensors.move_to_end(key)
+        return self._tensors[key]
+
+    @property
+    def bytes(self) -> int:
+        """Number of bytes that are stored."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
