@@ -3,8 +3,8 @@
     python benchmarks/bench_score.py [--data DIR] [--workers 1 2] [--images 900] [--faces 4000]
 
 Two inputs: a small data set with a result file (`DIR/ycbv` and `DIR/results/*.csv`; left out without --data), and a
-generated one of YCB-V's size: 900 images of 640 x 480, 21 objects of which 5 have a continuous and 4 a discrete
-symmetry, and 4,914 estimates that all count. Writes benchmarks/results/bench_score.json and prints the table.
+generated one of the size of YCB-V: 900 images of 640 x 480, 21 objects of which 5 have a continuous and 4 a discrete
+symmetry, and 4,914 estimates that are all counted. Writes benchmarks/results/bench_score.json and prints the table.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OBJECTS = 21
 ROWS = 4914
 CONTINUOUS, DISCRETE = {1, 4, 6, 13, 18}, {2, 3, 16, 21}
 TOOLKIT_S = {"fine": 55.0}
-"""What the BOP toolkit needs for the same file on two cores (one worker), as recorded with its scores."""
+"""Seconds of the BOP toolkit for the same file on two cores (one worker), as recorded with its scores."""
 
 
 def make_mesh(obj_id: int, faces: int) -> Mesh:
@@ -107,7 +107,7 @@ def write_depth(path: Path, placed: list[tuple[int, np.ndarray]], meshes: dict[i
 
 
 def noisy(T: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the pose turned by some 5 degrees and moved by some 8 mm."""
+    """Return the pose rotated by about 5 degrees and moved by about 8 mm."""
     axis = rng.normal(0, np.radians(5) / 3**0.5, 3)
     return T @ make_T(cv2.Rodrigues(axis)[0], rng.normal(0, 0.008 / 3**0.5, 3))
 
@@ -118,7 +118,7 @@ def write_dataset(data_dir: Path, images: int, faces: int) -> Path:
     meshes = {obj_id: make_mesh(obj_id, faces) for obj_id in range(1, OBJECTS + 1)}
     root = data_dir / "ycbv"
     write_models(root / "models_eval", meshes)
-    more = round((ROWS / 900 - 5) * images)  # so many images have six objects, the others five
+    more = round((ROWS / 900 - 5) * images)  # number of images with six objects, the others have five
     targets, estimates, depths = [], [], []
     for scene in range(0, images, 75):
         scene_id, folder = 48 + scene // 75, root / f"test/{48 + scene // 75:06d}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 120
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-"""Okabe and Ito's colours, which colour-blind readers tell apart."""
+"""Okabe and Ito's colours, distinguishable by colour-blind readers."""
 
 
 @dataclass(frozen=True)

@@ -95,10 +95,11 @@ def _object_precision(images: list[PairErrors]) -> Precision:
     order = best_scored(np.concatenate([pairs.scores for pairs in images]))
     curves, matches = [], []
     for error, thresholds in THRESHOLDS.items():
-        verdicts = [
-            judge(match_greedily(_errors(one, error), thresholds, one.is_target), one.is_target) for one in images
+        classified = [
+            classify_matches(match_greedily(_errors(one, error), thresholds, one.is_target), one.is_target)
+            for one in images
         ]
-        correct, counted = (np.concatenate(parts, axis=1)[:, order] for parts in zip(*verdicts, strict=True))
+        correct, counted = (np.concatenate(parts, axis=1)[:, order] for parts in zip(*classified, strict=True))
         rows = zip(correct, counted, strict=True)
         curves.append(np.array([average_precision(hits[keep], targets) for hits, keep in rows]))
         matches.append(int(correct[-1].sum()))
@@ -109,7 +110,9 @@ def _errors(pairs: PairErrors, error: str) -> Array:
     return {"mssd": pairs.mssd_m / pairs.diameter_m, "mspd": pairs.mspd_px, "mssd_mm": pairs.mssd_m * MM_PER_M}[error]
 
 
-def judge(matched: NDArray[np.intp], is_target: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def classify_matches(
+    matched: NDArray[np.intp], is_target: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return for matches (T,E) which estimates are correct and which are counted, both (T,E).
 
     An estimate that is matched to an instance that is not a target (`is_target` (G,)) is not counted.

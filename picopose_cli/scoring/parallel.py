@@ -45,10 +45,10 @@ class ImageJob:
 
 @dataclass(frozen=True)
 class ImageScorer:
-    """Computes the errors of an image; holds what all images share.
+    """Computes the errors of an image; has what all images share.
 
     `models` by object id; `width_px` of the images, which scales MSPD; `tolerance_m` of VSD's visibility;
-    `with_averages` adds ADD and ADD-S. Depth comes from `read_depth` and `render`, so that this room reads no files.
+    `with_averages` adds ADD and ADD-S. Depth is read by `read_depth` and rendered by `render`, so that scoring has no files.
     """
 
     models: Mapping[int, ObjectModel]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from picopose_cli.base.types import ImageTarget
 from picopose_cli.scoring.assignment import UNMATCHED
-from picopose_cli.scoring.detection import DetectionScores, average_precision, detection_precisions, judge
+from picopose_cli.scoring.detection import DetectionScores, average_precision, classify_matches, detection_precisions
 from picopose_cli.scoring.pair_errors import PairErrors
 from picopose_cli.scoring.selection import select_detection
 
@@ -57,7 +57,7 @@ def test_an_estimate_matched_to_an_instance_that_is_no_target_is_not_counted():
     precision = detection_precisions(images)[1]
     assert (precision.targets, precision.matches) == (1, 1)
     np.testing.assert_array_equal(precision.mssd, 1)
-    right, counts = judge(np.array([[0, 1, UNMATCHED]]), np.array([True, False]))
+    right, counts = classify_matches(np.array([[0, 1, UNMATCHED]]), np.array([True, False]))
     assert right.tolist() == [[True, False, False]]
     assert counts.tolist() == [[True, False, True]]
 
