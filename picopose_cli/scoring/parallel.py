@@ -48,7 +48,7 @@ class ImageScorer:
     """Computes the errors of an image; has what all images share.
 
     `models` by object id; `width_px` of the images, which scales MSPD; `tolerance_m` of VSD's visibility;
-    `with_averages` adds ADD and ADD-S. Depth is read by `read_depth` and rendered by `render`, so that scoring has no files.
+    `with_averages` adds ADD and ADD-S. `read_depth` and `render` are given, so that scoring knows no files.
     """
 
     models: Mapping[int, ObjectModel]
