@@ -16,7 +16,7 @@ from picopose_cli.scoring.pair_errors import PairErrors
 from picopose_cli.scoring.thresholds import MSPD_THRESHOLDS_PX, MSSD_THRESHOLDS, MSSD_THRESHOLDS_MM
 
 RECALL_LEVELS = np.linspace(0, 1, 101)
-THRESHOLDS = {"mssd": MSSD_THRESHOLDS, "mspd": MSPD_THRESHOLDS_PX, "mssd_mm": MSSD_THRESHOLDS_MM}
+AP_THRESHOLDS = {"mssd": MSSD_THRESHOLDS, "mspd": MSPD_THRESHOLDS_PX, "mssd_mm": MSSD_THRESHOLDS_MM}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DetectionScores:
     objects: dict[int, Precision]
     mean_time_s: float | None
     value: ClassVar = "average precision"
-    errors: ClassVar = tuple(THRESHOLDS)
+    errors: ClassVar = tuple(AP_THRESHOLDS)
 
     def curve(self, error: str) -> Array:
         """Return the mean over objects of the average precision by `mssd`, `mspd` or `mssd_mm`, (thresholds,)."""
@@ -55,7 +55,7 @@ class DetectionScores:
 
     def summary(self, *, per_object: bool = False) -> dict[str, Any]:
         """Return the scores under the names of the toolkit's scores_bop24.json; `per_object` adds each object's."""
-        mssd, mspd, mssd_mm = (float(self.curve(error).mean()) for error in THRESHOLDS)
+        mssd, mspd, mssd_mm = (float(self.curve(error).mean()) for error in AP_THRESHOLDS)
         scores: dict[str, Any] = {
             "bop24_mAP": (mssd + mspd) / 2,
             "bop24_mAP_mssd": mssd,
@@ -72,7 +72,7 @@ class DetectionScores:
 
 def _object_summary(precision: Precision) -> dict[str, Any]:
     counts = {"targets": precision.targets, "estimates": precision.estimates, "matches": precision.matches}
-    return counts | {f"AP_{error}": float(getattr(precision, error).mean()) for error in THRESHOLDS}
+    return counts | {f"AP_{error}": float(getattr(precision, error).mean()) for error in AP_THRESHOLDS}
 
 
 def detection_precisions(errors: Iterable[PairErrors]) -> dict[int, Precision]:
@@ -94,7 +94,7 @@ def _object_precision(images: list[PairErrors]) -> Precision:
     targets = sum(int(pairs.is_target.sum()) for pairs in images)
     order = best_scored(np.concatenate([pairs.scores for pairs in images]))
     curves, matches = [], []
-    for error, thresholds in THRESHOLDS.items():
+    for error, thresholds in AP_THRESHOLDS.items():
         classified = [
             classify_matches(match_greedily(_errors(one, error), thresholds, one.is_target), one.is_target)
             for one in images
