@@ -34,9 +34,9 @@ def _star(rng: np.random.Generator) -> Array:
     """Return corners at random distances around the origin: polygons, gears, stars."""
     count = int(rng.integers(3, 13))
     radii = rng.uniform(0.55, 1.0, count)
-    if rng.random() < 0.4:  # a gear or a star: far and near corners in turn
+    if rng.random() < 0.4:  # a gear or a star: far and near corners alternate
         radii = np.tile([1.0, rng.uniform(0.45, 0.85)], count)
-        radii[int(rng.integers(len(radii)))] *= 0.8  # one tooth differs, or nothing would tell its turns apart
+        radii[int(rng.integers(len(radii)))] *= 0.8  # one tooth differs, or the shape would have a symmetry
     angle = np.arange(len(radii)) / len(radii) * 2 * np.pi
     return np.asarray(0.5 * radii[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1))
 

@@ -14,24 +14,24 @@ from scipy.sparse.csgraph import connected_components
 
 from picopose_cli.base.types import Array, Mesh
 
-_FIRST_CELLS, _MOST_CELLS = 24, 512
+_FIRST_CELLS, _MAX_CELLS = 24, 512
 
 
-def simplify_mesh(mesh: Mesh, most_faces: int) -> Mesh:
-    """Return the mesh with at most about `most_faces` faces, in the same frame; small meshes come back as they are.
+def simplify_mesh(mesh: Mesh, max_faces: int) -> Mesh:
+    """Return the mesh with at most about `max_faces` faces, in the same frame; small meshes are unchanged.
 
-    Vertices in one cell move to their mean, so that no gap opens; those of different pieces of the texture stay apart,
-    so that no triangle reaches across it. Deterministic.
+    Vertices in one cell move to their mean, so that no gap opens. Those of different pieces of the texture are not
+    merged, so that no triangle extends across it. Deterministic.
     """
-    if len(mesh.faces) <= most_faces:
+    if len(mesh.faces) <= max_faces:
         return mesh
     chart = _charts(mesh)
-    low, high = _FIRST_CELLS, _MOST_CELLS
+    low, high = _FIRST_CELLS, _MAX_CELLS
     best = _cluster(mesh, chart, low)
     while high - low > max(2, low // 16):
         middle = (low + high) // 2
         candidate = _cluster(mesh, chart, middle)
-        if len(candidate.faces) <= most_faces:
+        if len(candidate.faces) <= max_faces:
             low, best = middle, candidate
         else:
             high = middle

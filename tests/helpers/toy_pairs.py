@@ -53,7 +53,7 @@ def render_view(
 
 
 def nearest_view(T_cam_from_obj: np.ndarray, T_views: np.ndarray) -> int:
-    """The view whose camera stands nearest to the direction of another camera from the object."""
+    """The view with the viewing direction nearest to that of another camera."""
     towards = -T_views[:, 2, :3]
     camera = -T_cam_from_obj[:3, :3].T @ T_cam_from_obj[:3, 3]
     return int(np.argmax(towards @ camera))
@@ -66,8 +66,8 @@ def make_sample(key: str, rng: np.random.Generator, tilt: float = 1.0, loose: fl
     T_views = place_views(diameter_m)
     R = random_rotation(rng)
     if tilt < 1:
-        turn, _ = cv2.Rodrigues(rng.normal(0, 0.3 * tilt, 3))
-        R = turn @ T_views[rng.integers(len(T_views)), :3, :3]
+        rotation, _ = cv2.Rodrigues(rng.normal(0, 0.3 * tilt, 3))
+        R = rotation @ T_views[rng.integers(len(T_views)), :3, :3]
     T = make_T(R, np.array([*rng.uniform(-0.05, 0.05, 2), rng.uniform(0.35, 0.6)]))
     T_tmpl = T_views[nearest_view(T, T_views)]
     observation = render_view(mesh, K_OBS, T, rng, loose)

@@ -76,7 +76,7 @@ def test_template_points_project_onto_the_same_surface_in_the_observation(hard_s
 
 
 def test_observed_depth_is_exact_at_the_cells_centres(hard_samples):
-    """The points lifted from the observation lie on the mesh that the template shows from another side."""
+    """The points lifted from the observation are on the mesh that the template shows from another side."""
     for sample in hard_samples[:6]:
         view = sample.observation
         rays = apply_affine(np.linalg.inv(view.A_crop_from_image), cell_centres())
@@ -97,7 +97,7 @@ def test_observed_depth_is_exact_at_the_cells_centres(hard_samples):
 def test_mask_and_depth_tell_the_same_of_easy_scenes():
     for sample in take(ProceduralOptions(seed=1, level_start=0, level_end=0, pool=3), 8):
         view = sample.observation
-        at_centres = view.mask[1::7, 1::7]  # every other cell's centre lies in these pixels
+        at_centres = view.mask[1::7, 1::7]  # these pixels contain every other cell's centre
         assert (at_centres == (view.depth_centre_m[::2, ::2] > 0)).mean() > 0.97
 
 
@@ -132,8 +132,8 @@ def test_samples_are_what_the_interface_says(hard_samples):
 def test_nearest_views_are_the_nearest():
     poses = place_views(0.1)
     T = poses[40].copy()
-    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
-    T[:3, :3] = turn @ T[:3, :3]  # a turn in the image plane changes nothing
+    rotation = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    T[:3, :3] = rotation @ T[:3, :3]  # an in-plane rotation changes nothing
     assert nearest_views(poses, T, 5)[0] == 40
 
 

@@ -36,7 +36,7 @@ def scenes(pool, level: float, count: int = 20):
 
 
 def test_difficulty_rises_one_thing_after_the_other():
-    easy, turned, hard = (Difficulty.at(level) for level in (0, 0.3, 1))
+    easy, rotated, hard = (Difficulty.at(level) for level in (0, 0.3, 1))
     assert (easy.roll_rad, easy.max_objects, easy.max_clutter, easy.table_share, easy.rough_mask_share) == (
         0,
         1,
@@ -44,8 +44,8 @@ def test_difficulty_rises_one_thing_after_the_other():
         0,
         0,
     )
-    assert turned.roll_rad == pytest.approx(np.pi)
-    assert turned.max_objects <= 2
+    assert rotated.roll_rad == pytest.approx(np.pi)
+    assert rotated.max_objects <= 2
     assert (hard.max_objects, hard.max_clutter) == (6, 4)
     assert Difficulty.at(7) == hard
 

@@ -1,4 +1,4 @@
-"""Symmetric objects: what is declared leaves every picture as it is, and nothing else does."""
+"""Symmetric objects: the declared symmetries leave every image unchanged, and no other rotation does."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from picopose_cli.synthesis.symmetric_objects import NO_SYMMETRIES, Symmetries, 
 
 SIDE_PX = 120
 K = np.array([[225.0, 0, SIDE_PX / 2], [0, 225, SIDE_PX / 2], [0, 0, 1]])
-KINDS = ("turned", "box", "prism")
-SEEDS = {"turned": (11, 14, 21, 23), "box": (1, 6, 9, 19), "prism": (0, 2, 3, 4, 7)}
+KINDS = ("revolved", "box", "prism")
+SEEDS = {"revolved": (11, 14, 21, 23), "box": (1, 6, 9, 19), "prism": (0, 2, 3, 4, 7)}
 CASES = [(kind, seed) for kind, seeds in SEEDS.items() for seed in seeds]
 
 
@@ -31,18 +31,18 @@ def made(seed: int) -> tuple[Mesh, Symmetries]:
 
 def kind_of(mesh: Mesh, symmetries: Symmetries) -> str:
     if symmetries.continuous:
-        return "turned"
+        return "revolved"
     return "box" if len(mesh.faces) == 6 * 8 * 8 * 2 else "prism"  # a box has 8 x 8 squares a side, no prism as many
 
 
 class Camera:
-    """Looks at an object of `made` that is turned on the spot."""
+    """Renders an object of `made` at poses that differ by a rotation."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.renderer = SoftwareRenderer(mesh, K, (SIDE_PX, SIDE_PX))
         self.distance_m = 2.7 * mesh_diameter_m(mesh)
 
-    def look(self, T_cam_from_obj: np.ndarray) -> RenderedView:
+    def render(self, T_cam_from_obj: np.ndarray) -> RenderedView:
         return self.renderer.render(make_T(np.eye(3), np.array([0, 0, self.distance_m])) @ T_cam_from_obj)
 
     def differences(self, one: RenderedView, other: RenderedView) -> tuple[float, float]:
@@ -89,14 +89,14 @@ def test_declared_symmetries_leave_the_look_unchanged(kind, seed):
     mesh, symmetries = made(seed)
     assert kind_of(mesh, symmetries) == kind
     camera, rng = Camera(mesh), np.random.default_rng(seed)
-    tolerances = (1.5, 0.01) if kind == "turned" else (0.2, 0.001)  # a circle has 48 corners
+    tolerances = (1.5, 0.01) if kind == "revolved" else (0.2, 0.001)  # a circle has 48 corners
     turns = declared(symmetries, rng)
     assert turns
     for T in (random_pose(rng) for _ in range(3)):
-        before = camera.look(T)
+        before = camera.render(T)
         assert (before.alpha > 0).sum() > 400
         for S in turns:
-            colour, depth = camera.differences(before, camera.look(T @ S))
+            colour, depth = camera.differences(before, camera.render(T @ S))
             assert colour < tolerances[0]
             assert depth < tolerances[1]
 
@@ -105,11 +105,11 @@ def test_declared_symmetries_leave_the_look_unchanged(kind, seed):
 def test_no_other_turn_leaves_the_look_unchanged(kind, seed):
     mesh, symmetries = made(seed)
     camera, rng = Camera(mesh), np.random.default_rng(seed)
-    views = [(T, camera.look(T)) for T in (random_pose(rng), random_pose(rng))]
+    views = [(T, camera.render(T)) for T in (random_pose(rng), random_pose(rng))]
     turns = undeclared(symmetries, rng)
     assert len(turns) > 10, kind
     for S in turns:
-        colours = [camera.differences(before, camera.look(T @ S))[0] for T, before in views]
+        colours = [camera.differences(before, camera.render(T @ S))[0] for T, before in views]
         assert np.mean(colours) > 10
 
 
@@ -132,7 +132,7 @@ def test_kinds_and_symmetries_come_about_equally_often():
     for kind, (_, symmetries) in zip(kinds, objects, strict=True):
         orders[kind].add((len(symmetries.discrete), len(symmetries.continuous)))
     assert orders == {
-        "turned": {(0, 1)},
+        "revolved": {(0, 1)},
         "box": {(1, 0), (3, 0)},
         "prism": {(2, 0), (3, 0), (4, 0), (5, 0)},
     }

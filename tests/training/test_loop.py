@@ -86,7 +86,7 @@ def test_half_precision_stays_near(tmp_path: Path) -> None:
 
 
 class Numbered:
-    """Samples whose diameter tells their running number over all shares."""
+    """Samples whose diameter is their running number over all shares."""
 
     def __init__(self) -> None:
         self.like = next(SOURCE.samples(0, 1, 0))

@@ -128,11 +128,11 @@ def truth_of(count: int) -> TrueAffine:
 
 def test_stage_2_losses_by_hand() -> None:
     truth = truth_of(3)
-    turned = truth.angle_rad + torch.tensor([0.1, -0.2, 0.3])
+    rotated = truth.angle_rad + torch.tensor([0.1, -0.2, 0.3])
     estimate = AffineEstimate(
         truth.translation_px / 14 + torch.tensor([[1.0, -2.0]]),
         truth.scale * math.exp(0.5),
-        torch.stack([turned.cos(), turned.sin()], 1),
+        torch.stack([rotated.cos(), rotated.sin()], 1),
         truth.A_obs_from_tmpl,
     )
     losses = affine_losses(estimate, truth, 14)
@@ -160,11 +160,11 @@ def test_the_blur_is_centred_on_the_truth_and_keeps_the_sign_of_the_angle() -> N
     still = RandomDraws(torch.zeros_like(draws.noise), draws.strength, draws.choice, draws.roll_rad)
     torch.testing.assert_close(perturbed_affine(truth, still), truth.A_obs_from_tmpl)
     A = perturbed_affine(truth, draws)
-    turn = torch.atan2(A[:, 1, 0], A[:, 0, 0]) - truth.angle_rad
-    turn = torch.rad2deg(torch.atan2(turn.sin(), turn.cos()))
-    assert abs(turn.mean()) < 0.7
-    assert 7 < turn.std() < 11  # sigma uniform in 1 to 15 degrees
-    assert turn.abs().max() < 60
+    rotation = torch.atan2(A[:, 1, 0], A[:, 0, 0]) - truth.angle_rad
+    rotation = torch.rad2deg(torch.atan2(rotation.sin(), rotation.cos()))
+    assert abs(rotation.mean()) < 0.7
+    assert 7 < rotation.std() < 11  # sigma uniform in 1 to 15 degrees
+    assert rotation.abs().max() < 60
     log_scale = (A[:, :2, 0].norm(dim=1) / truth.scale).log()
     assert 0.09 < log_scale.std() < 0.15
     moved = (A[:, :2, :2] @ truth.origin_tmpl_crop[..., None])[..., 0] + A[:, :2, 2] - truth.origin_tmpl_crop

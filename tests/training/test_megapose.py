@@ -212,7 +212,7 @@ def test_broken_entries_are_counted_and_passed_over(tmp_path, banks, images, fau
     samples = list(islice(source.samples(0, 1, 0), 24))
     assert sum(source.problems.values()) >= 3
     assert len(set(crops(samples))) == 10
-    for start in (3, 7, 8):  # a resumed run goes on as this one did, faults and all
+    for start in (3, 7, 8):  # a resumed run yields the same samples, also after unusable ones
         assert crops(take(options, 5, start=start)) == crops(samples[start : start + 5])
 
 

@@ -1,4 +1,4 @@
-"""Training targets against analytic geometry, and the turn augmentation against them."""
+"""Supervision against analytic geometry, and the rotation of observations against the supervision."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def poses_of(batch: PairBatch, A: torch.Tensor) -> np.ndarray:
 def test_a_turn_and_a_zoom_come_back_exactly(angle: float) -> None:
     R_tmpl = random_rotation(np.random.default_rng(1))
     T_tmpl = make_T(R_tmpl, np.array([0, 0, 0.5]))
-    turn = Rotation.from_rotvec([0, 0, angle]).as_matrix()
-    T_obs = make_T(turn @ R_tmpl, np.array([0.03, -0.02, 0.8]))
+    rotation = Rotation.from_rotvec([0, 0, angle]).as_matrix()
+    T_obs = make_T(rotation @ R_tmpl, np.array([0.03, -0.02, 0.8]))
     batch = plane_batch(T_obs, T_tmpl)
     truth = true_affine(batch.observation, batch.template)
     np.testing.assert_allclose(poses_of(batch, truth.A_obs_from_tmpl)[0], T_obs, atol=2e-6)
@@ -101,10 +101,10 @@ def test_the_similarity_takes_the_origin_where_it_is() -> None:
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_flow_of_a_flat_object_is_the_similarity(grid: int) -> None:
-    """A plane facing both cameras: every cell moves as the 2D similarity says, in the start's own convention."""
-    turn = Rotation.from_rotvec([0, 0, 0.3]).as_matrix()
+    """A plane facing both cameras: every cell moves by the 2D similarity, in the convention of stage 3's input."""
+    rotation = Rotation.from_rotvec([0, 0, 0.3]).as_matrix()
     flip = np.diag([1.0, -1, -1])
-    batch = plane_batch(make_T(turn @ flip, np.array([-0.005, 0.01, 0.55])), make_T(flip, np.array([0, 0, 0.5])))
+    batch = plane_batch(make_T(rotation @ flip, np.array([-0.005, 0.01, 0.55])), make_T(flip, np.array([0, 0, 0.5])))
     A = true_affine(batch.observation, batch.template).A_obs_from_tmpl[0].double().numpy()
     [level] = true_flow(batch, (grid,))
     cell_px = 224 / grid
@@ -216,25 +216,25 @@ def test_inputs_are_normalised_as_for_inference() -> None:
 
 
 def test_turned_observations_keep_their_geometry() -> None:
-    """Targets of a turned view show the same colours, and the mask fills its crop."""
+    """The true flow of a rotated view connects the same colours, and the mask fills its crop."""
     samples = [make_sample(key, np.random.default_rng(seed)) for seed, key in enumerate(("ball", "egg", "ball"))]
     batch = collate(samples)
-    turn = torch.tensor([1.0, -2.0, 0.0])
-    turned = PairBatch(rotate_observations(batch.observation, turn), batch.template, batch.diameter_m)
-    before, after = (true_affine(b.observation, b.template) for b in (batch, turned))
-    difference = after.angle_rad - before.angle_rad - turn
+    rotation = torch.tensor([1.0, -2.0, 0.0])
+    rotated = PairBatch(rotate_observations(batch.observation, rotation), batch.template, batch.diameter_m)
+    before, after = (true_affine(b.observation, b.template) for b in (batch, rotated))
+    difference = after.angle_rad - before.angle_rad - rotation
     assert torch.cos(difference).min() > 1 - 1e-6
-    for mask in turned.observation.masks:
+    for mask in rotated.observation.masks:
         rows, cols = torch.nonzero(mask, as_tuple=True)
         extent = max(int(rows.max() - rows.min()), int(cols.max() - cols.min()))
         assert 218 <= extent <= 224
-    for b, other in ((batch, turned), (turned, batch)):
+    for b, other in ((batch, rotated), (rotated, batch)):
         [mine], [theirs] = true_flow(b, (64,)), true_flow(other, (64,))
         both = mine.valid & theirs.valid
         assert both.sum() > 0.9 * theirs.valid.sum()
-    [flow_before], [flow_after] = true_flow(batch, (64,)), true_flow(turned, (64,))
+    [flow_before], [flow_after] = true_flow(batch, (64,)), true_flow(rotated, (64,))
     both = flow_before.valid & flow_after.valid
-    colours = [colour_at(b, flow.flow, both) for b, flow in ((batch, flow_before), (turned, flow_after))]
+    colours = [colour_at(b, flow.flow, both) for b, flow in ((batch, flow_before), (rotated, flow_after))]
     assert np.median(np.abs(colours[0] - colours[1])) < 4
     assert np.abs(colours[0] - colours[1]).mean() < 8
 

@@ -1,4 +1,4 @@
-"""The numbers of validation: with a perfect network, on hand-made cases, and with the truth in a stage's place."""
+"""The numbers of validation: with a perfect network, on hand-made cases, and with stages replaced by the truth."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bank() -> TemplateBank:
 
 @pytest.fixture(scope="module")
 def data(bank: TemplateBank) -> ValidationSet:
-    """Three observations: a view of the bank itself, turned and nearer; two tilted by a few degrees."""
+    """Three observations: a view of the bank itself, rotated and nearer; two tilted by a few degrees."""
     samples = []
     rng = np.random.default_rng(0)
     for view, tilt_deg in ((3, 0.0), (10, 6.0), (20, 8.0)):
@@ -132,9 +132,9 @@ def test_pose_recalls_by_hand() -> None:
     shifted[0, 3] = 0.012  # 12 % of the diameter: 8 of 10 thresholds
     assert pose_recalls(T, T, points, 0.1) == (1.0, 1.0)
     assert pose_recalls(shifted, T, points, 0.1) == pytest.approx((0.8, 0.8))
-    turned = T.copy()
-    turned[:3, :3] = np.diag([-1.0, -1, 1])
-    furthest, nearest = pose_recalls(turned, T, points, 0.1)
+    rotated = T.copy()
+    rotated[:3, :3] = np.diag([-1.0, -1, 1])
+    furthest, nearest = pose_recalls(rotated, T, points, 0.1)
     assert furthest == 0
     assert nearest > 0.5
     assert pose_recalls(np.full((4, 4), np.nan), T, points, 0.1) == (0.0, 0.0)
