@@ -1,4 +1,4 @@
-"""What a result depends on besides its inputs: package versions, machine and memory."""
+"""The environment of a run: package versions, machine and memory."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def package_versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str | int]:
-    """Return the processor and operating system that a time was measured on."""
+    """Return the processor, cores and operating system, as stored beside measured times."""
     return {"processor": _processor(), "cores": _cores(), "system": platform.platform()}
 
 
 def peak_memory_mb() -> float:
     """Return the largest resident size of this process so far, in MB (10^6 bytes)."""
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says on Linux is at least what the parent had when it started this process
+    if status.exists():  # getrusage reports at least the parent's peak at the time of the fork
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run cleanly, with one line that says what is kept."""
+"""Ctrl-C and SIGTERM end a run cleanly, with one line about what is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from picopose_cli.base.errors import PicoPoseError
 
 
 class StoppedError(PicoPoseError):
-    """The user or the system asked the run to end; the exit code is the shell's, 128 and the signal's number."""
+    """The user or the system stopped the run; the exit code is the shell's: 128 plus the number of the signal."""
 
     def __init__(self, what: str, number: int) -> None:
         super().__init__(what)
@@ -21,26 +21,26 @@ class StoppedError(PicoPoseError):
 
 @contextmanager
 def stoppable(describe: Callable[[], str]) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM inside into a StoppedError with the text that `describe` gives once all has ended.
+    """Turn Ctrl-C and SIGTERM inside the context into a StoppedError with the text that `describe` returns afterwards.
 
-    Both arrive as KeyboardInterrupt, which no `except` for errors takes for one. Outside the main thread, where Python
-    hears no signals, nothing changes.
+    Both are raised as KeyboardInterrupt, which no `except` for errors catches. Outside the main thread, where Python
+    delivers no signals, nothing changes.
     """
-    heard: list[int] = []
+    received: list[int] = []
 
-    def hear(number: int, _: FrameType | None) -> None:
-        heard.append(number)
+    def interrupt(number: int, _: FrameType | None) -> None:
+        received.append(number)
         raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
-    before = {number: signal.signal(number, hear) for number in numbers}
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     except KeyboardInterrupt:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
-        raise StoppedError(describe(), heard[0] if heard else signal.SIGINT) from None
+        raise StoppedError(describe(), received[0] if received else signal.SIGINT) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Shards of one result: their names, and how they become the file and report of the whole."""
+"""Shards of one run: their file names, and merging them into one result file and report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from picopose_cli.runs.identity import differences, shard_of
 from picopose_cli.runs.journal import journal_path
 from picopose_cli.runs.report import InferReport, no_estimate_error, read_report, report_path, write_report
 
-_OF_A_SHARD = (
+_SHARD_FIGURES = (
     "output", "device", "machine", "images", "kept_images", "estimates", "onboarding_s", "estimating_s", "total_s",
     "images_per_second", "peak_memory_mb",
 )  # fmt: skip
@@ -22,27 +22,27 @@ _DIFFERENCES_SHOWN = 4
 
 
 def shard_path(output: Path, index: int, count: int) -> Path:
-    """Return where a shard of a result file lies: `picopose_ycbv-test_2of8.csv`."""
+    """Return the path of a shard of a result file: `picopose_ycbv-test_2of8.csv`."""
     return output.with_name(f"{output.stem}_{index}of{count}{output.suffix}")
 
 
 def shard_paths(output: Path, count: int) -> list[Path]:
-    """Return where the shards of a result file lie; a single one is the file itself."""
+    """Return the paths of the shards of a result file; a single shard is the file itself."""
     return [shard_path(output, index, count) for index in range(1, count + 1)] if count > 1 else [output]
 
 
 def merge_shards(output: Path, shards: Sequence[Path]) -> InferReport:
     """Write the result file and report of a whole run from those of its shards, in any order; return the report.
 
-    The rows are those of a run without shards but for the measured time. Raises PicoPoseError when a shard is missing,
-    there twice, not complete, or of another run, and when there is not one estimate.
+    The rows are those of an unsharded run except for the measured time. Raises PicoPoseError when a shard is missing,
+    given twice, incomplete or of another run, and when there are no estimates.
     """
     reports = {path: read_report(path) for path in shards}
     ordered = _in_order(reports)
     _require_one_run(ordered, reports)
     for path in ordered:
         if file_sha256(path) != reports[path].output_sha256:
-            raise PicoPoseError(f"is not the file that {report_path(path)} is about", where=path, fix="run it again")
+            raise PicoPoseError(f"is not the file that {report_path(path)} describes", where=path, fix="run it again")
     merged = _merged(output, [reports[path] for path in ordered])
     if not merged.estimates:
         write_report(output, merged)
@@ -51,24 +51,24 @@ def merge_shards(output: Path, shards: Sequence[Path]) -> InferReport:
     merged.output_sha256 = file_sha256(output)
     write_report(output, merged)
     for path in ordered:
-        journal_path(path).unlink(missing_ok=True)  # kept until now, so that a finished shard is not computed again
+        journal_path(path).unlink(missing_ok=True)  # not needed any more: the shard is merged
     return merged
 
 
 def remove_shards(shards: Sequence[Path]) -> None:
-    """Remove the files of shards that have been merged."""
+    """Remove the result files and reports of merged shards."""
     for path in shards:
         path.unlink(missing_ok=True)
         report_path(path).unlink(missing_ok=True)
 
 
 def _in_order(reports: dict[Path, InferReport]) -> list[Path]:
-    """Return the shards from first to last; raises PicoPoseError unless each is there once."""
+    """Return the shards from first to last; raises PicoPoseError unless each is given once."""
     places: dict[Path, tuple[int, int]] = {}
     for path, report in reports.items():
         place = shard_of(report.identity)
         if place is None:
-            raise PicoPoseError("is no shard", where=path, fix="merge files that picopose infer --shard wrote")
+            raise PicoPoseError("is not a shard", where=path, fix="merge files that picopose infer --shard wrote")
         places[path] = place
     counts = sorted({count for _, count in places.values()})
     if len(counts) > 1:
@@ -88,16 +88,16 @@ def _numbers(indices: Sequence[int]) -> str:
 
 
 def _require_one_run(ordered: Sequence[Path], reports: dict[Path, InferReport]) -> None:
-    first = _of_the_whole(reports[ordered[0]].identity)
+    first = _without_shard(reports[ordered[0]].identity)
     for path in ordered[1:]:
-        found = differences(first, _of_the_whole(reports[path].identity))
+        found = differences(first, _without_shard(reports[path].identity))
         if found:
             text = "; ".join(found[:_DIFFERENCES_SHOWN])
             fix = "run one of them again with the other's options and inputs"
             raise PicoPoseError(f"is of another run than {ordered[0]} ({text})", where=path, fix=fix)
 
 
-def _of_the_whole(identity: dict[str, Any]) -> dict[str, Any]:
+def _without_shard(identity: dict[str, Any]) -> dict[str, Any]:
     return identity | {"shard": None}
 
 
@@ -115,11 +115,11 @@ def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
         targets=first.targets,
         detections=first.detections,
         refinement=first.refinement,
-        identity=_of_the_whole(first.identity),
+        identity=_without_shard(first.identity),
         banks={obj_id: sha256 for report in reports for obj_id, sha256 in report.banks.items()},
         problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),
         skipped=[skip for report in reports for skip in report.skipped],
-        shards=[{name: getattr(report, name) for name in _OF_A_SHARD} for report in reports],
+        shards=[{name: getattr(report, name) for name in _SHARD_FIGURES} for report in reports],
     )
     for name in ("images", "kept_images", "estimated_images", "estimates"):
         setattr(merged, name, sum(getattr(report, name) for report in reports))
@@ -136,7 +136,7 @@ def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
 
 
 def _join(output: Path, shards: Sequence[Path]) -> None:
-    """Write the shards' rows one after the other below one header."""
+    """Write the rows of all shards below one header."""
     with atomic_path(output) as temporary, temporary.open("wb") as whole:
         for index, path in enumerate(shards):
             with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""The progress bar of long commands: done and total, units a second, time so far and time left."""
+"""Progress bars of long commands: done and total, units per second, elapsed and remaining time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.text import Text
 
 
 class _SpeedAndTimeLeft(ProgressColumn):
-    """From the mean since the start: work comes in bursts, which rich's own estimate takes for speed."""
+    """Mean speed since the start: work arrives in bursts, which would mislead rich's own estimate."""
 
     def render(self, task: Task) -> Text:
         unit, done = task.fields["unit"], task.completed - task.fields["begun"]
@@ -30,7 +30,7 @@ class _SpeedAndTimeLeft(ProgressColumn):
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a bar for tasks made by `add_bar`."""
+    """Return a progress display for the bars of `add_bar`."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -42,5 +42,5 @@ def progress_bar(console: Console) -> Progress:
 
 
 def add_bar(progress: Progress, what: str, total: int, unit: str, begun: int = 0) -> TaskID:
-    """Add a task of `total` units, of which `begun` were done before."""
+    """Add a bar of `total` units, of which `begun` were done by an earlier run."""
     return progress.add_task(what, total=total, completed=begun, unit=unit, begun=begun)

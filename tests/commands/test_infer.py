@@ -211,7 +211,7 @@ def test_without_weights_the_bundled_network_is_used_and_the_released_one_is_nam
     assert report.weights == str(bundled)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights: ")]
     assert len(lines) == 1
-    assert "small network for trying picopose out" in lines[0]
+    assert "the small network that ships with picopose" in lines[0]
     assert f"--weights FILE: {inputs.RELEASED_WEIGHTS}" in lines[0]
     run(toy_dir, limit=1, output=tmp_path / "a_toy-test.csv")
     assert "weights: " not in capsys.readouterr().out
