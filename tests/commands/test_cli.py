@@ -214,6 +214,7 @@ def test_default_options_need_no_arguments():
 
 
 def test_a_command_runs_with_its_options(monkeypatch):
+    pytest.importorskip("torch")
     from picopose_cli.commands import infer
 
     received = []
