@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.meshes import SIDE_RGB, make_box, make_poster, make_sphere
 from helpers.poses import random_T
+from helpers.render_scenes import SCENES, SIZE_HW, SPHERE_CENTRE, K, draw_scenes
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import invert_T, make_T, transform_points
@@ -16,34 +17,10 @@ from picopose_cli.base.types import Mesh, RenderedView
 from picopose_cli.base.workers import run_jobs
 from picopose_cli.rendering import renderers as renderer_module
 from picopose_cli.rendering.rasteriser import make_raster_mesh
-from picopose_cli.rendering.renderers import choose_renderer, draw_test_view, open_renderer
+from picopose_cli.rendering.renderers import choose_renderer, draw_test_view
 from picopose_cli.rendering.software import SoftwareRenderer, render_depth
 
-K = np.array([[572.4114, 0, 320], [0, 573.57043, 240], [0, 0, 1]])
-SIZE_HW = (480, 640)
 FULL = (0, 0, 640, 480)
-TILTED = random_T(np.random.default_rng(11), (0.0, 0.0, 0.35))
-SPHERE_CENTRE = np.array([0.02, -0.01, 0.35])
-# What every renderer draws: a name, the mesh and its pose.
-SCENES = {
-    "sphere": (make_sphere(), make_T(np.eye(3), SPHERE_CENTRE)),
-    "box": (make_box((0.1, 0.06, 0.03)), TILTED),
-    "grey box": (make_box(coloured=False), TILTED),
-    "seen from the right": (make_box(), make_T(np.eye(3), np.array([-0.15, 0.0, 0.35]))),
-    "seen from below": (make_box(), make_T(np.eye(3), np.array([0.0, -0.15, 0.35]))),
-    "poster": (make_poster(), make_T(np.eye(3), np.array([0.0, 0.0, 0.35]))),
-}
-
-
-def draw_scenes(kind: str, _: int = 1) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """All scenes as (rgb, alpha, depth); runs in a child process for the GL renderers."""
-    drawn = {}
-    for name, (mesh, T) in SCENES.items():
-        renderer = open_renderer(kind, mesh, K, SIZE_HW)
-        view = renderer.render(T)
-        drawn[name] = (view.rgb, view.alpha, view.depth_m)
-        renderer.close()
-    return drawn
 
 
 @cache
