@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ FeatureChunk = tuple[Tensor, Tensor]
 _LOG = logging.getLogger(__name__)
 _READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """Exceptions of h5py for damaged files."""
+_TYPES = {("bfloat16", "uint16"): (np.int16, torch.bfloat16), ("float32", "float32"): (np.float32, torch.float32)}
+"""How PyTorch takes the values of a dataset, by their type and the type they are stored as."""
 
 
 class FeaturesOnDisk:
@@ -51,24 +54,43 @@ class FeaturesOnDisk:
         self.fingerprint = str(self._file.attrs["fingerprint"])
 
     def cells(self) -> Tensor:
-        """Return the unit cells (V,P,C) of all views; raises PicoPoseError when they are damaged."""
-        return self._read("cells", slice(None))
+        """Return the unit cells (V,P,C) of all views, on the host; raises PicoPoseError when they are damaged."""
+        return self._read("cells", slice(None), np.empty)
 
-    def offsets(self, view: int) -> Tensor:
+    def offsets(self, view: int, device: torch.device) -> Tensor:
         """Return the packed offset features (L,) of one view; raises PicoPoseError when they are damaged."""
-        return self._read("offsets", slice(view, view + 1))[0]
+        return self._read("offsets", slice(view, view + 1), _STAGING.array)[0].to(device, copy=True)
 
-    def _read(self, name: str, views: slice) -> Tensor:
+    def _read(self, name: str, views: slice, allocate: Callable[[tuple[int, ...], np.dtype[Any]], Array]) -> Tensor:
+        """Read some views into an array of `allocate`."""
         try:
             dataset = self._file[name]
-            values = torch.from_numpy(dataset[views].view(_stored_type(dataset)))
+            array_type, dtype = _TYPES[str(dataset.attrs["dtype"]), str(dataset.dtype)]
+            array = allocate((len(range(*views.indices(len(dataset)))), *dataset.shape[1:]), dataset.dtype)
+            dataset.read_direct(array, views)
             # A chunk of zeros, such as a hole in a copy, has a valid checksum.
-            if not values.flatten(1).any(1).all():
+            if not array.reshape(len(array), -1).any(axis=1).all():
                 raise ValueError("a view has no data")
-            return values.view(torch.bfloat16) if dataset.attrs["dtype"] == "bfloat16" else values
+            return torch.from_numpy(array.view(array_type)).view(dtype)
         except _READ_ERRORS as error:
             fix = "delete the file and run again: the features are computed anew"
             raise PicoPoseError(f"template features are damaged ({error})", where=self._path, fix=fix) from error
+
+
+class _Staging(threading.local):
+    """Memory of a thread that is used by every read, since fresh memory costs more time than the read itself."""
+
+    def __init__(self) -> None:
+        self._array: Array = np.empty(0, np.uint8)
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an array whose values last until the next call."""
+        if (self._array.shape, self._array.dtype) != (shape, dtype):
+            self._array = np.empty(shape, dtype)
+        return self._array
+
+
+_STAGING = _Staging()
 
 
 @dataclass(frozen=True)
@@ -152,15 +174,6 @@ def _as_numpy(values: Tensor) -> Array:
         values.view(torch.int16).numpy().view(np.uint16) if values.dtype == torch.bfloat16 else values.numpy()
     )
     return array
-
-
-def _stored_type(dataset: h5py.Dataset) -> type[np.generic]:
-    """Return the type by which PyTorch takes the values of a dataset; raises ValueError for an unknown one."""
-    types: dict[tuple[str, str], type[np.generic]] = {
-        ("bfloat16", "uint16"): np.int16,
-        ("float32", "float32"): np.float32,
-    }
-    return types[str(dataset.attrs["dtype"]), str(dataset.dtype)]
 
 
 class _CheckedStream(io.RawIOBase):

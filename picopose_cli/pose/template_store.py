@@ -96,7 +96,7 @@ class TemplateStore:
 
     def _packed_offsets(self, obj_id: int, view: int) -> Tensor:
         features = self._objects[obj_id].features
-        return self._offsets.get((obj_id, view), lambda: features.offsets(view).to(self._network.device))
+        return self._offsets.get((obj_id, view), lambda: features.offsets(view, self._network.device))
 
     def _read_or_compute(
         self, bank: TemplateBank, file: FeatureFile | None, on_progress: Callable[[int], None]
@@ -152,13 +152,13 @@ class OnboardedObject:
 
 
 class TemplateFeatures(Protocol):
-    """The features of an object's V views, on the host."""
+    """The features of an object's V views."""
 
     def cells(self) -> Tensor:
-        """Return the unit cells (V,P,C) of all views."""
+        """Return the unit cells (V,P,C) of all views, on the host."""
 
-    def offsets(self, view: int) -> Tensor:
-        """Return the packed offset features (L,) of one view."""
+    def offsets(self, view: int, device: torch.device) -> Tensor:
+        """Return the packed offset features (L,) of one view, on a device."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,9 @@ class FeaturesInMemory:
     all_offsets: Tensor
 
     def cells(self) -> Tensor:
-        """Return the unit cells (V,P,C) of all views."""
+        """Return the unit cells (V,P,C) of all views, on the host."""
         return self.all_cells
 
-    def offsets(self, view: int) -> Tensor:
-        """Return the packed offset features (L,) of one view."""
-        return self.all_offsets[view]
+    def offsets(self, view: int, device: torch.device) -> Tensor:
+        """Return the packed offset features (L,) of one view, on a device."""
+        return self.all_offsets[view].to(device)
