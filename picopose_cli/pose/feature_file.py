@@ -37,7 +37,7 @@ FeatureChunk = tuple[Tensor, Tensor]
 _LOG = logging.getLogger(__name__)
 _READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """Exceptions of h5py for damaged files."""
-_TYPES = {("bfloat16", "uint16"): (np.int16, torch.bfloat16), ("float32", "float32"): (np.float32, torch.float32)}
+_TYPES = {(b"bfloat16", "uint16"): (np.int16, torch.bfloat16), (b"float32", "float32"): (np.float32, torch.float32)}
 """How PyTorch takes the values of a dataset, by their type and the type they are stored as."""
 
 
@@ -51,7 +51,7 @@ class FeaturesOnDisk:
         self._path = path
         # No chunk is read twice: what is used again is cached on the device, so HDF5's own cache is off.
         self._file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
-        self.fingerprint = str(self._file.attrs["fingerprint"])
+        self.fingerprint = self._file.attrs["fingerprint"].decode()
 
     def cells(self) -> Tensor:
         """Return the unit cells (V,P,C) of all views, on the host; raises PicoPoseError when they are damaged."""
@@ -65,7 +65,7 @@ class FeaturesOnDisk:
         """Read some views into an array of `allocate`."""
         try:
             dataset = self._file[name]
-            array_type, dtype = _TYPES[str(dataset.attrs["dtype"]), str(dataset.dtype)]
+            array_type, dtype = _TYPES[bytes(dataset.attrs["dtype"]), str(dataset.dtype)]
             array = allocate((len(range(*views.indices(len(dataset)))), *dataset.shape[1:]), dataset.dtype)
             dataset.read_direct(array, views)
             # A chunk of zeros, such as a hole in a copy, has a valid checksum.
@@ -133,7 +133,8 @@ class FeatureFile:
             checked, first = _CheckedStream(stream), 0
             # HDF5 1.10's format has checksums on its metadata too.
             with h5py.File(checked, "w", libver="v110") as file:
-                file.attrs.update(format=FORMAT, fingerprint=self.fingerprint)
+                # Of fixed length: HDF5 keeps other texts in a heap without checksum, and hangs where it is damaged.
+                file.attrs.update(format=np.bytes_(FORMAT), fingerprint=np.bytes_(self.fingerprint))
                 for chunk in chunks:
                     for name, values in zip(("cells", "offsets"), chunk, strict=True):
                         dataset = file[name] if first else _create_dataset(file, name, views, values)
@@ -164,7 +165,7 @@ def _create_dataset(file: h5py.File, name: str, views: int, like: Tensor) -> h5p
     dataset = file.create_dataset(
         name, (views, *shape), _as_numpy(like[:0]).dtype, chunks=(1, *shape), fletcher32=True, fillvalue=0
     )
-    dataset.attrs["dtype"] = str(like.dtype).removeprefix("torch.")
+    dataset.attrs["dtype"] = np.bytes_(str(like.dtype).removeprefix("torch."))
     return dataset
 
 

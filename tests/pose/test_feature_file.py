@@ -53,13 +53,13 @@ def test_features_are_read_as_they_were_written(file, dtype):
 def test_the_file_is_plain_hdf5(file):
     file.write(VIEWS, chunks(torch.bfloat16))
     with h5py.File(file.path) as content:
-        assert content.attrs["fingerprint"] == "fingerprint"
+        assert content.attrs["fingerprint"] == b"fingerprint"
         for name, values in (("cells", CELLS), ("offsets", OFFSETS)):
             assert content[name].shape == values.shape
             assert content[name].chunks == (1, *values.shape[1:])
             assert content[name].fletcher32
             assert content[name].dtype == np.uint16
-            assert content[name].attrs["dtype"] == "bfloat16"
+            assert content[name].attrs["dtype"] == b"bfloat16"
 
 
 def test_the_fingerprint_is_part_of_the_name(tmp_path):
