@@ -6,6 +6,7 @@ batch, N points. Frames: obj, cam, tmpl (a template's camera), image, crop.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -171,17 +172,31 @@ class Rle:
 
 
 @dataclass(frozen=True)
-class Detection:
-    """One detection of an image: the object, its score in [0, 1], its box and where its mask comes from.
+class Polygons:
+    """A mask as polygons: each ring is x, y, x, y, ... px of its vertices; the mask is inside any of them."""
 
-    `mask` is a run-length mask, the path of a mask image, or None: then the box alone decides the crop.
-    `box_xywh` (x, y, w, h) px, may lie partly outside the image (amodal).
+    rings: tuple[tuple[float, ...], ...]
+
+
+MaskSource = Rle | Polygons | Path
+"""Where a mask comes from, which is decoded when it is needed; a path is that of a mask image."""
+
+NO_BOX = (math.nan,) * 4
+"""The box of a detection that has only a mask."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One detection of an image: the object, its score (usually in [0, 1]), its box and where its mask comes from.
+
+    Without a mask (None) the box alone decides the crop.
+    `box_xywh` (x, y, w, h) px may be partly outside the image (amodal); `NO_BOX`: the mask alone decides.
     """
 
     obj_id: int
     score: float
     box_xywh: tuple[float, float, float, float]
-    mask: Rle | Path | None
+    mask: MaskSource | None
     time_s: float
     """The detector's time for the whole image; negative when it is not known."""
 

@@ -1,7 +1,8 @@
-"""Images, masks and depth maps from disk; truncated files are errors."""
+"""Images, masks and depth maps from disk; truncated, damaged and oversized files are errors."""
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 
@@ -9,40 +10,74 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import MM_PER_M, Array, Rle
-from picopose_cli.bop.rle import decode_rle
+from picopose_cli.base.types import MM_PER_M, Array, MaskSource, Polygons, Rle
+from picopose_cli.bop.image_headers import parse_image_header, tiff_in_stored_order
+from picopose_cli.bop.jpeg import decode_jpeg, is_truncated_jpeg
+from picopose_cli.bop.polygons import polygon_mask
+from picopose_cli.bop.rle import MAX_PIXELS, decode_rle
 
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
+_JPEG_START = b"\xff\xd8"
 _PNG_START, _PNG_LAST = b"\x89PNG\r\n\x1a\n", b"IEND"
-_U16_PER_U8 = 257
-"""65535 / 255: the full 16-bit range maps to the full 8-bit range."""
+_SENSOR_BITS = (8, 10, 12, 14, 16)
+"""Bits per value of the sensors whose images are stored in 16 bits."""
+_NAMES_SHOWN = 3
 _REPLACE = "replace the file with a complete copy"
 
 
 def read_image_rgb(path: Path) -> Array:
     """Return an image (H,W,3) u8 RGB in the pixel order of the file; EXIF rotation tags are ignored.
 
-    Grey images get three equal channels, alpha is dropped, 16 bits are scaled by 1/257 to 8.
-    Raises PicoPoseError when the file is missing, truncated, or not an image of 8 or 16 bits.
+    Grey images get three equal channels, alpha is dropped, 16 bits are scaled to 8 by what the image uses of them (see
+    `used_bits`). Raises PicoPoseError when the file is missing, truncated, damaged, too large, or not an image of 8 or
+    16 bits.
     """
-    pixels = _decode(path)
+    pixels = _colour_channels(path)
     if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + _U16_PER_U8 // 2) // _U16_PER_U8).astype(np.uint8)
-    if pixels.dtype != np.uint8:
+        pixels = _to_8_bits(pixels)
+    if pixels.shape[2] == 1:
+        return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    return np.ascontiguousarray(pixels[..., ::-1])  # BGR -> RGB
+
+
+def read_used_bits(path: Path) -> int | None:
+    """Return the bits that a 16-bit image uses (see `used_bits`), None for an image of 8 bits.
+
+    Raises PicoPoseError as `read_image_rgb` does.
+    """
+    pixels = _colour_channels(path)
+    return used_bits(pixels) if pixels.dtype == np.uint16 else None
+
+
+def used_bits(pixels: Array) -> int:
+    """Return the smallest of 8, 10, 12, 14 and 16 bits that holds the largest value of an image."""
+    largest = int(pixels.max())
+    return next(bits for bits in _SENSOR_BITS if largest < 1 << bits)
+
+
+def _to_8_bits(pixels: Array) -> Array:
+    full = (1 << used_bits(pixels)) - 1
+    values = np.arange(full + 1, dtype=np.int64)
+    return np.asarray(((values * 255 + full // 2) // full).astype(np.uint8)[pixels])
+
+
+def _colour_channels(path: Path) -> Array:
+    """Return the pixels (H,W,1) or (H,W,3) in the order of OpenCV, u8 or u16, without an alpha channel."""
+    pixels = _decode(path)
+    if pixels.dtype not in (np.uint8, np.uint16):
         raise PicoPoseError(f"has {pixels.dtype} values, must have 8 or 16 bits", where=path, fix="convert the image")
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels == 1:
-        return np.ascontiguousarray(np.broadcast_to(pixels.reshape(*pixels.shape[:2], 1), (*pixels.shape[:2], 3)))
-    if channels not in (3, 4):
+    if channels not in (1, 3, 4):
         raise PicoPoseError(f"has {channels} channels, must have 1, 3 or 4", where=path, fix="convert the image")
-    return np.ascontiguousarray(pixels[..., 2::-1])  # BGR(A) -> RGB
+    return pixels.reshape(*pixels.shape[:2], channels)[..., :3]
 
 
-def read_mask(source: Rle | Path, size_hw: tuple[int, int]) -> Array:
-    """Return a mask (H,W) bool from run lengths or an image file (any value above 0 is inside).
+def read_mask(source: MaskSource, size_hw: tuple[int, int]) -> Array:
+    """Return a mask (H,W) bool from run lengths, polygons or an image file (any value above 0 is inside).
 
     Raises PicoPoseError when it cannot be read, or its size is not the image's `size_hw`.
     """
+    if isinstance(source, Polygons):
+        return polygon_mask(source, size_hw)
     mask = decode_rle(source) if isinstance(source, Rle) else read_mask_image(source)
     if mask.shape != size_hw:
         raise PicoPoseError(
@@ -75,49 +110,65 @@ def read_depth_m(path: Path, depth_scale: float) -> Array:
 
 def _decode(path: Path) -> Array:
     """Return the pixels of a file: (H,W) or (H,W,C) in OpenCV's channel order, any bit depth."""
+    data = _read_bytes(path)
+    if _is_truncated(data):
+        raise PicoPoseError("the image is truncated or damaged", where=path, fix=_REPLACE)
+    header = parse_image_header(data)
+    if header is None:
+        raise PicoPoseError("is not an image (PNG, JPEG, TIFF, BMP or WebP), or is truncated", where=path, fix=_REPLACE)
+    height, width = header.size_hw
+    if height * width > MAX_PIXELS:
+        largest = f"{MAX_PIXELS / 1e6:g} million"
+        raise PicoPoseError(f"has {width}x{height} px, more than {largest}", where=path, fix="use smaller images")
+    try:
+        pixels, damage = _decoded(data)
+    except cv2.error as error:
+        raise PicoPoseError(f"cannot be decoded ({error.err})", where=path, fix=_REPLACE) from error
+    if damage is not None:
+        raise PicoPoseError(f"the image is damaged ({damage})", where=path, fix=_REPLACE)
+    if pixels is None:
+        raise PicoPoseError("is not an image, or is truncated", where=path, fix=_REPLACE)
+    return pixels
+
+
+def _decoded(data: bytes) -> tuple[Array | None, str | None]:
+    """Return the pixels, None when they cannot be decoded, and the damage that the decoder found."""
+    if data.startswith(_JPEG_START):
+        return decode_jpeg(data)
+    encoded = np.frombuffer(tiff_in_stored_order(data), np.uint8)
+    return cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED), None
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise PicoPoseError("the image does not exist", where=path, fix="check the download of the images") from error
+        what = f"the image does not exist ({_content_text(path.parent)})"
+        raise PicoPoseError(what, where=path, fix="check the download of the images") from error
     except OSError as error:
         raise PicoPoseError(f"cannot be read ({error.strerror or error})", where=path, fix="check the file") from error
     if not data:
         raise PicoPoseError("the image is empty (0 bytes)", where=path, fix=_REPLACE)
-    if _is_truncated(data):
-        raise PicoPoseError("the image is truncated or damaged", where=path, fix=_REPLACE)
+    return data
+
+
+def _content_text(folder: Path) -> str:
+    """Say what a folder contains instead of a missing file."""
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise PicoPoseError(f"cannot be decoded ({error.err})", where=path, fix=_REPLACE) from error
-    if pixels is None:
-        raise PicoPoseError("is not an image, or is truncated", where=path, fix=_REPLACE)
-    return np.asarray(pixels)
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return "neither does its folder"
+    if not names:
+        return "its folder is empty"
+    more = ", ..." if len(names) > _NAMES_SHOWN else ""
+    return f"its folder contains {', '.join(names[:_NAMES_SHOWN])}{more}"
 
 
 def _is_truncated(data: bytes) -> bool:
     """Return whether a JPEG or PNG lacks its end; decoders may fill the missing part with grey without an error."""
     if data.startswith(_JPEG_START):
-        scan = _jpeg_scan(data)
-        return scan is None or data.find(_JPEG_END, scan) < 0
-    if data.startswith(_PNG_START):
-        return not _is_whole_png(data)
-    return False
-
-
-def _jpeg_scan(data: bytes) -> int | None:
-    """Return where the compressed data begins: segments before it, such as a thumbnail, may have end marks too."""
-    position = len(_JPEG_START)
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return None
-        marker = data[position + 1]
-        if marker == _JPEG_SCAN:
-            return position
-        if marker == 0xFF:  # fill byte
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return None
+        return is_truncated_jpeg(data)
+    return data.startswith(_PNG_START) and not _is_whole_png(data)
 
 
 def _is_whole_png(data: bytes) -> bool:
