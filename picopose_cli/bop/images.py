@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 
@@ -155,7 +154,7 @@ def _read_bytes(path: Path) -> bytes:
 def _content_text(folder: Path) -> str:
     """Say what a folder contains instead of a missing file."""
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return "neither does its folder"
     if not names:

@@ -1,4 +1,4 @@
-"""Decoding JPEGs so that damage is an error: the decoder fills lost parts with grey and only writes a line to stderr."""
+"""JPEGs with their damage: the decoder fills lost parts with grey and only writes a line to stderr."""
 
 from __future__ import annotations
 

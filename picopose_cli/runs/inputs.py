@@ -13,13 +13,9 @@ from picopose_cli.base.options import InferOptions, resolve_data_dir
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import AnyTarget, Array, Detection, ImageTarget
 from picopose_cli.bop.datasets import Dataset, open_dataset, read_scene_cameras
-from picopose_cli.bop.detections import (
-    DetectionSet,
-    find_detections,
-    ground_truth_detections,
-    read_detections,
-    select_detections,
-)
+from picopose_cli.bop.detection_set import DetectionSet
+from picopose_cli.bop.detections import find_detections, read_detections, select_detections
+from picopose_cli.bop.ground_truth_masks import ground_truth_detections
 from picopose_cli.bop.images import read_image_rgb, read_mask
 from picopose_cli.bop.result_names import parse_result_name, result_file_name
 from picopose_cli.bop.targets import choose_targets, targets_by_image

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 
+import cv2
 import numpy as np
 import pytest
 from helpers.bop_folder import HEIGHT, MASK_BOX, WIDTH, box_mask, edit_json, gt_entry, write_json, write_scene
@@ -15,13 +17,14 @@ from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.bop.detections import (
     OFFICIAL_UUIDS,
     find_detections,
-    ground_truth_detections,
     read_detections,
     select_detections,
 )
+from picopose_cli.bop.ground_truth_masks import ground_truth_detections
 from picopose_cli.bop.images import read_mask
 from picopose_cli.bop.rle import encode_rle
 from picopose_cli.bop.targets import read_targets
+from picopose_cli.templates.crops import square_box
 
 NAN = float("nan")
 
@@ -84,19 +87,25 @@ BROKEN = [
     (entry(score="0.5"), "score is '0.5'"),
     (entry(score=10**400), "score is"),
     (entry(scene_id=None), "scene_id is missing"),
-    (entry(image_id="7"), "image_id is '7'"),
+    (entry(image_id="seven"), "image_id is 'seven'"),
+    (entry(image_id="-7"), "image_id is '-7'"),
+    (entry(image_id="7" * 5000), "image_id is '777"),
     (entry(image_id=-1), "image_id is -1"),
     (entry(category_id=1.5), "category_id is 1.5"),
     (entry(category_id=True), "category_id is True"),
-    (entry(bbox=None), "bbox is not four"),
+    (entry(bbox=None, segmentation=None), "has neither bbox nor segmentation"),
+    (entry(bbox=[], segmentation={}), "has neither bbox nor segmentation"),
     (entry(bbox=[1, 2, 3]), "bbox is not four"),
     (entry(bbox=[1, 2, NAN, 4]), "bbox is not four"),
     (entry(bbox="1 2 3 4"), "bbox is not four"),
     (entry(time="fast"), "time is 'fast'"),
     (entry(time=NAN), "time is nan"),
     (entry(segmentation=[[1, 2, 3, 4]]), "segmentation is not"),
-    (entry(segmentation="mask"), "segmentation is not"),
-    (entry(segmentation={"size": [4, 4]}), "segmentation is not"),
+    (entry(segmentation=[[1, 2, 3, 4, 5, NAN]]), "segmentation is not a list of polygons"),
+    (entry(segmentation=[[1, 2, 3, 4, 5, 1e300]]), "segmentation is not a list of polygons"),
+    (entry(segmentation=[1, 2, 3, 4, 5, 6]), "segmentation is not a list of polygons"),
+    (entry(segmentation="mask"), "segmentation is neither"),
+    (entry(segmentation={"size": [4, 4]}), "segmentation is neither"),
     (entry(segmentation={"counts": [16]}), "segmentation.size"),
     (entry(segmentation=segmentation([16], (4, "4"))), "segmentation.size"),
     (entry(segmentation=segmentation([16], (4, 4, 4))), "segmentation.size"),
@@ -119,6 +128,135 @@ def test_broken_entry_is_recorded_with_its_index_and_the_rest_stays(tmp_path, br
     assert words in problem
 
 
+@pytest.mark.parametrize("box", [None, [], "none", ""])
+def test_beside_a_mask_the_box_may_be_missing(tmp_path, box):
+    """The official writer leaves it empty where it knows none."""
+    path = write_json(tmp_path / "d.json", [{**entry(), "bbox": box}, entry(image_id=1, bbox=None)])
+    found = read_detections(path)
+    assert found.problems == []
+    for image in ((1, 0), (1, 1)):
+        (detection,) = found.by_image[image]
+        assert np.isnan(detection.box_xywh).all()
+        assert square_box(read_mask(detection.mask, (HEIGHT, WIDTH)), detection.box_xywh) == square_box(box_mask())
+
+
+def test_null_is_an_unknown_time(tmp_path):
+    path = write_json(tmp_path / "d.json", [{**entry(), "time": None}])
+    (detection,) = read_detections(path).by_image[1, 0]
+    assert detection.time_s < 0
+
+
+def test_ids_may_be_text(tmp_path):
+    path = write_json(tmp_path / "d.json", [entry(scene_id="000048", image_id="7", category_id="0")])
+    (detection,) = read_detections(path).by_image[48, 7]
+    assert detection.obj_id == 0
+
+
+def test_polygons_are_masks(tmp_path):
+    x, y, w, h = MASK_BOX
+    ring = [x, y, x + w, y, x + w, y + h, x, y + h]
+    path = write_json(tmp_path / "d.json", [entry(segmentation=[ring]), entry(image_id=1, segmentation=[])])
+    found = read_detections(path)
+    np.testing.assert_array_equal(read_mask(found.by_image[1, 0][0].mask, (HEIGHT, WIDTH)), box_mask())
+    assert found.by_image[1, 1][0].mask is None
+
+
+# -- COCO's annotations
+
+
+def coco(images, **changes):
+    annotation = {key: value for key, value in entry(**changes).items() if key not in ("scene_id", "time", "score")}
+    return {"images": images, "annotations": [{"id": 1, "iscrowd": 0, **annotation}], "categories": []}
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ([{"id": 0, "file_name": "000048/rgb/000005.png"}], (48, 5)),
+        ([{"id": 0, "file_name": "test/000048/gray_cam1/000005.tif"}], (48, 5)),
+        ([{"id": 0, "file_name": "rgb/000005.png"}], (2, 5)),
+        ([{"id": 0, "file_name": "photo.png", "scene_id": 9}], (9, 0)),
+        ([{"id": 3, "file_name": "000048/rgb/000005.png"}], (2, 0)),
+        ([], (2, 0)),
+    ],
+)
+def test_coco_annotations(tmp_path, images, expected):
+    """The ids come from the image's file name, the scene else from the folder of the file."""
+    found = read_detections(write_json(tmp_path / "000002/scene_gt_coco.json", coco(images)))
+    assert found.problems == []
+    assert list(found.by_image) == [expected]
+    (detection,) = found.by_image[expected]
+    assert (detection.obj_id, detection.score) == (5, 1.0)
+    np.testing.assert_array_equal(read_mask(detection.mask, (HEIGHT, WIDTH)), box_mask())
+
+
+def test_coco_annotations_that_name_scene_and_score(tmp_path):
+    content = {"annotations": [entry(), entry(scene_id=None), "x"], "images": [{"id": 0, "scene_id": 7}, None]}
+    found = read_detections(write_json(tmp_path / "d.json", content))
+    assert [found.by_image[image][0].score for image in ((1, 0), (7, 0))] == [0.75, 0.75]
+    assert "entry 2: is not an object" in found.problems[0]
+    unknown = read_detections(write_json(tmp_path / "d.json", coco([])))
+    assert "scene_id is missing" in unknown.problems[0]
+
+
+# -- a folder of masks
+
+
+def write_masks(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        cv2.imwrite(str(folder / name), box_mask().astype(np.uint8) * 255)
+    return folder
+
+
+def test_folder_of_masks_whose_names_say_what_they_show(tmp_path):
+    names = ("000001_000000_000005_0.png", "000001_000000_000005_1.png", "1_0_2_a.PNG", "000001_000004_000000_0.png")
+    folder = write_masks(tmp_path / "masks", *names, "mask.png")
+    (folder / "notes.txt").touch()
+    found = read_detections(folder)
+    assert {image: [one.obj_id for one in listed] for image, listed in found.by_image.items()} == {
+        (1, 0): [5, 5, 2],
+        (1, 4): [0],
+    }
+    assert {(one.score, one.time_s < 0) for listed in found.by_image.values() for one in listed} == {(1.0, True)}
+    np.testing.assert_array_equal(read_mask(found.by_image[1, 4][0].mask, (HEIGHT, WIDTH)), box_mask())
+    (problem,) = found.problems
+    assert "mask.png: the name is not" in problem
+
+
+def test_folder_of_masks_with_a_table(tmp_path):
+    folder = write_masks(tmp_path / "masks", "a.png", "b.png")
+    rows = [
+        "mask,scene_id,im_id,obj_id,score,time", "b.png,000001,0,5,-0.25,0.5", "a.png,1,0,5,,", "c.png,1,0,5,1,1",
+        "a.png,one,0,5,1,1", "a.png,1,0,5,high,1", "a.png,1",
+    ]  # fmt: skip
+    (folder / "detections.csv").write_text("\n".join(rows))
+    found = read_detections(folder)
+    listed = [(one.mask.name, one.obj_id, one.score, one.time_s) for one in found.by_image[1, 0]]
+    assert listed == [("b.png", 5, -0.25, 0.5), ("a.png", 5, 1.0, -1.0)]
+    for problem, words in zip(
+        found.problems, ("line 4: there is no mask 'c.png'", "'one'", "'high'", "im_id is ''"), strict=True
+    ):
+        assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "has no masks named {scene}_{image}"),
+        ({"mask.png": ""}, "has 1 PNG files, none with a name"),
+        ({"a.csv": "", "b.csv": ""}, "several CSV files: a.csv, b.csv"),
+        ({"a.csv": "file,scene_id"}, "has no column mask, im_id, obj_id"),
+        ({"a.csv": "mask,scene_id,im_id,obj_id\n"}, "has no rows"),
+    ],
+)
+def test_folder_without_usable_masks(tmp_path, files, words):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(PicoPoseError, match=re.escape(words)):
+        read_detections(tmp_path)
+
+
 def test_mask_that_does_not_decode_is_found_when_it_is_read(tmp_path):
     path = write_json(tmp_path / "d.json", [entry(segmentation=segmentation([7, 7]))])
     found = read_detections(path)
@@ -130,7 +268,8 @@ def test_mask_that_does_not_decode_is_found_when_it_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"{}", "is an object, must be a list"),
+        (b"{}", 'neither a list of detections nor {"annotations"'),
+        (b"7", "neither a list of detections"),
         (b'[{"scene_id": 1', "not valid JSON"),
         (b"", "empty"),
         (gzip.compress(b"[]" * 500)[:-9], "not a complete gzip file"),
