@@ -52,8 +52,8 @@ START = similarity(20, 1.0, (112, 112))
 def errors(found: torch.Tensor, truths: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Angle in degrees, log scale, and the shift of the crop's centre in cells."""
     truth = torch.stack(truths)
-    turn = torch.atan2(found[:, 1, 0], found[:, 0, 0]) - torch.atan2(truth[:, 1, 0], truth[:, 0, 0])
-    degrees = torch.rad2deg(torch.atan2(turn.sin(), turn.cos()).abs())
+    difference = torch.atan2(found[:, 1, 0], found[:, 0, 0]) - torch.atan2(truth[:, 1, 0], truth[:, 0, 0])
+    degrees = torch.rad2deg(torch.atan2(difference.sin(), difference.cos()).abs())
     log_scale = (found[:, :2, 0].norm(dim=1) / truth[:, :2, 0].norm(dim=1)).log().abs()
     centre = torch.tensor([112.0, 112.0, 1.0])
     shift = ((found - truth) @ centre)[:, :2].norm(dim=1) / PATCH_PX

@@ -70,17 +70,17 @@ def test_affine_poses_equal_the_released_stage_2(golden, hypothesis):
 
 
 def test_affine_pose_is_exact_for_a_pure_inplane_turn_and_zoom():
-    """Seen from the same side, turned about the optical axis and moved along it, the affine says it all."""
+    """Rotated about the optical axis and moved along it, the pose follows exactly from the affine."""
     T_tmpl = make_T(np.eye(3), np.array([0.0, 0, 0.8]))
     angle = 0.7
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     K_square = np.diag([600.0, 600, 1]) + np.array([[0, 0, 320], [0, 0, 240], [0, 0, 0]])
-    T_obs = make_T(turn, np.array([0.0, 0, 0.5]))
+    T_obs = make_T(rotation, np.array([0.0, 0, 0.5]))
     A_crop = np.array([[2.0, 0, -500], [0, 2, -300], [0, 0, 1]])
     zoom = 0.8 / 0.5
     to_centre, back = np.eye(3), np.eye(3)
     to_centre[:2, 2], back[:2, 2] = (-320, -240), (320, 240)
-    full = back @ np.diag([zoom, zoom, 1]) @ turn @ to_centre
+    full = back @ np.diag([zoom, zoom, 1]) @ rotation @ to_centre
     A_obs_from_tmpl = A_crop @ full @ np.linalg.inv(A_crop)
 
     pose = affine_poses(*(value[None] for value in (A_obs_from_tmpl, A_crop, A_crop, K_square, K_square, T_tmpl)))[0]
@@ -139,19 +139,19 @@ def test_cell_centre_points_project_onto_the_cell_centres():
 
 
 def test_turned_to_its_ray_an_object_looks_as_it_did_straight_ahead():
-    """Moved along a circle around the camera and turned with its ray, it shows the camera the same side."""
+    """Moved along a circle around the camera and rotated with its ray, it shows the camera the same side."""
     rng = np.random.default_rng(1)
     R = Rotation.random(30, random_state=rng).as_matrix()
     t = rng.uniform([-0.5, -0.5, 0.4], [0.5, 0.5, 1.0], (30, 3))
-    turned = rotate_to_ray(make_T(R, t))
-    towards_camera = -(np.swapaxes(turned[:, :3, :3], 1, 2) @ t[..., None])[..., 0]
+    rotated = rotate_to_ray(make_T(R, t))
+    towards_camera = -(np.swapaxes(rotated[:, :3, :3], 1, 2) @ t[..., None])[..., 0]
     straight = -(np.swapaxes(R, 1, 2) @ np.array([0, 0, 1.0])) * np.linalg.norm(t, axis=1)[:, None]
     np.testing.assert_allclose(towards_camera, straight, atol=1e-12)
-    np.testing.assert_allclose(turned[:, :3, 3], t)
-    turns = ray_rotation(t)
-    np.testing.assert_allclose(turns @ np.swapaxes(turns, 1, 2), np.tile(np.eye(3), (30, 1, 1)), atol=1e-12)
+    np.testing.assert_allclose(rotated[:, :3, 3], t)
+    rotations = ray_rotation(t)
+    np.testing.assert_allclose(rotations @ np.swapaxes(rotations, 1, 2), np.tile(np.eye(3), (30, 1, 1)), atol=1e-12)
     least = np.arccos(t[:, 2] / np.linalg.norm(t, axis=1))
-    np.testing.assert_allclose(rotation_angle_rad(turns, np.eye(3)), least, atol=1e-9)
+    np.testing.assert_allclose(rotation_angle_rad(rotations, np.eye(3)), least, atol=1e-9)
 
 
 def test_pose_affines_undo_affine_poses():
