@@ -106,8 +106,8 @@ class InferOptions:
     templates: Path | None = option(None, _TEMPLATES_HELP, value="DIR", default_text=_TEMPLATES_DEFAULT)
     detections: str | None = option(
         None,
-        "Detections (JSON), or gt for ground-truth masks.",
-        value="FILE",
+        "Detections: a JSON file, a folder of mask images, or gt for ground-truth masks.",
+        value="PATH",
         default_text="the official CNOS-FastSAM file",
     )
     weights: Path | None = option(None, _WEIGHTS_HELP, value="FILE", default_text=_WEIGHTS_DEFAULT)

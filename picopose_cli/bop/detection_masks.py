@@ -20,7 +20,16 @@ MASK_SCORE = 1.0
 """The score of a mask without one."""
 _NAME = re.compile(r"(\d{1,15})_(\d{1,15})_(\d{1,15})(?:_(\w+))?\.png", re.ASCII | re.IGNORECASE)
 _NAMES = "{scene}_{image}_{object}_{number}.png, such as 000048_000001_000005_0.png"
+_PNG, _CSV = ".png", ".csv"
 _COLUMNS = ("mask", "scene_id", "im_id", "obj_id")
+
+
+def mask_folder_files(folder: Path) -> list[Path]:
+    """Return the masks and tables of a folder, sorted by name; raises PicoPoseError when it cannot be listed."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in (_PNG, _CSV))
+    except OSError as error:
+        raise PicoPoseError(f"cannot be listed ({error.strerror})", where=folder, fix="check the folder") from error
 
 
 def read_mask_folder(folder: Path) -> DetectionSet:
@@ -29,13 +38,14 @@ def read_mask_folder(folder: Path) -> DetectionSet:
     The images are read when they are needed. A mask that cannot be used is recorded. Raises PicoPoseError when the
     folder has no masks, several CSV files, or names that say nothing.
     """
-    tables = sorted(folder.glob("*.csv"))
+    files = mask_folder_files(folder)
+    tables = [path for path in files if path.suffix.lower() == _CSV]
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
         raise PicoPoseError(f"there are several CSV files: {names}", where=folder, fix="leave the one of the masks")
     if tables:
         return _read_table(tables[0])
-    masks = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png")
+    masks = [path for path in files if path.suffix.lower() == _PNG]
     detections = DetectionSet()
     for path in masks:
         _add_named(path, detections)

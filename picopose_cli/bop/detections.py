@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import file_sha256
 from picopose_cli.base.types import AnyTarget, Detection, ImageTarget
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.detection_json import read_detection_json
-from picopose_cli.bop.detection_masks import read_mask_folder
+from picopose_cli.bop.detection_masks import mask_folder_files, read_mask_folder
 from picopose_cli.bop.detection_set import DetectionSet
 from picopose_cli.bop.known_datasets import toolkit_split
 
@@ -41,6 +43,16 @@ def read_detections(path: Path) -> DetectionSet:
     count = sum(map(len, found.by_image.values()))
     _LOG.info("%d detections from %s, %d unusable", count, path, len(found.problems))
     return found
+
+
+def detections_sha256(path: Path) -> str:
+    """Return a hash of what `read_detections` reads: of a folder the names and contents of its masks and table."""
+    if not path.is_dir():
+        return file_sha256(path)
+    digest = hashlib.sha256()
+    for file in mask_folder_files(path):
+        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def find_detections(dataset: Dataset, data_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What the header of an image file says: size and EXIF rotation, without decoding; PNG, JPEG, TIFF, BMP and WebP.
+"""What the header of an image file says: size, bits and EXIF rotation, without decoding; PNG, JPEG, TIFF, BMP and WebP.
 
 Headers are of unknown origin: one that cannot be understood is None.
 """
@@ -27,7 +27,7 @@ _PNG_START, _JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _EXIF_START = b"Exif\0\0"
 _JPEG_APP1, _JPEG_SCAN, _JPEG_FILL = 0xE1, 0xDA, 0xFF
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION = 256, 257, 274
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_ORIENTATION = 256, 257, 258, 274
 _TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
 _BIG_TIFF_STARTS = {b"II+\0": "<", b"MM\0+": ">"}
 _TIFF_FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -36,10 +36,11 @@ _BMP_CORE_HEADER = 12
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """The size (height, width) px of an image as it is stored, and its EXIF orientation (1: none)."""
+    """The size (height, width) px of an image as it is stored, its EXIF orientation (1: none) and bits per value."""
 
     size_hw: tuple[int, int]
     orientation: int = _STORED_ORDER
+    bits: int = 8
 
 
 def read_image_header(path: Path) -> ImageHeader | None:
@@ -112,7 +113,7 @@ def _png(data: ImageBytes) -> ImageHeader:
         if data[position + 4 : position + 8] == b"eXIf":
             orientation = _exif_orientation(data[position + 8 : position + 8 + length])
         position += 12 + length
-    return ImageHeader((height, width), orientation)
+    return ImageHeader((height, width), orientation, data[24])
 
 
 def _jpeg(data: ImageBytes) -> ImageHeader | None:
@@ -170,31 +171,33 @@ def _tiff(data: ImageBytes) -> ImageHeader | None:
     if _TIFF_WIDTH not in entries or _TIFF_HEIGHT not in entries:
         return None
     size_hw = entries[_TIFF_HEIGHT].value, entries[_TIFF_WIDTH].value
-    return ImageHeader(size_hw, _orientation(entries))
+    bits = entries[_TIFF_BITS].value if _TIFF_BITS in entries else 1
+    return ImageHeader(size_hw, _orientation(entries), bits)
 
 
 def _tiff_entries(data: ImageBytes) -> dict[int, _TiffEntry]:
-    """Return the tags of the first image of a TIFF whose values are whole numbers stored in the entry itself."""
+    """Return the tags of the first image of a TIFF whose values are whole numbers."""
     start = data[:4]
     if start in _TIFF_STARTS:
-        order, count_code, entry_code, value_at, offset_at = _TIFF_STARTS[start], "H", "HHI4x", 8, 4
+        order, count_code, offset_code, offset_at = _TIFF_STARTS[start], "H", "I", 4
     elif start in _BIG_TIFF_STARTS:
-        order, count_code, entry_code, value_at, offset_at = _BIG_TIFF_STARTS[start], "Q", "HHQ8x", 12, 8
+        order, count_code, offset_code, offset_at = _BIG_TIFF_STARTS[start], "Q", "Q", 8
     else:
         return {}
-    offset_code = order + ("I" if offset_at == 4 else "Q")
-    position = _unpack(offset_code, data, offset_at)
-    count = _unpack(order + count_code, data, position)
+    entry_code, room = f"{order}HH{offset_code}", struct.calcsize(offset_code)  # tag, kind, count; then value or offset
+    position = _unpack(order + offset_code, data, offset_at)
+    entry_count = _unpack(order + count_code, data, position)
     position += struct.calcsize(count_code)
     entries = {}
-    for _ in range(min(count, 1 << 16)):
-        size = struct.calcsize(order + entry_code)
-        tag, kind, _ = struct.unpack(order + entry_code, data[position : position + size])
+    for _ in range(min(entry_count, 1 << 16)):
+        value_at = position + struct.calcsize(entry_code)
+        tag, kind, count = struct.unpack(entry_code, data[position:value_at])
+        position = value_at + room
         if kind in _TIFF_FORMATS:
             code = order + _TIFF_FORMATS[kind]
-            value = _unpack(code, data, position + value_at)
-            entries[tag] = _TiffEntry(value, position + value_at, struct.calcsize(code), code)
-        position += size
+            size = struct.calcsize(code)
+            at = value_at if size * count <= room else _unpack(order + offset_code, data, value_at)
+            entries[tag] = _TiffEntry(_unpack(code, data, at), at, size, code)
     return entries
 
 

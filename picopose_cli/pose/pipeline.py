@@ -170,11 +170,20 @@ class _OpenImage:
             pose = solutions[query.position][0][0]
             T, obj_id = pose.T_cam_from_obj, query.detection.obj_id
             if np.isfinite(T).all():
-                score = query.detection.score * pose.confidence
+                score = weighted_score(query.detection.score, pose.confidence)
                 estimates.append(PoseEstimate(self.task.scene_id, self.task.im_id, obj_id, score, T, time_s))
             else:
                 skips.append(Skip(self.task.scene_id, self.task.im_id, obj_id, "the network gave no finite pose"))
         return ImageResult(self.task, tuple(estimates), tuple(skips), self.seconds, time_s)
+
+
+def weighted_score(score: float, confidence: float) -> float:
+    """Return the detector's score times the confidence in [0, 1] of a pose.
+
+    A negative score is multiplied by 2 - confidence instead: here too a higher confidence gives a higher score, and of
+    two poses of equal confidence that of the better detection keeps the higher one.
+    """
+    return score * (confidence if score >= 0 else 2 - confidence)
 
 
 @contextmanager

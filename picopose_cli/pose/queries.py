@@ -10,10 +10,17 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask, LoadedImage, Skip
 from picopose_cli.base.types import Array, Detection, QueryBatch
-from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, normalise_bgr, square_box
+from picopose_cli.templates.crops import (
+    SMALLEST_MASK_PX,
+    crop_affine,
+    crop_colour,
+    crop_mask,
+    normalise_bgr,
+    square_box,
+)
 
 MIN_BOX_PX = 1.0
-"""Smallest width and height of a box's part inside the image, used if a detection has no mask."""
+"""Smallest width and height of a box's part inside the image where the box decides the crop."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +66,28 @@ def _crop(position: int, detection: Detection, mask: Array | None, image_rgb: Ar
         mask = _box_mask(detection.box_xywh, height, width)
     elif mask.shape != (height, width):
         raise PicoPoseError(f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {width}x{height}")
+    elif np.count_nonzero(mask) <= SMALLEST_MASK_PX:
+        _require_in_image(detection.box_xywh, height, width)  # the box decides the crop
     box = square_box(mask, detection.box_xywh)
     return Query(position, detection, crop_colour(image_rgb, box), crop_mask(mask, box), crop_affine(box), K)
 
 
 def _box_mask(box_xywh: tuple[float, float, float, float], height: int, width: int) -> Array:
     """Return a box as a mask (H,W) bool, for a detection without a mask."""
+    left, top, right, bottom = _require_in_image(box_xywh, height, width)
+    mask = np.zeros((height, width), bool)
+    mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
+    return mask
+
+
+def _require_in_image(box_xywh: tuple[float, float, float, float], height: int, width: int) -> tuple[float, ...]:
+    """Return the part (left, top, right, bottom) of a box inside the image; raises PicoPoseError when it has none."""
     x, y, w, h = box_xywh
     left, right = np.clip([x, x + w], 0, width)
     top, bottom = np.clip([y, y + h], 0, height)
     if right - left < MIN_BOX_PX or bottom - top < MIN_BOX_PX:
         raise PicoPoseError(f"neither mask nor box [{x:g}, {y:g}, {w:g}, {h:g}] covers any of the image")
-    mask = np.zeros((height, width), bool)
-    mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
-    return mask
+    return left, top, right, bottom
 
 
 def stack_queries(queries: Sequence[Query]) -> QueryBatch:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from picopose_cli.base.environment import package_versions
-from picopose_cli.base.files import file_sha256
 from picopose_cli.base.option_fields import options_record
 from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import ObjectInfo
+from picopose_cli.bop.detections import detections_sha256
 from picopose_cli.bop.targets import targets_kind
 from picopose_cli.runs.objects import refinement_text
 
@@ -47,7 +47,7 @@ def run_identity(inputs: RunInputs) -> dict[str, Any]:
         "shard": options.part and list(options.part),
         "refinement": refinement_text(options.rounds, inputs.usable_objects.values()),
         "targets": targets_kind(inputs.targets),
-        "detections_sha256": options.detections if detections is None else file_sha256(detections),
+        "detections_sha256": options.detections if detections is None else detections_sha256(detections),
         "images": len(inputs.all_tasks),
         "tasks_sha256": tasks_sha256(inputs.all_tasks),
         "banks": {str(obj_id): found and _sha256(asdict(found.provenance)) for obj_id, found in objects.items()},

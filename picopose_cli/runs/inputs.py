@@ -23,6 +23,7 @@ from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
 from picopose_cli.pose.pipeline import ImageGroup, plan_groups, shard_of_groups
+from picopose_cli.runs.input_warnings import input_warnings
 from picopose_cli.runs.journal import journal_path, read_identity
 from picopose_cli.runs.merge import shard_path, shard_paths
 from picopose_cli.runs.objects import ObjectInputs, read_objects
@@ -50,6 +51,8 @@ class RunInputs:
     """Of each detected object; None where no pose can be estimated, for a reason in `problems`."""
     problems: Sequence[str]
     """Parts of the input that cannot be used."""
+    warnings: Sequence[str]
+    """What may be wrong although it can be used."""
     weights: Path
     weights_sha256: str
     devices: Sequence[str]
@@ -95,11 +98,13 @@ def read_inputs(options: InferOptions) -> RunInputs:
     targets, targets_source = choose_targets(dataset, options.targets)
     detections_file, detections = _read_detections(options, dataset, data_dir, targets)
     tasks = make_image_tasks(dataset, targets, detections.by_image)[: options.limit]
+    _require_detections(detections_file, detections, tasks)
     weights = options.weights or bundled_weights()
     objects, problems = read_objects(dataset, options, detected_objects(tasks))
     usable = {obj_id for obj_id, found in objects.items() if found is not None}
     tasks = limit_detections(tasks, targets, usable)
     batch_size = _batch_size(options, shard_paths(output, len(devices)), weights, devices[0])
+    groups = _groups(options, tasks, batch_size)
     return RunInputs(
         options=options,
         dataset=dataset,
@@ -108,6 +113,7 @@ def read_inputs(options: InferOptions) -> RunInputs:
         detections_file=detections_file,
         objects=objects,
         problems=[*detections.problems, *problems],
+        warnings=input_warnings([task for group in groups for task in group]),
         weights=weights,
         weights_sha256=file_sha256(weights),
         devices=devices,
@@ -115,7 +121,7 @@ def read_inputs(options: InferOptions) -> RunInputs:
         batch_size=batch_size,
         output=output,
         all_tasks=tasks,
-        groups=_groups(options, tasks, batch_size),
+        groups=groups,
     )
 
 
@@ -125,7 +131,7 @@ def notes(inputs: RunInputs) -> list[str]:
     if inputs.options.weights is None:
         shipped = f"weights: {inputs.weights.name}, the small network that ships with picopose, for trying it out"
         lines.append(f"{shipped}; for results pass --weights FILE: {RELEASED_WEIGHTS}")
-    return lines
+    return [*lines, *(f"warning: {line}" for line in inputs.warnings)]
 
 
 def make_image_tasks(
@@ -201,6 +207,21 @@ def _read_detections(
         return None, ground_truth_detections(dataset, targets)
     path = Path(options.detections) if options.detections else find_detections(dataset, data_dir)
     return path, read_detections(path)
+
+
+def _require_detections(file: Path | None, detections: DetectionSet, tasks: Sequence[ImageTask]) -> None:
+    """Raise PicoPoseError when there is nothing to estimate."""
+    if any(task.detections for task in tasks):
+        return
+    if detections.by_image:
+        scene_id, im_id = min(detections.by_image)
+        what = f"no image of the run has a detection, only others such as scene {scene_id}, image {im_id}"
+        fix = "pass the detections of this data set and split with --detections"
+    elif detections.problems:
+        what, fix = f"no detection can be used ({detections.problems[0]})", "correct the detections"
+    else:
+        what, fix = "there are no detections", "pass detections of at least one object with --detections"
+    raise PicoPoseError(what, where=file or GROUND_TRUTH_MASKS, fix=fix)
 
 
 def _batch_size(options: InferOptions, outputs: Sequence[Path], weights: Path, device: str) -> int:

@@ -118,6 +118,7 @@ def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
         identity=_without_shard(first.identity),
         banks={obj_id: sha256 for report in reports for obj_id, sha256 in report.banks.items()},
         problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),
+        warnings=list(dict.fromkeys(warning for report in reports for warning in report.warnings)),
         skipped=[skip for report in reports for skip in report.skipped],
         shards=[{name: getattr(report, name) for name in _SHARD_FIGURES} for report in reports],
     )

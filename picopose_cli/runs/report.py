@@ -52,6 +52,8 @@ class InferReport:
     skipped: list[Skip] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """Entries of the detections file that could not be read, objects without usable templates."""
+    warnings: list[str] = field(default_factory=list)
+    """What may be wrong with the input although it can be used; the exit code does not depend on it."""
     onboarding_s: float = 0.0
     estimating_s: float = 0.0
     """Wall-clock time of this run from the first image to the last."""
@@ -104,6 +106,7 @@ def new_report(inputs: RunInputs, identity: dict[str, Any]) -> InferReport:
         identity=identity,
         banks={str(obj_id): found.provenance.source_sha256 for obj_id, found in inputs.usable_objects.items()},
         problems=list(inputs.problems),
+        warnings=list(inputs.warnings),
     )
 
 
@@ -155,6 +158,7 @@ def summary_lines(report: InferReport, findings: list[str]) -> list[str]:
         f"network {stages.network:.1f} ({report.device}, {report.precision}), PnP {stages.pnp:.1f}, "
         f"refine {stages.refine:.1f}; "
         f"peak memory {report.peak_memory_mb:.0f} MB",
+        *_some("warning", report.warnings),
         *_some("problem", report.problems),
         *_some("skipped", [skip_text(skip) for skip in report.skipped]),
         *_some("check", findings),

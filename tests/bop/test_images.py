@@ -79,6 +79,14 @@ def test_sixteen_bits_are_scaled_by_the_bits_that_the_image_uses(tmp_path, large
     assert read_used_bits(tmp_path / "image.png") == bits
 
 
+@pytest.mark.parametrize("ext", [".png", ".tif"])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
+def test_header_has_the_bits(tmp_path, ext, shape):
+    for dtype, bits in ((np.uint8, 8), (np.uint16, 16)):
+        assert cv2.imwrite(str(tmp_path / f"image{ext}"), np.zeros(shape, dtype))
+        assert read_image_header(tmp_path / f"image{ext}") == ImageHeader((4, 5), bits=bits)
+
+
 def test_alpha_does_not_count_as_used_bits(tmp_path):
     rgba = np.full((4, 4, 4), 1000, np.uint16)
     rgba[..., 3] = 65535

@@ -5,12 +5,15 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS, InferOptions
+from picopose_cli.base.types import Rle
 from picopose_cli.bop.results import read_results
+from picopose_cli.bop.rle import decode_rle
 from picopose_cli.commands import infer
 from picopose_cli.runs import inputs, onboarding
 
@@ -153,6 +156,56 @@ def test_bad_detections_are_recorded(data_dir):
     assert len(report.problems) + len(report.skipped) >= 5
 
 
+def test_folder_of_masks_gives_the_same_poses_as_their_run_lengths(data_dir):
+    folder = data_dir / "masks"
+    folder.mkdir()
+    entries = json.loads((data_dir / "toy/detections.json").read_text())
+    for number, entry in enumerate(entries):
+        mask = decode_rle(Rle(tuple(entry["segmentation"]["size"]), tuple(entry["segmentation"]["counts"])))
+        name = f"{entry['scene_id']:06d}_{entry['image_id']:06d}_{entry['category_id']:06d}_{number}.png"
+        cv2.imwrite(str(folder / name), mask.astype(np.uint8) * 255)
+    report = run(data_dir, detections=str(folder), output=data_dir / "masks_toy-test.csv")
+    assert report.exit_code == 0
+    run(data_dir)
+    poses = [read_results(data_dir / name).T_cam_from_obj for name in ("masks_toy-test.csv", "picopose_toy-test.csv")]
+    np.testing.assert_array_equal(*poses)
+    before = report.identity["detections_sha256"]
+    cv2.imwrite(str(next(folder.iterdir())), np.zeros((240, 320), np.uint8))
+    report = run(data_dir, detections=str(folder), output=data_dir / "masks_toy-test.csv")
+    assert report.identity["detections_sha256"] != before
+    assert report.exit_code == 1  # the empty mask is skipped
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _: [], "there are no detections; pass detections of at least one object"),
+        (lambda entries: [entry | {"scene_id": 77} for entry in entries], "only others such as scene 77, image 0"),
+        (lambda entries: [entry | {"bbox": None, "segmentation": None} for entry in entries], "neither bbox nor seg"),
+    ],
+)
+def test_detections_without_any_use_are_named_as_such(data_dir, change, words):
+    path = data_dir / "toy/detections.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(PicoPoseError, match=words) as caught:
+        run(data_dir)
+    assert str(path) in str(caught.value)
+    assert "render-templates" not in str(caught.value)
+
+
+def test_warnings_reach_console_and_report_and_change_no_exit_code(data_dir, capsys):
+    def halve(cameras):
+        for camera in cameras.values():
+            camera["cam_K"] = [value / 2.5 for value in camera["cam_K"][:8]] + [1.0]
+
+    edit_json(data_dir / "toy/test/000001/scene_camera.json", halve)
+    report = run(data_dir)
+    assert report.exit_code == 0
+    assert "warning: scene 1: the principal point of image 0 is far from the middle" in capsys.readouterr().out
+    (warning,) = json.loads((data_dir / "picopose_toy-test.json").read_text())["warnings"]
+    assert "cam_K" in warning
+
+
 def test_image_without_detections_is_recorded(data_dir):
     path = data_dir / "toy/detections.json"
     path.write_text(json.dumps([entry for entry in json.loads(path.read_text()) if entry["image_id"] != 1]))
@@ -227,7 +280,7 @@ def test_output_that_cannot_be_written_is_found_before_the_work(toy_dir, tmp_pat
 def test_nothing_is_written_when_there_is_no_estimate(data_dir):
     for image in (data_dir / "toy/test/000001/rgb").iterdir():
         image.write_bytes(b"")
-    with pytest.raises(PicoPoseError, match="not one estimate"):
+    with pytest.raises(PicoPoseError, match="no estimates to write"):
         run(data_dir)
     assert not list(data_dir.glob("*.csv"))
     assert len(json.loads((data_dir / "picopose_toy-test.json").read_text())["skipped"]) == 3

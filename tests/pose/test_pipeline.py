@@ -9,9 +9,16 @@ import pytest
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask, LoadedImage
-from picopose_cli.base.types import Detection
+from picopose_cli.base.types import NO_BOX, Detection
 from picopose_cli.pose.matcher import MatchedBatch
-from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups, estimate_images, plan_groups, shard_of_groups
+from picopose_cli.pose.pipeline import (
+    PipelineOptions,
+    estimate_groups,
+    estimate_images,
+    plan_groups,
+    shard_of_groups,
+    weighted_score,
+)
 
 K = np.array([[300.0, 0, 32], [0, 300, 24], [0, 0, 1]])
 
@@ -236,6 +243,38 @@ def test_bad_masks_and_boxes_are_recorded():
     assert "10x10" in reasons[2]
     assert "run lengths" in reasons[3]
     assert [estimate.obj_id for estimate in result.estimates] == [4]
+
+
+@pytest.mark.parametrize(
+    "box", [(1e308, 1e308, 1e308, 1e308), (1e300, 5.0, 1e300, 5.0), (100.0, 5.0, 20.0, 20.0), (-30.0, 5.0, 30.0, 20.0)]
+)
+@pytest.mark.parametrize("mask", [None, np.zeros((48, 64), bool), np.eye(48, 64) * (np.arange(48) < 8)[:, None] > 0])
+def test_box_outside_the_image_is_recorded_with_every_mask_that_is_too_small(box, mask):
+    """Moved into the image, as the crop of an object at the border is, it would show something else."""
+    detections = (Detection(1, 0.5, box, None, 0.1), Detection(2, 0.5, (5.0, 5.0, 20.0, 20.0), None, 0.1))
+    image = LoadedImage(np.zeros((48, 64, 3), np.uint8), (mask, None))
+    (result,) = run([make_task(0, [], detections=detections)], load=lambda _: image)
+    assert [estimate.obj_id for estimate in result.estimates] == [2]
+    (skip,) = result.skips
+    assert "neither mask nor box" in skip.reason
+
+
+def test_a_mask_alone_serves():
+    mask = np.zeros((48, 64), bool)
+    mask[5:25, 5:25] = True
+    detections = (Detection(1, 0.5, NO_BOX, None, 0.1), Detection(2, 0.5, NO_BOX, None, 0.1))
+    image = LoadedImage(np.zeros((48, 64, 3), np.uint8), (mask, np.zeros_like(mask)))
+    (result,) = run([make_task(0, [], detections=detections)], load=lambda _: image)
+    assert [estimate.obj_id for estimate in result.estimates] == [1]
+    assert "there is no box" in result.skips[0].reason
+
+
+def test_negative_scores_keep_their_order():
+    """Detectors may give logits; a higher confidence must raise any score, and the better detection stay ahead."""
+    for score in (-3.0, -0.5, 0.0, 0.5):
+        weighted = [weighted_score(score, confidence) for confidence in (0.0, 0.3, 1.0)]
+        assert weighted == sorted(weighted)
+    assert [weighted_score(score, 0.4) for score in (-3.0, -0.5, 0.2)] == pytest.approx([-4.8, -0.8, 0.08])
 
 
 def test_an_unexpected_error_in_a_thread_is_not_lost():
