@@ -15,29 +15,38 @@ from picopose_cli.base.types import Array
 class Camera:
     """The camera of one image.
 
-    `K` (3,3) f64 in pixels, or None with `problem` set; depth image value * `depth_scale` = mm.
+    `K` (3,3) f64 in pixels, or None with `problem` set; depth image value * `depth_scale` = mm, unless there is a
+    `depth_problem`.
     """
 
     K: Array | None
     depth_scale: float = 1.0
     problem: str | None = None
+    depth_problem: str | None = None
 
 
 def parse_camera(entry: Any) -> Camera:
     """Return the camera of one image's entry in scene_camera.json; K is None where `cam_K` is missing or invalid."""
     if not isinstance(entry, dict):
         return Camera(None, problem="the camera entry is not an object")
-    scale = finite_number(entry.get("depth_scale", 1.0))
-    depth_scale = 1.0 if scale is None or scale <= 0 else scale
+    K, problem = _parse_K(entry)
+    scale = finite_number(entry.get("depth_scale", 1.0))  # an image without depth has none
+    if scale is None or scale <= 0:
+        return Camera(K, problem=problem, depth_problem="depth_scale is not a positive number")
+    return Camera(K, scale, problem)
+
+
+def _parse_K(entry: dict[str, Any]) -> tuple[Array | None, str | None]:
+    """Return K (3,3), or None and what is wrong with it."""
     if entry.get("cam_K") is None:
-        return Camera(None, depth_scale, _missing_K_problem(entry))
+        return None, _missing_K_problem(entry)
     numbers = finite_numbers(entry["cam_K"], 9)
     if numbers is None:
-        return Camera(None, depth_scale, "cam_K is not nine finite numbers")
+        return None, "cam_K is not nine finite numbers"
     K = numbers.reshape(3, 3)
     if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], [0, 0, 1]):
-        return Camera(None, depth_scale, "cam_K is not a pinhole matrix (fx 0 cx; 0 fy cy; 0 0 1)")
-    return Camera(K, depth_scale)
+        return None, "cam_K is not a pinhole matrix (fx 0 cx; 0 fy cy; 0 0 1)"
+    return K, None
 
 
 def _missing_K_problem(entry: dict[str, Any]) -> str:

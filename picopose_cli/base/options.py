@@ -37,7 +37,8 @@ _SPLIT_HELP = "Folder of the split, for example test or val."
 _SPLIT_DEFAULT = "the data set's test split"
 _MODELS_HELP = "Name of the models folder in the data set."
 _MODELS_DEFAULT = "chosen by data set"
-_TARGETS_HELP = "Target file of BOP19 (localisation) or BOP24 (detection)."
+_TARGETS_HELP = "Targets: bop19 (localisation) or bop24 (detection) for those of the data set, or a file of either."
+_TARGETS_VALUE = "KIND|FILE"
 _TARGETS_DEFAULT = "that of the data set, BOP19 before BOP24"
 _TEMPLATES_HELP = "Folder of the template banks."
 _TEMPLATES_DEFAULT = "templates/ in the data set"
@@ -112,8 +113,8 @@ class InferOptions:
     )
     weights: Path | None = option(None, _WEIGHTS_HELP, value="FILE", default_text=_WEIGHTS_DEFAULT)
     split: str | None = option(None, _SPLIT_HELP, value="NAME", default_text=_SPLIT_DEFAULT)
-    targets: Path | None = option(
-        None, f"{_TARGETS_HELP} It decides the task.", value="FILE", default_text=_TARGETS_DEFAULT
+    targets: str | None = option(
+        None, f"{_TARGETS_HELP} They decide the task.", value=_TARGETS_VALUE, default_text=_TARGETS_DEFAULT
     )
     output: Path | None = option(
         None, "Result file in BOP's CSV format.", value="FILE", default_text="picopose_DATASET-SPLIT.csv"
@@ -198,7 +199,8 @@ class ScoreOptions:
     dataset: str | None = option(None, _DATASET_HELP, value="NAME", default_text=_DATASET_DEFAULT)
     split: str | None = option(None, _SPLIT_HELP, value="NAME", default_text=_SPLIT_DEFAULT)
     models: str | None = option(None, _MODELS_HELP, value="NAME", default_text=_MODELS_DEFAULT)
-    targets: str = option("bop19", "Task to score: localisation (bop19) or detection (bop24).", choices=TARGET_KINDS)
+    targets: str = option("bop19", f"{_TARGETS_HELP} They decide the task.", value=_TARGETS_VALUE)
+    mesh_unit: str = option("mm", "Unit of length of the meshes; models_info.json is in mm.", choices=MESH_UNITS)
     output: Path | None = option(None, "Write the scores as JSON to this file.", value="FILE")
     workers: int = option(
         DEFAULT_PROCESSES, "Processes that compute pose errors.", default_text=_PROCESSES_DEFAULT, minimum=1
@@ -220,7 +222,7 @@ class CheckOptions:
     data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
     dataset: str | None = option(None, _DATASET_HELP, value="NAME", default_text=_DATASET_DEFAULT)
     split: str | None = option(None, _SPLIT_HELP, value="NAME", default_text=_SPLIT_DEFAULT)
-    targets: Path | None = option(None, _TARGETS_HELP, value="FILE", default_text=_TARGETS_DEFAULT)
+    targets: str | None = option(None, _TARGETS_HELP, value=_TARGETS_VALUE, default_text=_TARGETS_DEFAULT)
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -23,6 +23,8 @@ GRID_CELLS = 64
 Array = NDArray[Any]
 """Any NumPy array; shapes and units stand where one is used."""
 MM_PER_M = 1000.0
+METRES_PER_UNIT = {"mm": 1e-3, "cm": 1e-2, "m": 1.0}
+"""Units of length that meshes may have."""
 MIN_VISIB_FRACT = 0.1
 """Instances with a smaller visible fraction are not targets (BOP challenge)."""
 
@@ -278,7 +280,10 @@ class PoseEstimate:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """One annotated instance: `T_cam_from_obj` (4,4) f64 metres, `visib_fract` in [0, 1] (1 where the set has none)."""
+    """One annotated instance: `T_cam_from_obj` (4,4) f64 metres, `visib_fract` up to 1 (1 where the set has none).
+
+    At a `visib_fract` of 0, or negative where it is unknown, the pose may be a placeholder that is no rotation.
+    """
 
     scene_id: int
     im_id: int

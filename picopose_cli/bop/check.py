@@ -143,7 +143,8 @@ def _check_numbers(table: pd.DataFrame) -> Iterator[Finding]:
     broken = pd.DataFrame({name: ~np.isfinite(table[parts]).all(axis=1) for name, parts in columns.items()})
     for row, flags in zip(_rows(table, broken.any(axis=1)), broken[broken.any(axis=1)].to_numpy(), strict=True):
         fields = [name for name, flag in zip(columns, flags, strict=True) if flag]
-        yield Finding(WARNING, row, f"{', '.join(fields)} not finite: the row cannot match anything", "NaN")
+        effect = "there is no mean time" if fields == ["time"] else "the row cannot match anything"
+        yield Finding(WARNING, row, f"{', '.join(fields)} not finite: {effect}", "NaN")
     for row in _rows(table, (table[_OBJECT] < 0).any(axis=1)):
         yield Finding(WARNING, row, "an id is negative", "negative id")
     negative = table[table["time_s"] < 0]
@@ -182,7 +183,8 @@ def _check_translations(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _check_times(table: pd.DataFrame) -> Iterator[Finding]:
-    """Compare the time of each row with that of the first row of its image."""
+    """Compare the time of each row with that of the first row of its image; unknown (negative) ones are left out."""
+    table = table[table["time_s"] >= 0]
     first_rows = table.groupby(_IMAGE)["row"].transform("first")
     first_times_s = table["time_s"].loc[first_rows].to_numpy()
     differing = (table["time_s"] - first_times_s).abs() > MAX_TIME_SPREAD_S

@@ -14,7 +14,13 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.json_numbers import finite_number, finite_numbers
 from picopose_cli.base.types import MM_PER_M, Array, ObjectInfo
 from picopose_cli.bop.json_files import read_indexed
-from picopose_cli.bop.known_datasets import DEFAULT_VSD_DELTA_MM, KnownSplit, known_splits, toolkit_split
+from picopose_cli.bop.known_datasets import (
+    DEFAULT_VSD_DELTA_MM,
+    KnownSplit,
+    known_image_size_hw,
+    known_splits,
+    toolkit_split,
+)
 from picopose_cli.bop.layouts import (
     IMAGE_EXTENSIONS,
     MODELS_FOLDERS,
@@ -48,7 +54,7 @@ class Dataset:
     """Folder of the meshes that scores are computed with: models_eval if it exists."""
     layout: ImageLayout
     image_size_hw: tuple[int, int] | None
-    """(height, width) px in BOP's table, None for an unknown data set; images on disk may differ."""
+    """(height, width) px of the sensor in BOP's table, None for an unknown one; images on disk may differ."""
     has_public_gt: bool
     has_vsd: bool
     """Whether BOP scores the data set by VSD."""
@@ -115,14 +121,15 @@ def open_dataset(
     row = _row_of(folder, rows)
     preferred = tuple(dict.fromkeys((*((row.models,) if row else ()), *MODELS_FOLDERS)))
     models_dir = find_models(root, models, preferred)
+    layout = find_image_layout(root / folder, row)
     dataset = Dataset(
         name=root.name,
         root=root,
         split=folder,
         models_dir=models_dir,
         eval_models_dir=models_dir if models else find_models(root, None, (_EVALUATION_MODELS, models_dir.name)),
-        layout=find_image_layout(root / folder, row),
-        image_size_hw=row.image_size_hw if row else None,
+        layout=layout,
+        image_size_hw=known_image_size_hw(root.name, folder, layout.suffix),
         has_public_gt=False,
         has_vsd=row is None or row.has_vsd,
         vsd_delta_m=(row.vsd_delta_mm if row else DEFAULT_VSD_DELTA_MM) / MM_PER_M,

@@ -25,7 +25,8 @@ def read_ground_truth(
 
     Raises PicoPoseError naming file, image and instance for an instance that cannot be used (NaN, a missing field, R
     not a rotation); with a list in `problems` such an instance is left out and described there instead. `gt_id` counts
-    all instances, because it is part of the names of the mask files.
+    all instances, because it is part of the names of the mask files. As in the toolkit, objects out of the camera's
+    sight are instances, too: HOT3D writes R and t of -1 for them, and a negative visible fraction is one of nothing.
     """
     path = dataset.annotation_path(scene_id, "scene_gt")
     if not path.is_file():
@@ -88,11 +89,14 @@ def _instance(entry: Any, info: Any, key: tuple[int, int, int]) -> GroundTruth:
     if t_mm is None:
         raise ValueError("cam_t_m2c is not three finite numbers")
     R = numbers.reshape(3, 3)
-    if np.abs(R @ R.T - np.eye(3)).max() > _MAX_DEVIATION or np.linalg.det(R) < 0:
-        raise ValueError("cam_R_m2c is not a rotation")
     visib_fract = 1.0 if info is None else finite_number(info.get("visib_fract"))
-    if visib_fract is None or visib_fract < 0:
+    if visib_fract is None:
         raise ValueError("visib_fract in scene_gt_info is not a fraction")
+    placeholder = visib_fract <= 0 and bool((R == -1).all() and (t_mm == -1).all())
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers too large to compute with
+        is_rotation = np.abs(R @ R.T - np.eye(3)).max() <= _MAX_DEVIATION and np.linalg.det(R) > 0
+    if not (is_rotation or placeholder):
+        raise ValueError("cam_R_m2c is not a rotation")
     return GroundTruth(*key, obj_id, make_T(R, t_mm / MM_PER_M), visib_fract)
 
 

@@ -46,6 +46,7 @@ def _ids(count: int) -> tuple[int, ...]:
 
 _VGA = (480, 640)
 _IPD_IDS = (0, 1, 4, 8, 10, 11, 14, 18, 19, 20)  # an object id of 0 exists: ids are keys, 0 does not mean "none"
+_XYZIBD_IDS = (1, 2, 4, 5, 6, *range(8, 18))
 _PRIVATE = ("test",)
 
 KNOWN_SPLITS: tuple[KnownSplit, ...] = (
@@ -68,7 +69,7 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
     KnownSplit("ycbv", _VGA, _ids(21)),
     KnownSplit("hope", (1080, 1920), _ids(28), private_splits=_PRIVATE),
     KnownSplit("hopev2", (1080, 1920), _ids(28), private_splits=_PRIVATE, has_vsd=False),
-    KnownSplit("handal", (1440, 1920), _ids(40), image_ext=".jpg", has_vsd=False),
+    KnownSplit("handal", (1440, 1920), _ids(40), image_ext=".jpg", private_splits=_PRIVATE, has_vsd=False),
     KnownSplit(
         "hot3d",
         (1408, 1408),
@@ -76,6 +77,7 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         split="test_aria",
         image_ext=".jpg",
         suffix="_rgb",
+        private_splits=_PRIVATE,
         fisheye=True,
         has_vsd=False,
     ),
@@ -87,6 +89,7 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         image_folder="gray1",
         image_ext=".jpg",
         suffix="_gray1",
+        private_splits=_PRIVATE,
         fisheye=True,
         has_vsd=False,
     ),
@@ -97,15 +100,17 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         image_folder="rgb_photoneo",
         suffix="_photoneo",
         depth_folder="depth_photoneo",
+        private_splits=_PRIVATE,
         has_vsd=False,
     ),
     KnownSplit(
         "xyzibd",
         (1080, 1440),
-        _ids(15),
+        _XYZIBD_IDS,
         image_folder="gray_xyz",
         suffix="_xyz",
         depth_folder="depth_xyz",
+        private_splits=_PRIVATE,
         max_estimates_per_image=200,
         has_vsd=False,
     ),
@@ -122,6 +127,46 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         has_vsd=False,
     ),
 )
+
+
+_PHOTONEO_HW = (1544, 2064)
+_IPD_SIDE_HW = (2160, 3840)
+_ITODD_SIDE_HW = (2838, 4224)
+_SIZES_BY_FOLDER = {
+    "hb": {"pbr": _VGA, "primesense": _VGA, "kinect": (1080, 1920)},
+    "tless": {"primesense": (540, 720), "kinect": (540, 720), "canon": (1920, 2560), "pbr": (540, 720)},
+    "tless train": {
+        "primesense": (400, 400),
+        "kinect": (400, 400),
+        "canon": (1900, 1900),
+        "render_reconst": (1024, 1280),
+        "synthetless": (400, 400),
+        "pbr": (540, 720),
+    },
+}
+"""(height, width) px by the type in the name of the split's folder; "NAME SPLIT" comes before "NAME"."""
+_SIZES_BY_SUFFIX = {
+    "ipd": {"_photoneo": _PHOTONEO_HW} | dict.fromkeys(("_cam1", "_cam2", "_cam3"), _IPD_SIDE_HW),
+    "xyzibd": {"": (1080, 1440), "_xyz": (1080, 1440), "_photoneo": _PHOTONEO_HW, "_realsense": (720, 1280)},
+    "itoddmv": {"": (960, 1280), "_3dlong": (960, 1280)} | dict.fromkeys(("_cam0", "_cam1", "_cam2"), _ITODD_SIDE_HW),
+    "hot3d": {"_rgb": (1408, 1408), "_gray1": (1024, 1280), "_gray2": (1024, 1280)},
+}
+"""(height, width) px by the suffix of the annotation files, which names the sensor."""
+
+
+def known_image_size_hw(name: str, split: str, suffix: str) -> tuple[int, int] | None:
+    """Return (height, width) px of a sensor in BOP's table, None if unknown.
+
+    The split's folder or the suffix of its annotation files names the sensor.
+    The toolkit scales MSPD by this width, whatever the size of the images on disk.
+    """
+    kind, sensor = toolkit_split(split)
+    by_folder = _SIZES_BY_FOLDER.get(f"{name} {kind}") or _SIZES_BY_FOLDER.get(name)
+    if by_folder is not None:
+        return by_folder.get(sensor or "primesense")
+    if name in _SIZES_BY_SUFFIX:
+        return _SIZES_BY_SUFFIX[name].get(suffix)
+    return next((row.image_size_hw for row in known_splits(name)), None)
 
 
 def known_splits(name: str) -> tuple[KnownSplit, ...]:

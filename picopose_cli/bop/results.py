@@ -7,7 +7,7 @@ whole image. Source: the result format of the BOP challenge and the toolkit's lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,7 +48,8 @@ class ResultRow(NamedTuple):
 class ResultTable:
     """A result file as arrays over its N rows: ids (N,) i64, `score` (N,), `T_cam_from_obj` (N,4,4) metres, `time_s`.
 
-    `row` (N,): line numbers in the file, for messages. All numbers are finite; a negative `time_s` means unknown.
+    `row` (N,): line numbers in the file, for messages. A negative `time_s` means unknown. Of a row in `not_finite`, the
+    pose is NaN: it matches nothing; no score is NaN.
     """
 
     path: Path
@@ -59,13 +60,15 @@ class ResultTable:
     T_cam_from_obj: Array
     time_s: Array
     row: Array
+    not_finite: tuple[int, ...] = ()
+    """Line numbers of the rows whose score is NaN, or whose pose has a number that is not finite."""
 
     def mean_time_s(self) -> float | None:
-        """Return the mean time over images, None when a time is unknown (negative).
+        """Return the mean time over images, None when a time is unknown (negative or not finite).
 
         Raises PicoPoseError when the times of an image differ by more than a millisecond, which the toolkit rejects.
         """
-        if (self.time_s < 0).any() or not len(self.time_s):
+        if not (np.isfinite(self.time_s) & (self.time_s >= 0)).all() or not len(self.time_s):
             return None
         images = np.stack([self.scene_id, self.im_id], axis=1)
         _, first, image = np.unique(images, axis=0, return_index=True, return_inverse=True)
@@ -132,7 +135,8 @@ def read_results(path: Path) -> ResultTable:
 
     Rows are parsed here and not by pandas: it would parse 100,000 rows in half the time, but its import takes 0.3 s of
     the 0.9 s in which a small file is scored, and its parser is exact only with an option that pandas 3 deprecates.
-    Raises PicoPoseError naming the row when a line is not accepted by the toolkit's loader, or has NaN.
+    Raises PicoPoseError naming the row when a line is not accepted by the toolkit's loader. That accepts NaN, which
+    then matches nothing; such a row is ranked last here.
     """
     rows = []
     numbers = []
@@ -146,12 +150,14 @@ def read_results(path: Path) -> ResultTable:
         numbers.append(number)
     if not rows:
         raise PicoPoseError("the result file has no rows", where=path, fix="write at least one estimate")
-    table = _table(path, rows, numbers)
-    finite = np.isfinite(table.T_cam_from_obj).all(axis=(1, 2)) & np.isfinite(table.score) & np.isfinite(table.time_s)
-    if not finite.all():
-        row = table.row[np.argmin(finite)]
-        raise PicoPoseError(f"row {row} has a number that is not finite", where=path, fix=_CHECK)
-    return table
+    return _without_broken_poses(_table(path, rows, numbers))
+
+
+def _without_broken_poses(table: ResultTable) -> ResultTable:
+    broken = ~np.isfinite(table.T_cam_from_obj).all(axis=(1, 2)) | np.isnan(table.score)
+    T = np.where(broken[:, None, None], np.nan, table.T_cam_from_obj)
+    score = np.where(np.isnan(table.score), -np.inf, table.score)
+    return replace(table, T_cam_from_obj=T, score=score, not_finite=tuple(table.row[broken].tolist()))
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

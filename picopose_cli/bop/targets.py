@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.json_numbers import whole_number
+from picopose_cli.base.options import TARGET_KINDS
 from picopose_cli.base.types import MIN_VISIB_FRACT, AnyTarget, ImageTarget, Target
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.ground_truth import read_ground_truth
@@ -19,17 +21,55 @@ from picopose_cli.bop.layouts import split_folders
 
 _LOG = logging.getLogger(__name__)
 
+Key = TypeVar("Key", bound=tuple[int, ...])
 
-def choose_targets(dataset: Dataset, targets_path: Path | None = None) -> tuple[Sequence[AnyTarget], str]:
-    """Return the targets, sorted and all of one kind, and a text with their source and task.
 
-    They are read from `targets_path`, a BOP19 or BOP24 file; else from the data set's own BOP19 file, else from its
-    BOP24 file, else made from the ground truth as for BOP19.
+@dataclass(frozen=True)
+class ChosenTargets:
+    """Targets, all of one kind, in the order of their file; `path` None: made from the ground truth in `source`."""
+
+    targets: Sequence[AnyTarget]
+    path: Path | None
+    source: str
+    """Where they come from, and their task."""
+
+    @property
+    def kind(self) -> str:
+        """`bop19` (localisation) or `bop24` (detection)."""
+        return targets_kind(self.targets)
+
+
+def choose_targets(dataset: Dataset, wanted: str | None = None) -> ChosenTargets:
+    """Return the targets that `wanted` names: `bop19`, `bop24`, or the path of a file of either kind.
+
+    Those of a kind are read from the data set's own file, else made from the ground truth. None: the data set's own
+    BOP19 file, else its BOP24 file, else made from the ground truth as for BOP19.
     Raises PicoPoseError when the file is invalid, or when there is neither a file nor public ground truth.
     """
-    path = targets_path or find_targets(dataset) or find_image_targets(dataset)
-    targets = read_targets(dataset) if path is None else read_target_file(path, dataset.name)
-    return targets, targets_text(targets, path or f"made from the ground truth in {dataset.split_dir}")
+    path = _find_wanted(dataset, wanted)
+    targets: Sequence[AnyTarget]
+    if path is not None and wanted not in TARGET_KINDS:
+        targets = read_target_file(path, dataset.name)
+    else:
+        targets = read_image_targets(dataset) if wanted == "bop24" else read_targets(dataset)
+    return ChosenTargets(
+        targets, path, targets_text(targets, path or f"made from the ground truth in {dataset.split_dir}")
+    )
+
+
+def _find_wanted(dataset: Dataset, wanted: str | None) -> Path | None:
+    if wanted is None:
+        return find_targets(dataset) or find_image_targets(dataset)
+    if wanted in TARGET_KINDS:
+        return find_image_targets(dataset) if wanted == "bop24" else find_targets(dataset)
+    return _existing_file(wanted)
+
+
+def _existing_file(wanted: str) -> Path:
+    if not Path(wanted).is_file():
+        fix = f"pass {', '.join(TARGET_KINDS)} or a file with --targets"
+        raise PicoPoseError("the target file does not exist", where=wanted, fix=fix)
+    return Path(wanted)
 
 
 def targets_text(targets: Sequence[AnyTarget], source: Path | str) -> str:
@@ -43,6 +83,11 @@ def targets_kind(targets: Sequence[AnyTarget]) -> str:
     return "bop24" if isinstance(targets[0], ImageTarget) else "bop19"
 
 
+def kind_of(wanted: str) -> str:
+    """Return `bop19` or `bop24` for what `choose_targets` takes; raises PicoPoseError for a file that is invalid."""
+    return wanted if wanted in TARGET_KINDS else targets_kind(read_target_file(_existing_file(wanted), ""))
+
+
 def targets_by_image(targets: Iterable[AnyTarget]) -> dict[tuple[int, int], list[AnyTarget]]:
     """Return the targets of each (scene_id, im_id), in their order."""
     by_image: dict[tuple[int, int], list[AnyTarget]] = {}
@@ -52,8 +97,9 @@ def targets_by_image(targets: Iterable[AnyTarget]) -> dict[tuple[int, int], list
 
 
 def read_target_file(path: Path, dataset_name: str) -> Sequence[AnyTarget]:
-    """Return the targets of a BOP19 or BOP24 file, sorted; the latter lists images without objects.
+    """Return the targets of a BOP19 or BOP24 file in its order, scene by scene.
 
+    A BOP24 file lists images without objects.
     `dataset_name` decides how many estimates of an image are counted. Raises PicoPoseError when the file is empty or
     invalid.
     """
@@ -65,10 +111,10 @@ def read_target_file(path: Path, dataset_name: str) -> Sequence[AnyTarget]:
 
 
 def read_targets(dataset: Dataset) -> list[Target]:
-    """Return the localisation targets, sorted by scene, image and object.
+    """Return the localisation targets.
 
-    They are read from the data set's own file (see `find_targets`), else made from the ground truth: every object with
-    the number of its instances that are visible by MIN_VISIB_FRACT.
+    They are read from the data set's own file (see `find_targets`), in its order, else made from the ground truth:
+    every object with the number of its instances that are visible by MIN_VISIB_FRACT, sorted.
     Raises PicoPoseError when the file is invalid, or when there is neither a file nor public ground truth.
     """
     path = find_targets(dataset)
@@ -78,9 +124,9 @@ def read_targets(dataset: Dataset) -> list[Target]:
 
 
 def read_image_targets(dataset: Dataset) -> list[ImageTarget]:
-    """Return the targets of the detection task, sorted by scene and image.
+    """Return the targets of the detection task.
 
-    They are read from the split's BOP24 file, else they are all images with ground truth.
+    They are read from the split's BOP24 file, in its order, else they are all images with ground truth, sorted.
     Raises PicoPoseError when the file is invalid, or when there is neither a file nor public ground truth.
     """
     path = find_image_targets(dataset)
@@ -120,25 +166,38 @@ def _file_of_split(dataset: Dataset, kind: str) -> Path | None:
 
 
 def _object_targets(entries: Sequence[Any], path: Path) -> list[Target]:
-    """Return the targets of a BOP19 file, sorted; raises PicoPoseError naming an invalid entry."""
-    targets: dict[tuple[int, int, int], Target] = {}
+    """Return the targets of a BOP19 file in its order, scene by scene; raises PicoPoseError naming an invalid entry.
+
+    As in the toolkit the last of repeated entries counts, and an inst_count of 0 adds nothing.
+    """
+    counts: dict[tuple[int, int, int], int] = {}
     for index, entry in enumerate(entries):
-        target = Target(*_numbers(entry, ("scene_id", "im_id", "obj_id", "inst_count"), path, index))
-        key = (target.scene_id, target.im_id, target.obj_id)
-        if key in targets or target.inst_count < 1:
-            fault = "repeats a target" if key in targets else "has inst_count 0"
-            raise PicoPoseError(f"entry {index} {fault}", where=path, fix="correct the file")
-        targets[key] = target
+        *key, inst_count = _numbers(entry, ("scene_id", "im_id", "obj_id", "inst_count"), path, index)
+        counts[key[0], key[1], key[2]] = inst_count
+    if len(counts) < len(entries):
+        _LOG.warning("%s: %d entries repeat a target; the last one counts", path, len(entries) - len(counts))
+    targets = [Target(*key, counts[key]) for key in _scene_by_scene(counts) if counts[key]]
     _require_some(targets, path)
-    return [targets[key] for key in sorted(targets)]
+    return targets
+
+
+def _scene_by_scene(keys: Iterable[Key]) -> list[Key]:
+    """Return keys that begin with a scene id with those of a scene together, otherwise in their order.
+
+    That is the order in which the toolkit scores, and in which estimates of equal score are ranked.
+    """
+    by_scene: dict[int, list[Key]] = {}
+    for key in keys:
+        by_scene.setdefault(key[0], []).append(key)
+    return [key for of_scene in by_scene.values() for key in of_scene]
 
 
 def _image_targets(entries: Sequence[Any], path: Path, dataset_name: str) -> list[ImageTarget]:
-    """Return the targets of a BOP24 file, sorted, without duplicates."""
-    images = {_numbers(entry, ("scene_id", "im_id"), path, index) for index, entry in enumerate(entries)}
+    """Return the targets of a BOP24 file in its order, scene by scene, without duplicates."""
+    images = dict.fromkeys(_numbers(entry, ("scene_id", "im_id"), path, index) for index, entry in enumerate(entries))
     _require_some(images, path)
     max_estimates = max_estimates_per_image(dataset_name)
-    return [ImageTarget(scene_id, im_id, max_estimates) for scene_id, im_id in sorted(images)]
+    return [ImageTarget(scene_id, im_id, max_estimates) for scene_id, im_id in _scene_by_scene(images)]
 
 
 def _require_some(targets: Collection[Any], where: Path) -> None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_write_bytes
 from picopose_cli.base.json_numbers import finite_number
+from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.json_files import read_json_object
+from picopose_cli.bop.result_names import result_file_name
+from picopose_cli.bop.targets import ChosenTargets
 
 TOOLKIT_VARIABLE = "BOP_TOOLKIT_PATH"
 """Environment variable with a checkout of the toolkit, for an installation without its scripts."""
 INSTALL = 'pip install --no-deps "bop_toolkit_lib @ git+https://github.com/thodan/bop_toolkit@cea62d6"'
 _SCRIPTS = {"bop19": "eval_bop19_pose.py", "bop24": "eval_bop24_pose.py"}
 _LAST_LINES = 5
+_METHOD = "picopose"
 
 
 def find_script(kind: str) -> Path:
@@ -52,32 +59,50 @@ def _package_folders(name: str) -> list[Path]:
     return [] if spec.origin is None else [Path(spec.origin).parent]
 
 
-def run_toolkit(result: Path, kind: str, data_dir: Path, workers: int) -> dict[str, float]:
-    """Return the toolkit's scores of a result file whose data set is in `data_dir`; `kind` is bop19 or bop24.
+def run_toolkit(result: Path, dataset: Dataset, targets: ChosenTargets, workers: int) -> dict[str, float]:
+    """Return the toolkit's scores of a result file for targets of a data set.
 
+    The toolkit reads data set and split from the file's name and cuts it at the first dot, so it gets a link with a
+    name that it can read; and it gets the targets as a file, whatever the split.
     Raises PicoPoseError with the last lines of its output when the toolkit fails.
     """
-    script = find_script(kind)
+    script = find_script(targets.kind)
     with tempfile.TemporaryDirectory(prefix="picopose-toolkit-") as scratch:
         inputs, outputs = Path(scratch) / "results", Path(scratch) / "eval"
         inputs.mkdir()
         outputs.mkdir()
-        (inputs / result.name).symlink_to(result.resolve())
-        _run(script, inputs, outputs, result, data_dir, workers)
-        return _read_scores(outputs / result.stem / f"scores_{kind}.json")
+        link = inputs / result_file_name(_METHOD, dataset.name, dataset.split)
+        link.symlink_to(result.resolve())
+        _run(script, result, dataset, link, outputs, _target_file(targets, Path(scratch)), workers)
+        return _read_scores(outputs / link.stem / f"scores_{targets.kind}.json")
 
 
-def _run(script: Path, inputs: Path, outputs: Path, result: Path, data_dir: Path, workers: int) -> None:
+def _target_file(targets: ChosenTargets, folder: Path) -> Path:
+    """Return the absolute path of the targets' file, written to `folder` when they were made from the ground truth."""
+    if targets.path is not None:
+        return targets.path.resolve()
+    path = folder / f"targets_{targets.kind}.json"
+    keys = ("scene_id", "im_id", "obj_id", "inst_count")
+    entries = [{key: value for key, value in asdict(target).items() if key in keys} for target in targets.targets]
+    atomic_write_bytes(path, json.dumps(entries).encode())
+    return path
+
+
+def _run(
+    script: Path, result: Path, dataset: Dataset, link: Path, outputs: Path, target_file: Path, workers: int
+) -> None:
     command = [
         sys.executable,
         str(script),
         "--renderer_type=vispy",
-        f"--results_path={inputs}",
+        f"--results_path={link.parent}",
         f"--eval_path={outputs}",
-        f"--result_filenames={result.name}",
+        f"--result_filenames={link.name}",
+        f"--targets_filename={target_file}",
         f"--num_workers={workers}",
     ]
-    done = subprocess.run(command, env=_environment(script, data_dir), capture_output=True, text=True, check=False)
+    environment = _environment(script, dataset.root.parent)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         reason = " | ".join(lines[-_LAST_LINES:]) or "it printed nothing"

@@ -22,6 +22,8 @@ class CheckReport:
     path: Path
     findings: tuple[Finding, ...]
     compared_with: str
+    has_targets: bool
+    """Whether there were targets to compare it with."""
 
     @property
     def exit_code(self) -> int:
@@ -29,6 +31,13 @@ class CheckReport:
         if any(finding.severity == ERROR for finding in self.findings):
             return 2
         return 1 if self.findings else 0
+
+    @property
+    def verdict(self) -> str:
+        """One line about the whole file."""
+        if self.exit_code == 0 and not self.has_targets:
+            return "no faults in the file by itself; it was not compared with targets"
+        return _VERDICTS[self.exit_code]
 
 
 def run(options: CheckOptions) -> CheckReport:
@@ -38,10 +47,10 @@ def run(options: CheckOptions) -> CheckReport:
     """
     inputs = read_check_inputs(options)
     findings = check_results(options.results, inputs.dataset, inputs.targets)
-    report = CheckReport(options.results, tuple(findings), inputs.compared_with)
+    report = CheckReport(options.results, tuple(findings), inputs.compared_with, inputs.targets is not None)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     console.print(f"{report.path}: compared with {report.compared_with}")
     for line in grouped_lines(report.findings):
         console.print(line)
-    console.print(f"{report.path.name}: {_VERDICTS[report.exit_code]}")
+    console.print(f"{report.path.name}: {report.verdict}")
     return report

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from picopose_cli.base.options import ScoreOptions
+from picopose_cli.bop.targets import kind_of
 from picopose_cli.bop.toolkit import find_script
 from picopose_cli.pictures.score_plots import plot_scores
 from picopose_cli.runs.scores import by_name, print_scores, print_toolkit_comparison, score_files, write_summaries
@@ -32,7 +33,7 @@ def run(options: ScoreOptions) -> ScoreReport:
     """
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else WIDE_COLUMNS)
     if options.toolkit:
-        find_script(options.targets)  # fails before the work, not after
+        find_script(kind_of(options.targets))  # fails before the work, not after
     files, failures = score_files(options)
     summaries = by_name(files, lambda file: file.scores.summary(per_object=options.per_object))
     print_scores(console, files, options)

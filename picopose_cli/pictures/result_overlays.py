@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.symmetries import symmetry_transforms
 from picopose_cli.base.types import Mesh
 from picopose_cli.bop.datasets import Dataset, mesh_path, read_object_infos, read_scene_cameras
@@ -29,6 +30,8 @@ def draw_result_overlays(dataset: Dataset, results: Path, folder: Path) -> list[
     Raises PicoPoseError when an image, a mesh or the ground truth cannot be read, or a picture cannot be written.
     """
     table = read_results(results)
+    if table.not_finite:
+        raise PicoPoseError(f"row {table.not_finite[0]} has a number that is not finite", where=results)
     meshes = {obj_id: read_mesh(mesh_path(dataset, obj_id)) for obj_id in sorted(set(table.obj_id.tolist()))}
     correct = _judge(dataset, table, meshes)
     for scene_id in dataset.scene_ids():

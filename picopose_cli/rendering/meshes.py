@@ -15,10 +15,9 @@ from PIL import Image
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import MESH_SUFFIXES
-from picopose_cli.base.types import Mesh
+from picopose_cli.base.types import METRES_PER_UNIT, Mesh
 from picopose_cli.rendering.mesh_parts import Part, join_parts
 
-METRES_PER_UNIT = {"mm": 1e-3, "cm": 1e-2, "m": 1.0}
 SMALLEST_MM, LARGEST_MM = 5.0, 5000.0
 """Diameters outside this range mean that the file is in another unit."""
 

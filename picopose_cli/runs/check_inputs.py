@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import DATA_DIR_VARIABLE, CheckOptions, resolve_data_dir
+from picopose_cli.base.options import DATA_DIR_VARIABLE, TARGET_KINDS, CheckOptions, resolve_data_dir
 from picopose_cli.base.types import AnyTarget
 from picopose_cli.bop.datasets import Dataset, open_dataset
 from picopose_cli.bop.result_names import ResultName, parse_result_name
-from picopose_cli.bop.targets import choose_targets, read_target_file, targets_text
+from picopose_cli.bop.targets import (
+    choose_targets,
+    find_image_targets,
+    find_targets,
+    read_target_file,
+    targets_text,
+)
 
 
 @dataclass(frozen=True)
@@ -26,21 +33,28 @@ class CheckInputs:
 def read_check_inputs(options: CheckOptions) -> CheckInputs:
     """Find the data set and the targets of a result file.
 
-    Raises PicoPoseError when a data set, split or target file that the options name cannot be read.
+    Raises PicoPoseError when a data set or split that the options name, or a target file, cannot be read.
     """
     name = _name_or_none(options)
     dataset, problem = _find_dataset(options, name)
-    if options.targets is not None:
-        dataset_name = dataset.name if dataset else name.dataset if name else ""
-        targets = read_target_file(options.targets, dataset_name)
-        return CheckInputs(dataset, targets, f"the targets {targets_text(targets, options.targets)}")
     if dataset is not None:
         try:
-            chosen, source = choose_targets(dataset)
-            return CheckInputs(dataset, chosen, f"the targets {source}")
+            chosen = choose_targets(dataset, options.targets)
+            return CheckInputs(dataset, chosen.targets, f"the targets {chosen.source}")
         except PicoPoseError as error:
+            if options.targets is not None or _has_targets(dataset):
+                raise
             problem = str(error)
+    elif options.targets in TARGET_KINDS:
+        raise PicoPoseError(problem, fix="name a target file with --targets, or --dataset and --data-dir")
+    elif options.targets is not None:
+        targets = read_target_file(Path(options.targets), name.dataset if name else "")
+        return CheckInputs(dataset, targets, f"the targets {targets_text(targets, options.targets)}")
     return CheckInputs(dataset, None, f"no targets: images, objects and counts are not checked ({problem})")
+
+
+def _has_targets(dataset: Dataset) -> bool:
+    return dataset.has_public_gt or (find_targets(dataset) or find_image_targets(dataset)) is not None
 
 
 def _name_or_none(options: CheckOptions) -> ResultName | None:

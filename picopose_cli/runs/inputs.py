@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from picopose_cli.base.cameras import Camera
@@ -95,7 +95,8 @@ def read_inputs(options: InferOptions) -> RunInputs:
     dataset = open_dataset(options.dataset, data_dir, split=options.split)
     devices = choose_devices(options.device)
     output = _output_path(options, dataset)
-    targets, targets_source = choose_targets(dataset, options.targets)
+    chosen = choose_targets(dataset, options.targets)
+    targets = sorted(chosen.targets, key=astuple)
     detections_file, detections = _read_detections(options, dataset, data_dir, targets)
     tasks = make_image_tasks(dataset, targets, detections.by_image)[: options.limit]
     _require_detections(detections_file, detections, tasks)
@@ -109,7 +110,7 @@ def read_inputs(options: InferOptions) -> RunInputs:
         options=options,
         dataset=dataset,
         targets=targets,
-        targets_source=targets_source,
+        targets_source=chosen.source,
         detections_file=detections_file,
         objects=objects,
         problems=[*detections.problems, *problems],

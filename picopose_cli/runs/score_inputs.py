@@ -11,7 +11,7 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import ScoreOptions, resolve_data_dir
 from picopose_cli.base.symmetries import symmetry_transforms
-from picopose_cli.base.types import AnyTarget, Array, GroundTruth, Mesh
+from picopose_cli.base.types import METRES_PER_UNIT, AnyTarget, Array, GroundTruth, ImageTarget, Mesh, Target
 from picopose_cli.bop.datasets import (
     Dataset,
     mesh_path,
@@ -25,7 +25,7 @@ from picopose_cli.bop.images import read_depth_m, read_image_rgb
 from picopose_cli.bop.known_datasets import known_splits, toolkit_split
 from picopose_cli.bop.result_names import parse_result_name
 from picopose_cli.bop.results import ResultTable, read_results
-from picopose_cli.bop.targets import read_image_targets, read_targets
+from picopose_cli.bop.targets import ChosenTargets, choose_targets
 from picopose_cli.rendering.ply import read_plain_ply
 from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.pair_errors import ObjectModel
@@ -33,6 +33,7 @@ from picopose_cli.scoring.parallel import ImageJob, ImageScorer
 from picopose_cli.scoring.selection import Estimates, ImageKey, Selection, select_detection, select_localisation
 from picopose_cli.scoring.vsd import BoxXyxy
 
+_SHOWN_ROWS = 10
 UPLOAD_SITE = "https://bop.felk.cvut.cz"
 
 
@@ -44,6 +45,7 @@ class ScoreInputs:
     """
 
     dataset: Dataset
+    targets: ChosenTargets
     jobs: tuple[ImageJob, ...]
     scorer: ImageScorer
     mean_time_s: float | None
@@ -55,21 +57,22 @@ def read_score_inputs(path: Path, options: ScoreOptions) -> ScoreInputs:
     table = read_results(path)
     mean_time_s = table.mean_time_s()
     dataset = _open_dataset(path, options)
-    selection = _select(dataset, table, options.targets)
-    localisation = options.targets == "bop19"
+    targets = choose_targets(dataset, options.targets)
+    selection = _select(dataset, table, targets)
+    localisation = targets.kind == "bop19"
     no_vsd_reason = _find_no_vsd_reason(dataset, list(selection.images)) if localisation else None
     jobs = _make_jobs(dataset, selection, with_vsd=localisation and no_vsd_reason is None)
-    if not jobs:
+    if not localisation and not any(item.is_target.any() for job in jobs for item in job.objects):
         raise PicoPoseError(
             "no target image has an object that is visible enough",
             where=dataset.split_dir,
             fix="check visib_fract in scene_gt_info",
         )
-    notes = _selection_notes(selection, len(table.score))
+    notes = [*_row_notes(table), *_selection_notes(selection, len(table.score))]
     if no_vsd_reason is not None:
         notes.append(f"VSD and AR are not computed: {no_vsd_reason}")
-    scorer = _load_scorer(dataset, jobs, with_averages=options.per_object and localisation)
-    return ScoreInputs(dataset, tuple(jobs), scorer, mean_time_s, tuple(notes))
+    scorer = _load_scorer(dataset, jobs, options, with_averages=options.per_object and localisation)
+    return ScoreInputs(dataset, targets, tuple(jobs), scorer, mean_time_s, tuple(notes))
 
 
 def _open_dataset(path: Path, options: ScoreOptions) -> Dataset:
@@ -105,13 +108,14 @@ def _private_error(path: Path, name: str, split: str | None) -> PicoPoseError | 
     )
 
 
-def _select(dataset: Dataset, table: ResultTable, task: str) -> Selection:
+def _select(dataset: Dataset, table: ResultTable, chosen: ChosenTargets) -> Selection:
     estimates = Estimates(table.scene_id, table.im_id, table.obj_id, table.score, table.T_cam_from_obj)
-    if task == "bop24":
-        images = read_image_targets(dataset)
-        return select_detection(estimates, images, _read_instances(dataset, images))
-    targets = read_targets(dataset)
-    return select_localisation(estimates, targets, _read_instances(dataset, targets))
+    instances = _read_instances(dataset, chosen.targets)
+    images = [target for target in chosen.targets if isinstance(target, ImageTarget)]
+    if images:
+        return select_detection(estimates, images, instances)
+    objects = [target for target in chosen.targets if isinstance(target, Target)]
+    return select_localisation(estimates, objects, instances)
 
 
 def _read_instances(dataset: Dataset, targets: Iterable[AnyTarget]) -> dict[ImageKey, list[GroundTruth]]:
@@ -129,6 +133,13 @@ def _read_instances(dataset: Dataset, targets: Iterable[AnyTarget]) -> dict[Imag
             fix="unpack the annotations of the split again",
         )
     return found
+
+
+def _row_notes(table: ResultTable) -> list[str]:
+    if not table.not_finite:
+        return []
+    numbers = ", ".join(map(str, table.not_finite[:_SHOWN_ROWS])) + (", ..." if table.not_finite[_SHOWN_ROWS:] else "")
+    return [f"{len(table.not_finite)} rows have a number that is not finite and match nothing (rows {numbers})"]
 
 
 def _selection_notes(selection: Selection, rows: int) -> list[str]:
@@ -167,6 +178,9 @@ def _make_jobs(dataset: Dataset, selection: Selection, *, with_vsd: bool) -> lis
             problem = "no camera" if camera is None else camera.problem
             path = dataset.annotation_path(scene_id, "scene_camera")
             raise PicoPoseError(f"image {im_id}: {problem}", where=path, fix="scores need cam_K of each target image")
+        if with_vsd and camera.depth_problem is not None:
+            path = dataset.annotation_path(scene_id, "scene_camera")
+            raise PicoPoseError(f"image {im_id}: {camera.depth_problem}", where=path, fix="correct it: VSD needs depth")
         depth_path = dataset.depth_path(scene_id, im_id) if with_vsd else None
         jobs.append(ImageJob(scene_id, im_id, camera.K, objects, depth_path, camera.depth_scale))
     return jobs
@@ -182,7 +196,9 @@ class _MeshRenderer:
         return render_depth(Mesh(xyz_cam_m, self.meshes[obj_id].faces), K, np.eye(4), box_xyxy)
 
 
-def _load_scorer(dataset: Dataset, jobs: Sequence[ImageJob], *, with_averages: bool) -> ImageScorer:
+def _load_scorer(
+    dataset: Dataset, jobs: Sequence[ImageJob], options: ScoreOptions, *, with_averages: bool
+) -> ImageScorer:
     infos = read_object_infos(dataset)
     obj_ids = sorted({item.obj_id for job in jobs for item in job.objects})
     unknown = [obj_id for obj_id in obj_ids if obj_id not in infos]
@@ -192,29 +208,59 @@ def _load_scorer(dataset: Dataset, jobs: Sequence[ImageJob], *, with_averages: b
             where=models_info_path(dataset),
             fix="unpack the models of the data set again",
         )
-    meshes = {obj_id: _read_mesh(mesh_path(dataset, obj_id, evaluation=True)) for obj_id in obj_ids}
+    paths = {obj_id: mesh_path(dataset, obj_id, evaluation=True) for obj_id in obj_ids}
+    meshes = {obj_id: _read_mesh(path, options.mesh_unit) for obj_id, path in paths.items()}
     models = {
         obj_id: ObjectModel(obj_id, mesh.vertices_m, infos[obj_id].diameter_m, symmetry_transforms(infos[obj_id]))
         for obj_id, mesh in meshes.items()
     }
-    width_px = _image_width_px(dataset, jobs[0])
-    return ImageScorer(models, width_px, dataset.vsd_delta_m, read_depth_m, _MeshRenderer(meshes), with_averages)
+    size_hw = _image_size_hw(dataset, jobs[0])
+    read_depth = _DepthReader(dataset, size_hw)
+    return ImageScorer(models, size_hw[1], dataset.vsd_delta_m, read_depth, _MeshRenderer(meshes), with_averages)
 
 
-def _read_mesh(path: Path) -> Mesh:
-    mesh = read_plain_ply(path)
+def _read_mesh(path: Path, unit: str) -> Mesh:
+    mesh = read_plain_ply(path, METRES_PER_UNIT[unit])
     if mesh is None:
         from picopose_cli.rendering.meshes import read_mesh  # slow to import, and rarely needed
 
-        mesh = read_mesh(path)
+        mesh = read_mesh(path, unit)
     return mesh
 
 
-def _image_width_px(dataset: Dataset, job: ImageJob) -> int:
-    """Return the image width that scales MSPD: BOP's for a known data set, else that of the first image."""
+def _image_size_hw(dataset: Dataset, job: ImageJob) -> tuple[int, int]:
+    """Return (height, width) px of the images, which scales MSPD: BOP's for a known sensor, else the first image's."""
     if dataset.image_size_hw is not None:
-        return dataset.image_size_hw[1]
+        return dataset.image_size_hw
     path = dataset.image_path(job.scene_id, job.im_id)
     if path.is_file() or job.depth_path is None:
-        return int(read_image_rgb(path).shape[1])
-    return int(read_depth_m(job.depth_path, job.depth_scale).shape[1])
+        return _size_hw(read_image_rgb(path))
+    return _size_hw(read_depth_m(job.depth_path, job.depth_scale))
+
+
+def _size_hw(pixels: Array) -> tuple[int, int]:
+    return int(pixels.shape[0]), int(pixels.shape[1])
+
+
+@dataclass(frozen=True)
+class _DepthReader:
+    """Reads the depth (H,W) of an image in metres (see scoring.parallel.ReadDepth).
+
+    Raises PicoPoseError when it has neither the usual size `size_hw` nor that of its own image.
+    """
+
+    dataset: Dataset
+    size_hw: tuple[int, int]
+
+    def __call__(self, job: ImageJob, path: Path) -> Array:
+        depth_m = read_depth_m(path, job.depth_scale)
+        found, needed = _size_hw(depth_m), self.size_hw
+        if found == needed:
+            return depth_m
+        image_path = self.dataset.image_path(job.scene_id, job.im_id)
+        if image_path.is_file():
+            needed = _size_hw(read_image_rgb(image_path))
+        if found != needed:
+            sizes = f"the depth image is {found[1]}x{found[0]} px, its image {needed[1]}x{needed[0]}"
+            raise PicoPoseError(sizes, where=path, fix="use depth images that are aligned with the images")
+        return depth_m

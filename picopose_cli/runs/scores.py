@@ -16,6 +16,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes
 from picopose_cli.base.options import ScoreOptions
 from picopose_cli.bop.datasets import Dataset
+from picopose_cli.bop.targets import ChosenTargets
 from picopose_cli.bop.toolkit import run_toolkit
 from picopose_cli.runs.score_inputs import ScoreInputs, read_score_inputs
 from picopose_cli.scoring.detection import DetectionScores, detection_precisions
@@ -33,6 +34,7 @@ class ScoredFile:
 
     path: Path
     dataset: Dataset
+    targets: ChosenTargets
     scores: Scores
     notes: tuple[str, ...]
 
@@ -59,11 +61,11 @@ def score_file(path: Path, options: ScoreOptions) -> ScoredFile:
     """Return the scores of one result file; raises PicoPoseError when it or its data set cannot be used."""
     inputs = read_score_inputs(path, options)
     errors = _compute_errors(inputs, options.workers)
-    if options.targets == "bop24":
+    if inputs.targets.kind == "bop24":
         scores: Scores = DetectionScores(detection_precisions(errors), inputs.mean_time_s)
     else:
         scores = LocalisationScores(localisation_tallies(errors), inputs.mean_time_s)
-    return ScoredFile(path, inputs.dataset, scores, inputs.notes)
+    return ScoredFile(path, inputs.dataset, inputs.targets, scores, inputs.notes)
 
 
 def _compute_errors(inputs: ScoreInputs, workers: int) -> list[PairErrors]:
@@ -107,7 +109,7 @@ def print_toolkit_comparison(
     failures = []
     for file in files:
         try:
-            theirs = run_toolkit(file.path, options.targets, file.dataset.root.parent, options.workers)
+            theirs = run_toolkit(file.path, file.dataset, file.targets, options.workers)
         except PicoPoseError as error:
             failures.append(error)
             continue

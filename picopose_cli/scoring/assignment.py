@@ -22,21 +22,19 @@ def most_visible(visib_fracts: Array, count: int) -> Indices:
     return np.sort(np.argsort(-visib_fracts, kind="stable")[:count])
 
 
-def match_greedily(errors: Array, thresholds: Array, is_target: NDArray[np.bool_] | None = None) -> Indices:
+def match_greedily(errors: Array, thresholds: Array) -> Indices:
     """Return the index of the instance that each estimate is matched to, or UNMATCHED, (T,E).
 
     `errors` (E,G), best-scored estimate first, or one such array for each threshold (T,E,G); `thresholds` (T,). At each
     threshold an estimate gets, of the unmatched instances with an error below the threshold, the one with the smallest
-    error (the first of equal ones). With `is_target` (G,), other instances are matched only when no target can be.
-    Sources: toolkit, pose_matching.match_poses; COCO's evaluation for instances that are not targets.
+    error (the first of equal ones). An error that is NaN matches nothing.
+    Source: toolkit, pose_matching.match_poses.
     """
     count_est, count_gt = errors.shape[-2:]
     matched = np.full((len(thresholds), count_est), UNMATCHED, np.intp)
     if not count_gt:
         return matched
     costs = np.where(errors < thresholds[:, None, None], errors, np.inf)  # (T,E,G)
-    if is_target is not None:
-        costs[..., ~is_target] += thresholds.max()  # above every error of a target
     each = np.arange(len(thresholds))
     for row in range(count_est):
         nearest = costs[:, row].argmin(axis=1)

@@ -96,8 +96,7 @@ def _object_precision(images: list[PairErrors]) -> Precision:
     curves, matches = [], []
     for error, thresholds in AP_THRESHOLDS.items():
         classified = [
-            classify_matches(match_greedily(_errors(one, error), thresholds, one.is_target), one.is_target)
-            for one in images
+            classify_matches(match_greedily(_errors(one, error), thresholds), one.is_target) for one in images
         ]
         correct, counted = (np.concatenate(parts, axis=1)[:, order] for parts in zip(*classified, strict=True))
         rows = zip(correct, counted, strict=True)
@@ -115,7 +114,8 @@ def classify_matches(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return for matches (T,E) which estimates are correct and which are counted, both (T,E).
 
-    An estimate that is matched to an instance that is not a target (`is_target` (G,)) is not counted.
+    An estimate that is matched to an instance that is not a target (`is_target` (G,)) is neither correct nor wrong: it
+    is not counted. Source: toolkit, score.calc_pose_detection_scores.
     """
     found = matched != UNMATCHED
     counted = np.append(is_target, True)[matched]  # UNMATCHED is the last

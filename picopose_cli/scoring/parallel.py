@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import Array
 from picopose_cli.scoring.pair_errors import (
@@ -26,8 +28,6 @@ from picopose_cli.scoring.pair_errors import (
     compute_pair_errors,
 )
 
-ReadDepth = Callable[[Path, float], Array]
-"""Reads a depth image (H,W) in metres from its path and scale."""
 _PARENT_CHECK_S = 1.0
 
 
@@ -41,6 +41,10 @@ class ImageJob:
     objects: tuple[ObjectInImage, ...]
     depth_path: Path | None = None
     depth_scale: float = 1.0
+
+
+ReadDepth = Callable[[ImageJob, Path], Array]
+"""Reads the depth image (H,W) of a job in metres from its path."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,15 @@ class ImageScorer:
         """Return the errors of each object in the image; the depth image is read once."""
         view = None
         if job.depth_path is not None:
-            measured_m = self.read_depth(job.depth_path, job.depth_scale)
+            measured_m = self.read_depth(job, job.depth_path)
             view = DepthView(measured_m, job.K, self.tolerance_m, self.render)
-        return [
-            compute_pair_errors(
-                item, self.models[item.obj_id], job.K, self.width_px, view=view, with_averages=self.with_averages
-            )
-            for item in job.objects
-        ]
+        with np.errstate(all="ignore"):  # numbers of estimates may be too large to compute with: infinite errors
+            return [
+                compute_pair_errors(
+                    item, self.models[item.obj_id], job.K, self.width_px, view=view, with_averages=self.with_averages
+                )
+                for item in job.objects
+            ]
 
 
 def score_images(scorer: ImageScorer, jobs: Sequence[ImageJob], workers: int) -> Iterator[tuple[int, list[PairErrors]]]:

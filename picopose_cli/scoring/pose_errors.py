@@ -16,6 +16,8 @@ from picopose_cli.base.types import Array
 BATCH_POINTS = 400_000
 """Points transformed at once: keeps the temporary arrays small enough for the cache."""
 
+_MAX_DEVIATION = 1e-3
+"""Of R R^T from the identity, up to which inverting a pose keeps distances."""
 _DIRECTIONS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]], np.float64)
 
 
@@ -128,12 +130,24 @@ def adds(T_est: Array, T_gt: Array, xyz_obj_m: Array) -> Array:
     from scipy.spatial import cKDTree  # slow to import, and needed by this error only
 
     tree = cKDTree(xyz_obj_m)
-    distances = np.empty((len(T_est), len(T_gt)))
-    for row, T in enumerate(T_est):
-        # in the estimate's object frame the searched points stay where they are, so one tree serves all pairs
-        at_gt = transform_points(np.linalg.inv(T) @ T_gt, xyz_obj_m)  # (G,N,3)
-        distances[row] = np.asarray(tree.query(at_gt)[0]).mean(axis=1)
+    distances = np.full((len(T_est), len(T_gt)), np.inf)
+    for row in np.flatnonzero(np.isfinite(T_est).all(axis=(1, 2))):
+        T = T_est[row]
+        if _is_rigid(T):
+            # in the estimate's object frame the searched points stay where they are, so one tree serves all pairs
+            at_gt, searched = transform_points(np.linalg.inv(T) @ T_gt, xyz_obj_m), tree  # (G,N,3)
+        else:
+            placed = transform_points(T, xyz_obj_m)
+            if not np.isfinite(placed).all():
+                continue
+            at_gt, searched = transform_points(T_gt, xyz_obj_m), cKDTree(placed)
+        distances[row] = np.asarray(searched.query(at_gt)[0]).mean(axis=1)
     return distances
+
+
+def _is_rigid(T: Array) -> bool:
+    """Return whether (4,4) keeps distances, to the digits of result files; estimates may have any nine numbers as R."""
+    return bool(np.abs(T[:3, :3] @ T[:3, :3].T - np.eye(3)).max() <= _MAX_DEVIATION)
 
 
 def overlapping_spheres(T_est: Array, T_gt: Array, diameter_m: float) -> NDArray[np.bool_]:

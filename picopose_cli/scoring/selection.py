@@ -61,7 +61,9 @@ def select_localisation(estimates: Estimates, targets: Iterable[Target], instanc
 def select_detection(estimates: Estimates, targets: Iterable[ImageTarget], instances: Instances) -> Selection:
     """Return what BOP24 compares: of each image the `max_estimates` best-scored estimates with all instances.
 
-    As in the toolkit, estimates of an object without a visible instance in the image are not counted.
+    As in the toolkit, every object with any instance in the image is compared, however little of it is visible;
+    estimates of other objects are not counted. Instances that are hardly visible are matched like any other, but are
+    not targets.
     """
     rows_of = _rows_by(estimates.scene_id, estimates.im_id)
     images: dict[ImageKey, list[ObjectInImage]] = defaultdict(list)
@@ -71,7 +73,7 @@ def select_detection(estimates: Estimates, targets: Iterable[ImageTarget], insta
         rows = rows_of.get(image, np.empty(0, np.intp))
         best = rows[best_scored(estimates.score[rows], target.max_estimates)]
         of_images, ranked = of_images + len(rows), ranked + len(best)
-        for obj_id in sorted({gt.obj_id for gt in instances.get(image, ()) if gt.visib_fract >= MIN_VISIB_FRACT}):
+        for obj_id in sorted({gt.obj_id for gt in instances.get(image, ())}):
             of_object = [gt for gt in instances[image] if gt.obj_id == obj_id]
             chosen = best[estimates.obj_id[best] == obj_id]
             counted += len(chosen)

@@ -14,7 +14,7 @@ from picopose_cli.bop.datasets import (
     read_object_infos,
     read_scene_cameras,
 )
-from picopose_cli.bop.known_datasets import KNOWN_SPLITS, known_splits, toolkit_split
+from picopose_cli.bop.known_datasets import KNOWN_SPLITS, known_image_size_hw, known_splits, toolkit_split
 
 # name: split folder, width, height, image folder, extension, annotation file, number of objects
 BOP_TABLE = {
@@ -34,7 +34,7 @@ BOP_TABLE = {
     "xyzibd": ("test", 1440, 1080, "gray_xyz", ".png", "scene_gt_xyz", 15),
     "itoddmv": ("test", 1280, 960, "gray_3dlong", ".tif", "scene_gt_3dlong", 28),
 }
-PRIVATE = {"itodd", "hb", "hope", "hopev2", "itoddmv"}
+PRIVATE = {"itodd", "hb", "hope", "hopev2", "itoddmv", "handal", "hot3d", "ipd", "xyzibd"}
 
 
 def test_the_table_names_every_data_set():
@@ -64,6 +64,34 @@ def test_each_row_of_the_table_opens(tmp_path, name):
     assert len(known_splits(name)[0].object_ids) == objects
     assert dataset.result_split == "test"
     assert read_scene_cameras(dataset, 3)[7].K is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "suffix", "size_hw"),
+    [
+        ("hb", "test_primesense", "", (480, 640)),
+        ("hb", "val_kinect", "", (1080, 1920)),
+        ("hb", "val_mine", "", None),
+        ("tless", "test_canon", "", (1920, 2560)),
+        ("tless", "test_kinect", "", (540, 720)),
+        ("tless", "train_primesense", "", (400, 400)),
+        ("tless", "train_canon", "", (1900, 1900)),
+        ("tless", "train_pbr", "", (540, 720)),
+        ("ipd", "test", "_cam2", (2160, 3840)),
+        ("xyzibd", "val", "_realsense", (720, 1280)),
+        ("xyzibd", "train_pbr", "", (1080, 1440)),
+        ("itoddmv", "test", "_cam0", (2838, 4224)),
+        ("itoddmv", "test", "_mine", None),
+        ("ycbv", "train_pbr", "", (480, 640)),
+        ("mine", "test", "", None),
+    ],
+)
+def test_size_of_the_image_is_that_of_its_sensor(name, split, suffix, size_hw):
+    assert known_image_size_hw(name, split, suffix) == size_hw
+
+
+def test_ids_of_xyzibd():
+    assert known_splits("xyzibd")[0].object_ids == (1, 2, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)
 
 
 def test_other_splits_of_private_sets_are_public(tmp_path):

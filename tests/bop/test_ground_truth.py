@@ -11,6 +11,7 @@ from helpers.bop_folder import MASK_BOX, edit_json, gt_entry, write_scene
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.bop.ground_truth import read_ground_truth, read_visible_boxes
+from picopose_cli.bop.targets import read_targets
 
 NAN = float("nan")
 
@@ -80,6 +81,23 @@ def test_broken_visible_fraction(tmp_path, infos):
     edit_json(scene / "scene_gt_info.json", "3", infos)
     with pytest.raises(PicoPoseError, match="scene_gt_info"):
         read_ground_truth(dataset, 1)
+
+
+def test_negative_visible_fraction_counts_as_not_visible(tmp_path):
+    dataset, scene = open_scene(tmp_path)
+    edit_json(scene / "scene_gt_info.json", "3", [{"visib_fract": -1}, {"visib_fract": 0.5}])
+    assert [gt.visib_fract for gt in read_ground_truth(dataset, 1)[3]] == [-1, 0.5]
+    assert [(target.obj_id, target.inst_count) for target in read_targets(dataset)] == [(0, 1)]
+
+
+def test_placeholder_of_an_object_out_of_sight_is_an_instance(tmp_path):
+    dataset, scene = open_scene(tmp_path)
+    placeholder = {"obj_id": 7, "cam_R_m2c": [-1] * 9, "cam_t_m2c": [-1] * 3}
+    edit_json(scene / "scene_gt.json", "3", [placeholder, gt_entry(0)])
+    with pytest.raises(PicoPoseError, match="not a rotation"):  # visible by a quarter
+        read_ground_truth(dataset, 1)
+    edit_json(scene / "scene_gt_info.json", "3", [{"visib_fract": 0}, {"visib_fract": 0.5}])
+    assert [gt.obj_id for gt in read_ground_truth(dataset, 1)[3]] == [7, 0]
 
 
 def test_missing_or_broken_files(tmp_path):

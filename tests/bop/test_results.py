@@ -134,10 +134,6 @@ def test_line_ends_and_header_are_read_as_the_toolkit_does(tmp_path, end):
         (row(t="1 2"), "t 2; need 9 and 3"),
         (row(time="1 2"), "a field has more than one number"),
         (row(time=""), "time is ''"),
-        (row(score="nan"), "not finite"),
-        (row(R="nan 0 0 0 1 0 0 0 1"), "not finite"),
-        (row(t="1 inf 3"), "not finite"),
-        (row(time="nan"), "not finite"),
         (HEADER, "this is a header, not a row"),
         ("\udcff", "1 fields"),
     ],
@@ -151,6 +147,15 @@ def test_unreadable_row_is_named(tmp_path, broken, words):
     assert "row 4" in str(caught.value)
     assert words in str(caught.value)
     assert "picopose check" in str(caught.value)
+
+
+def test_numbers_that_are_not_finite_are_read_and_match_nothing(tmp_path):
+    rows = [row(score="nan"), row(R="nan 0 0 0 1 0 0 0 1"), row(t="1 inf 3"), row(time="nan"), row(score="inf"), row()]
+    table = read_results(write_text(tmp_path / "m_ycbv-test.csv", *rows))
+    assert table.not_finite == (2, 3, 4)
+    assert np.isnan(table.T_cam_from_obj).any(axis=(1, 2)).tolist() == [True, True, True, False, False, False]
+    assert table.score.tolist() == [-np.inf, 0.5, 0.5, 0.5, np.inf, 0.5]
+    assert table.mean_time_s() is None
 
 
 def test_empty_and_missing_files(tmp_path):

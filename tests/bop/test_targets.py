@@ -11,6 +11,7 @@ from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.bop.targets import (
     choose_targets,
     find_targets,
+    kind_of,
     read_image_targets,
     read_target_file,
     read_targets,
@@ -33,29 +34,55 @@ def test_made_from_ground_truth_counts_what_is_visible_by_a_tenth(dataset):
     assert read_targets(dataset) == expected
 
 
-def test_file_of_the_split_comes_first_and_is_sorted(dataset):
-    entries = [target(2, 3, 1), target(1, 0, 2, 2), target(1, 0, 0)]
+def test_file_of_the_split_comes_first_and_keeps_its_order_scene_by_scene(dataset):
+    entries = [target(2, 3, 1), target(1, 0, 2, 2), target(2, 1, 1), target(1, 0, 0)]
     write_json(dataset.root / "test_targets_bop19.json", entries)
-    assert read_targets(dataset) == [Target(1, 0, 0, 1), Target(1, 0, 2, 2), Target(2, 3, 1, 1)]
+    assert read_targets(dataset) == [
+        Target(2, 3, 1, 1), Target(2, 1, 1, 1), Target(1, 0, 2, 2), Target(1, 0, 0, 1)
+    ]  # fmt: skip
+
+
+def test_last_of_repeated_entries_counts_and_zero_adds_nothing(tmp_path):
+    entries = [target(1, 0, 1, 2), target(1, 0, 2), target(1, 0, 1, 3), target(1, 0, 3, 0), target(1, 0, 2, 0)]
+    assert read_target_file(write_json(tmp_path / "targets.json", entries), "mine") == [Target(1, 0, 1, 3)]
 
 
 def test_given_file_of_either_kind_overrides(dataset, tmp_path):
     write_json(dataset.root / "test_targets_bop19.json", [target(1, 0, 1)])
     mine = write_json(tmp_path / "mine.json", [target(1, 4, 0)])
-    assert choose_targets(dataset, mine) == ([Target(1, 4, 0, 1)], f"{mine} (BOP19, localisation)")
+    chosen = choose_targets(dataset, str(mine))
+    assert (chosen.targets, chosen.source) == ([Target(1, 4, 0, 1)], f"{mine} (BOP19, localisation)")
+    assert (chosen.path, chosen.kind, kind_of(str(mine))) == (mine, "bop19", "bop19")
     images = write_json(tmp_path / "images.json", [{"scene_id": 1, "im_id": 4}])
-    assert choose_targets(dataset, images) == ([ImageTarget(1, 4, 100)], f"{images} (BOP24, detection)")
-    with pytest.raises(PicoPoseError, match="does not exist"):
-        choose_targets(dataset, tmp_path / "missing.json")
+    chosen = choose_targets(dataset, str(images))
+    assert (chosen.targets, chosen.source) == ([ImageTarget(1, 4, 100)], f"{images} (BOP24, detection)")
+    assert (chosen.kind, kind_of(str(images))) == ("bop24", "bop24")
+    with pytest.raises(PicoPoseError, match=r"missing.json: the target file does not exist.*bop19, bop24 or a file"):
+        choose_targets(dataset, str(tmp_path / "missing.json"))
+
+
+def test_kind_of_targets_may_be_named(dataset):
+    write_json(dataset.root / "test_targets_bop19.json", [target(1, 0, 1)])
+    assert choose_targets(dataset, "bop19").targets == [Target(1, 0, 1, 1)]
+    made = choose_targets(dataset, "bop24")
+    assert (made.targets, made.path) == (read_image_targets(dataset), None)
+    assert made.source == f"made from the ground truth in {dataset.split_dir} (BOP24, detection)"
+    images = write_json(dataset.root / "test_targets_bop24.json", [{"scene_id": 1, "im_id": 4}])
+    chosen = choose_targets(dataset, "bop24")
+    assert (chosen.targets, chosen.path) == ([ImageTarget(1, 4, 100)], images)
+    assert (kind_of("bop19"), kind_of("bop24")) == ("bop19", "bop24")
 
 
 def test_own_file_of_bop19_comes_before_that_of_bop24_and_the_ground_truth_last(dataset):
-    made = f"made from the ground truth in {dataset.split_dir} (BOP19, localisation)"
-    assert choose_targets(dataset) == (read_targets(dataset), made)
+    made = choose_targets(dataset)
+    assert (made.targets, made.path) == (read_targets(dataset), None)
+    assert made.source == f"made from the ground truth in {dataset.split_dir} (BOP19, localisation)"
     images = write_json(dataset.root / "test_targets_bop24.json", [{"scene_id": 1, "im_id": 4}])
-    assert choose_targets(dataset) == ([ImageTarget(1, 4, 100)], f"{images} (BOP24, detection)")
+    chosen = choose_targets(dataset)
+    assert (chosen.targets, chosen.source) == ([ImageTarget(1, 4, 100)], f"{images} (BOP24, detection)")
     objects = write_json(dataset.root / "test_targets_bop19.json", [target(1, 0, 1)])
-    assert choose_targets(dataset) == ([Target(1, 0, 1, 1)], f"{objects} (BOP19, localisation)")
+    chosen = choose_targets(dataset)
+    assert (chosen.targets, chosen.source) == ([Target(1, 0, 1, 1)], f"{objects} (BOP19, localisation)")
 
 
 def test_typed_split_uses_the_file_of_its_split(tmp_path):
@@ -101,8 +128,8 @@ def test_private_ground_truth_without_target_file(tmp_path):
         ([target(1, float("nan"), 1)], "entry 0: im_id"),
         ([target(1, -1, 1)], "entry 0: im_id"),
         ([target(1, 0, 1.5)], "entry 0: obj_id"),
-        ([target(1, 0, 1, 0)], "entry 0 has inst_count 0"),
-        ([target(1, 0, 1), target(1, 0, 1)], "entry 1 repeats a target"),
+        ([target(1, 0, 1, 0)], "there are no targets"),
+        ([target(1, 0, 1, -1)], "entry 0: inst_count"),
         ([target(1, 0, 1), {"scene_id": 1, "im_id": 0}], "entry 1: obj_id is not a whole number"),
         ([{"scene_id": 1, "im_id": 0}, {"scene_id": 1}], "entry 1: im_id is not a whole number"),
         ([{"scene_id": 1, "im_id": 0}, 5], "entry 1 is not an object"),
@@ -126,7 +153,7 @@ def test_image_targets(dataset):
     assert read_image_targets(dataset) == [ImageTarget(1, 0, 100), ImageTarget(1, 4, 100), ImageTarget(2, 3, 100)]
     entries = [{"scene_id": 2, "im_id": 3}, {"scene_id": 1, "im_id": 0}, {"scene_id": 1, "im_id": 0}]
     path = write_json(dataset.root / "test_targets_bop24.json", entries)
-    assert read_image_targets(dataset) == [ImageTarget(1, 0, 100), ImageTarget(2, 3, 100)]
+    assert read_image_targets(dataset) == [ImageTarget(2, 3, 100), ImageTarget(1, 0, 100)]
     write_json(path, [{"scene_id": 1}])
     with pytest.raises(PicoPoseError, match="entry 0: im_id"):
         read_image_targets(dataset)

@@ -305,3 +305,37 @@ def test_recorded_scoring_files(shared_dir):
 
     assert found("gt") == (0, set())
     assert found("mid") == (1, {"missing target", "too many rows", "unknown object"})
+
+
+def test_unknown_times_are_not_compared_with_known_ones(tmp_path):
+    rows = [row(0, 1, time=-1), row(0, 2, time=0.1), row(0, 3, time=0.1), row(0, 4, time=0.2), row(0, 5, time="nan")]
+    findings = check_results(write_rows(tmp_path / "m_ycbv-test.csv", *rows))
+    assert kinds(findings) == {
+        ("negative time", 2, "warning"), ("differing times", 5, "error"), ("NaN", 6, "warning")
+    }  # fmt: skip
+    texts = {finding.row: finding.text for finding in findings}
+    assert texts[5] == "time 0.2 differs from 0.1 of the same image in row 3"
+    assert texts[6] == "time not finite: there is no mean time"
+
+
+@pytest.mark.parametrize("content", ["[", "{}", "[]", '[{"scene_id": 1}]'])
+def test_broken_target_file_is_an_error(data, content):
+    root, path = data
+    (root / "mine/test_targets_bop19.json").write_text(content)
+    with pytest.raises(PicoPoseError, match=r"test_targets_bop19\.json"):
+        command.run(CheckOptions(path, data_dir=root))
+
+
+def test_kind_of_targets_may_be_named(data, capsys, monkeypatch):
+    root, path = data
+    assert command.run(CheckOptions(path, data_dir=root, targets="bop24")).exit_code == 0
+    assert "(BOP24, detection)" in capsys.readouterr().out
+    monkeypatch.delenv("BOP_PATH", raising=False)
+    with pytest.raises(PicoPoseError, match="no data folder is given"):
+        command.run(CheckOptions(path, targets="bop24"))
+
+
+def test_verdict_without_targets_does_not_call_the_file_clean(data, capsys, monkeypatch):
+    monkeypatch.delenv("BOP_PATH", raising=False)
+    command.run(CheckOptions(data[1]))
+    assert capsys.readouterr().out.strip().endswith("it was not compared with targets")

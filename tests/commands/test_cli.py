@@ -113,7 +113,7 @@ def test_version():
         (lambda: options.DemoOptions(objects=0), "--objects"),
         (lambda: options.DemoOptions(images=0), "--images"),
         (lambda: options.ScoreOptions(results=()), "result file"),
-        (lambda: options.ScoreOptions(results=(Path("a.csv"),), targets="bop11"), "--targets"),
+        (lambda: options.ScoreOptions(results=(Path("a.csv"),), mesh_unit="inch"), "--mesh-unit"),
         (lambda: options.ScoreOptions(results=(Path("a.csv"),), workers=0), "--workers"),
     ],
 )

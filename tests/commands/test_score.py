@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers.meshes import write_ply
 from helpers.rendered_bop import write_bop_dataset
 
 from picopose_cli.base.errors import PicoPoseError
@@ -23,7 +24,9 @@ from picopose_cli.base.types import PoseEstimate
 from picopose_cli.bop.results import write_results
 from picopose_cli.bop.toolkit import TOOLKIT_VARIABLE
 from picopose_cli.commands import score
+from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.runs import score_inputs
+from picopose_cli.scoring.pose_errors import adds
 
 FILES = ("gt", "fine", "mid", "coarse")
 
@@ -66,6 +69,15 @@ def test_official_scores(shared_dir, name, tmp_path):
     for key, value in official.items():
         tolerance = 1e-3 if key.endswith(("vsd", "average_recall")) else 1e-9
         assert ours[key] == pytest.approx(value, abs=tolerance), key
+
+
+@pytest.mark.parametrize("name", ["near", "mixed", "crowd"])
+def test_official_detection_scores_where_instances_are_hardly_visible(shared_dir, name):
+    folder = shared_dir / "scoring_detection"
+    path = folder / f"results/{name}_ycbv-test.csv"
+    ours = score.run(ScoreOptions((path,), data_dir=folder, targets="bop24", workers=1)).scores[path.stem]
+    official = json.loads((folder / "official_scores.json").read_text())[name]
+    assert ours == pytest.approx(official, abs=1e-12)
 
 
 def test_ground_truth_scores_one_and_the_table_says_so(toy, tmp_path, capsys):
@@ -200,7 +212,7 @@ def test_images_without_anything_visible_cannot_be_scored(toy, tmp_path):
 def test_one_of_several_files_that_cannot_be_scored_is_reported(toy, tmp_path, capsys):
     good = write_csv(toy, tmp_path / "good_toy-test.csv")
     bad = tmp_path / "bad_toy-test.csv"
-    bad.write_text(good.read_text().replace("1.0,", "nan,", 1))
+    bad.write_text(good.read_text().replace("1.0,", "best,", 1))
     report = run(toy, good, bad)
     assert report.exit_code == 1
     assert list(report.scores) == ["good_toy-test"]
@@ -252,6 +264,94 @@ def test_an_undescribed_object_and_a_missing_camera_are_named(toy, tmp_path):
     infos.write_text(json.dumps({"1": json.loads(infos.read_text())["1"]}))
     with pytest.raises(PicoPoseError, match=r"models_info\.json: object 2 has no entry"):
         run(toy, path)
+
+
+@pytest.mark.parametrize("R", ["0 0 0 0 0 0 0 0 0", "nan 0 0 0 1 0 0 0 1", "1e308 0 0 0 1e308 0 0 0 1e308"])
+@pytest.mark.parametrize("targets", ["bop19", "bop24"])
+def test_a_pose_that_is_none_is_a_miss(toy, tmp_path, capsys, R, targets):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    header, first, *rows = path.read_text().splitlines()
+    fields = first.split(",")
+    path.write_text("\n".join([header, ",".join([*fields[:4], R, *fields[5:]]), *rows]))
+    scores = run(toy, path, per_object=True, targets=targets).scores["gt_toy-test"]
+    if targets == "bop19":
+        assert scores["bop19_average_recall_mssd"] == pytest.approx(5 / 6)
+        assert scores["objects"]["1"]["matches"] == 2
+        assert scores["objects"]["1"]["add_recall"] == pytest.approx(2 / 3)
+    else:
+        assert scores["objects"]["1"]["matches"] == 2
+        assert scores["objects"]["1"]["AP_mssd"] == pytest.approx(
+            67 / 101 * 2 / 3
+        )  # recall 2/3 behind a false positive
+    said = "1 rows have a number that is not finite and match nothing (rows 2)" in capsys.readouterr().out
+    assert said == R.startswith("nan")
+
+
+def test_adds_of_an_estimate_that_is_no_rotation_is_that_of_the_placed_points():
+    points = np.array([[0.1, 0, 0], [-0.1, 0, 0]])
+    double, collapsed = np.diag([2.0, 2, 2, 1]), np.diag([0.0, 0, 0, 1])
+    np.testing.assert_allclose(adds(np.stack([double, collapsed]), np.eye(4)[None], points), [[0.1], [0.1]])
+
+
+@pytest.mark.parametrize("scale", [0, -0.1, "0.1", None, float("nan")])
+def test_an_invalid_depth_scale_is_named_and_not_replaced(toy, tmp_path, scale):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    cameras = toy.root / "test/000001/scene_camera.json"
+    content = json.loads(cameras.read_text())
+    content["1"]["depth_scale"] = scale
+    cameras.write_text(json.dumps(content))
+    with pytest.raises(PicoPoseError, match=r"scene_camera\.json: image 1: depth_scale is not a positive number"):
+        run(toy, path)
+    assert run(toy, path, targets="bop24").exit_code == 0  # needs no depth
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_depth_image_of_another_size_than_its_image_is_named(toy, tmp_path, workers):
+    depth = toy.root / "test/000001/depth/000001.png"
+    whole = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(depth), whole[::2, ::2])
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    with pytest.raises(PicoPoseError, match=r"000001\.png: the depth image is 160x120 px, its image 320x240"):
+        run(toy, path, workers=workers)
+
+
+def test_targets_may_be_a_file_of_either_kind(toy, tmp_path):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    objects, images = tmp_path / "objects.json", tmp_path / "images.json"
+    objects.write_text(json.dumps([{"scene_id": 1, "im_id": 2, "obj_id": 1, "inst_count": 1}]))
+    images.write_text(json.dumps([{"scene_id": 1, "im_id": 2}]))
+    scored = run(toy, path, per_object=True, targets=str(objects)).scores["gt_toy-test"]
+    assert {obj_id: one["targets"] for obj_id, one in scored["objects"].items()} == {"1": 1}
+    scored = run(toy, path, per_object=True, targets=str(images)).scores["gt_toy-test"]
+    assert {obj_id: one["targets"] for obj_id, one in scored["objects"].items()} == {"1": 1, "2": 1}
+    assert scored["bop24_mAP"] == 1
+    with pytest.raises(PicoPoseError, match="bop11: the target file does not exist"):
+        run(toy, path, targets="bop11")
+
+
+def test_equal_scores_are_ranked_in_the_order_of_the_target_file(toy, tmp_path):
+    """A right and a wrong estimate of equal scores: precision is 1 until the wrong one comes."""
+    T = {im_id: dict(toy.poses[1, im_id])[1] for im_id in range(3)}
+    away = make_T(np.eye(3), np.array([0.2, 0, 0]))
+    path = tmp_path / "m_toy-test.csv"
+    write_results(path, [PoseEstimate(1, 0, 1, 0.5, T[0], 1.0), PoseEstimate(1, 1, 1, 0.5, away @ T[1], 1.0)])
+    found = {}
+    for order in ((0, 1), (1, 0)):
+        targets = tmp_path / "targets.json"
+        targets.write_text(json.dumps([{"scene_id": 1, "im_id": im_id} for im_id in order]))
+        found[order] = run(toy, path, per_object=True, targets=str(targets)).scores["m_toy-test"]["objects"]["1"]
+    assert found[0, 1]["AP_mssd"] == pytest.approx(51 / 101)  # recall .5 at a precision of 1
+    assert found[1, 0]["AP_mssd"] == pytest.approx(51 / 101 / 2)
+
+
+def test_meshes_in_another_unit(toy, tmp_path):
+    path = write_csv(toy, tmp_path / "noisy_toy-test.csv", noise_m=0.012)
+    wanted = run(toy, path).scores
+    for mesh_path in (toy.root / "models").glob("*.ply"):
+        write_ply(mesh_path, read_mesh(mesh_path), unit_m=1.0)
+    with pytest.raises(PicoPoseError, match="--mesh-unit"):
+        run(toy, path)
+    assert run(toy, path, mesh_unit="m").scores["noisy_toy-test"] == pytest.approx(wanted["noisy_toy-test"], abs=1e-3)
 
 
 def test_a_worker_that_dies_is_an_error(toy, tmp_path, monkeypatch):
@@ -311,14 +411,19 @@ FAKE_SCRIPT = """
 import argparse, json, os, pathlib, sys
 import bop_toolkit_lib
 parser = argparse.ArgumentParser()
-for name in ("renderer_type", "results_path", "eval_path", "result_filenames", "num_workers"):
+for name in ("renderer_type", "results_path", "eval_path", "result_filenames", "targets_filename", "num_workers"):
     parser.add_argument("--" + name)
 given = parser.parse_args()
 if os.environ.get("FAKE_FAILURE"):
     sys.exit("first line\\nno display")
 assert (pathlib.Path(os.environ["BOP_PATH"]) / "toy").is_dir()
 assert (pathlib.Path(given.results_path) / given.result_filenames).read_text().startswith("scene_id")
-folder = pathlib.Path(given.eval_path) / given.result_filenames[:-4]
+_, dataset, split = given.result_filenames.split(".")[0].replace("-", "_").split("_")
+assert dataset == "toy"
+assert (pathlib.Path(os.environ["BOP_PATH"]) / "toy" / split).is_dir()
+targets = json.loads((pathlib.Path(os.environ["BOP_PATH"]) / "toy" / given.targets_filename).read_text())
+assert [sorted(target) for target in targets] == [["im_id", "inst_count", "obj_id", "scene_id"]] * 6
+folder = pathlib.Path(given.eval_path) / given.result_filenames.split(".")[0]
 folder.mkdir()
 scores = {"bop19_average_recall": 0.75, "bop19_average_time_per_image": 0.5}
 (folder / "scores_bop19.json").write_text(json.dumps(scores))
@@ -343,6 +448,21 @@ def test_toolkit_scores_stand_beside_ours(toy, tmp_path, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["bop19_average_recall", "1.000000", "0.750000", "+2.5e-01"] in lines
     assert ["bop19_average_recall_vsd", "1.000000", "-", "-"] in lines
+
+
+@pytest.mark.usefixtures("fake_toolkit")
+def test_toolkit_gets_targets_and_names_that_it_can_read(toy, tmp_path, capsys):
+    run(toy, write_csv(toy, tmp_path / "gt_toy-test.second.csv"), toolkit=True)
+    assert "+2.5e-01" in capsys.readouterr().out
+    (toy.root / "test").rename(toy.root / "val")
+    targets = (toy.root / "test_targets_bop19.json").rename(toy.root / "val_targets_bop19.json")
+    path = write_csv(toy, tmp_path / "my.method.csv")
+    options = ScoreOptions((path,), toy.data_dir, dataset="toy", split="val", workers=1, toolkit=True)
+    score.run(options)
+    assert "+2.5e-01" in capsys.readouterr().out
+    targets.unlink()  # then they are made from the ground truth
+    score.run(options)
+    assert "+2.5e-01" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("fake_toolkit")

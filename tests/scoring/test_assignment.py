@@ -7,18 +7,14 @@ from hypothesis import strategies as st
 from picopose_cli.scoring.assignment import UNMATCHED, best_scored, match_greedily, most_visible
 
 
-def plain_match(errors, threshold, is_target):
-    """One threshold, one estimate after the other; wanted instances first."""
+def plain_match(errors, threshold):
+    """One threshold, one estimate after the other."""
     matched, taken = [], set()
     for row in errors:
-        best = UNMATCHED
-        for wanted in (True, False):
-            best_error = threshold
-            for index, error in enumerate(row):
-                if is_target[index] == wanted and index not in taken and error < best_error:
-                    best, best_error = index, error
-            if best != UNMATCHED:
-                break
+        best, best_error = UNMATCHED, threshold
+        for index, error in enumerate(row):
+            if index not in taken and error < best_error:
+                best, best_error = index, error
         if best != UNMATCHED:
             taken.add(best)
         matched.append(best)
@@ -34,11 +30,8 @@ def test_greedy_matching_equals_the_plain_version(seed, estimates, instances, le
     errors = rng.integers(0, levels + 1, (estimates, instances)) / levels  # many ties
     errors[rng.random(errors.shape) < 0.1] = np.inf
     thresholds = np.array([0.2, 0.5, 1.0, 0.05])
-    is_target = rng.random(instances) < 0.7
-    wanted = [plain_match(errors, threshold, is_target) for threshold in thresholds]
-    np.testing.assert_array_equal(match_greedily(errors, thresholds, is_target), np.reshape(wanted, (4, estimates)))
-    everyone = [plain_match(errors, threshold, np.ones(instances, bool)) for threshold in thresholds]
-    np.testing.assert_array_equal(match_greedily(errors, thresholds), np.reshape(everyone, (4, estimates)))
+    wanted = [plain_match(errors, threshold) for threshold in thresholds]
+    np.testing.assert_array_equal(match_greedily(errors, thresholds), np.reshape(wanted, (4, estimates)))
 
 
 def test_an_error_on_the_threshold_is_too_large():
@@ -53,12 +46,6 @@ def test_the_better_scored_estimate_chooses_first_even_if_the_other_fits_better(
 def test_nan_and_infinite_errors_match_nothing():
     errors = np.array([[np.nan, np.inf], [0.1, np.nan]])
     assert match_greedily(errors, np.array([1.0]))[0].tolist() == [UNMATCHED, 0]
-
-
-def test_an_instance_that_is_no_target_is_matched_only_when_no_target_is_near():
-    errors = np.array([[0.3, 0.01], [0.3, 0.01], [0.3, 0.01]])
-    matched = match_greedily(errors, np.array([0.5]), np.array([True, False]))
-    assert matched[0].tolist() == [0, 1, UNMATCHED]
 
 
 def test_errors_may_differ_by_threshold():

@@ -62,6 +62,28 @@ def test_an_estimate_matched_to_an_instance_that_is_no_target_is_not_counted():
     assert counts.tolist() == [[True, False, True]]
 
 
+def test_a_hardly_visible_instance_is_matched_like_any_other():
+    """The nearest instance takes the estimate, which is then not counted although a target was near as well."""
+    precision = detection_precisions([errors([0.9], [[0.004, 0.001]], is_target=[True, False])])[1]
+    assert precision.targets == 1
+    np.testing.assert_array_equal(precision.mssd, 0)
+    precision = detection_precisions([errors([0.9], [[0.001, 0.004]], is_target=[True, False])])[1]
+    np.testing.assert_array_equal(precision.mssd, 1)
+
+
+def test_wrong_estimates_count_in_an_image_whose_only_instances_are_hardly_visible():
+    found = errors([0.5], [[0.0]])
+    beside, on_it = (errors([0.9], [[error_m]], is_target=[False]) for error_m in (0.09, 0.0))
+    assert detection_precisions([found, beside])[1].mssd[0] == pytest.approx(0.5)  # a false positive above the match
+    assert detection_precisions([found, on_it])[1].mssd[0] == 1  # neither right nor wrong
+
+
+def test_equal_scores_keep_the_order_of_the_images():
+    right, wrong = errors([0.5], [[0.0]]), errors([0.5], [[0.09]], is_target=[False])
+    assert detection_precisions([right, wrong])[1].mssd[0] == 1
+    assert detection_precisions([wrong, right])[1].mssd[0] == pytest.approx(0.5)
+
+
 def test_objects_with_nothing_to_find_are_left_out_of_the_mean():
     scores = DetectionScores(
         detection_precisions([errors([0.9], [[0.0]]), errors([0.9], [[0.0]], is_target=[False], obj_id=2)]), 1.5
@@ -102,10 +124,11 @@ def test_the_best_estimates_of_an_image_count_with_all_instances_of_their_object
         (1, 2): [instance(2, 0, 5, 0.05), instance(2, 1, 5, 0.1), instance(2, 2, 7, 0.09), instance(2, 3, 8, 1.0)]
     }
     selection = select_detection(estimates(rows), [ImageTarget(1, 2, max_estimates=4)], instances)
-    five, eight = selection.images[1, 2]
-    assert (five.obj_id, eight.obj_id) == (5, 8)  # nothing to find of object 7, nothing at all of object 6
+    five, seven, eight = selection.images[1, 2]
+    assert (five.obj_id, seven.obj_id, eight.obj_id) == (5, 7, 8)  # there is no instance of object 6
+    assert (seven.scores.tolist(), seven.is_target.tolist()) == ([0.8], [False])
     assert five.scores.tolist() == [0.9, 0.5]
     assert five.is_target.tolist() == [False, True]
     assert eight.T_est.shape == (0, 4, 4)
     assert selection.beyond_limit == 1
-    assert selection.not_targets == 3  # objects 6 and 7, and the other image
+    assert selection.not_targets == 2  # object 6, and the other image
