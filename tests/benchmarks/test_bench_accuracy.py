@@ -106,7 +106,7 @@ def test_lines_are_what_infer_writes(bench, toy, toy_dir, tmp_path):
             weights=toy.weights,
             output=tmp_path / "picopose_toy-test.csv",
             hypotheses=line.hypotheses,
-            paper=not line.sub_cell,
+            rules="default" if line.sub_cell else "paper",
             refine=line.rounds,
         )
         infer.run(options)
