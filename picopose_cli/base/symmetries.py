@@ -14,6 +14,17 @@ MAX_SYMMETRY_STEP = 0.01
 """Largest step of a continuous symmetry, as a share of the object's diameter (toolkit: max_sym_disc_step)."""
 
 
+_SYMMETRIES_AT_ONCE = 256
+"""Keeps the arrays of `equivalent_views` small: at 162 views each takes 0.2 MB."""
+MAX_SYMMETRIES = 10_000
+"""Most transformations of an object: 31 axes, or one axis with 30 discrete symmetries; a sphere needs three axes."""
+
+
+def symmetry_count(discrete: int, axes: int, max_step: float = MAX_SYMMETRY_STEP) -> int:
+    """Return the number of transformations that `symmetry_transforms` returns, the identity included."""
+    return (1 + discrete) * (axes * _steps(max_step) if axes else 1)
+
+
 def symmetry_transforms(info: ObjectInfo, max_step: float = MAX_SYMMETRY_STEP) -> Array:
     """Return every T_obj_from_obj (S,4,4) f64, metres, that leaves the object's appearance unchanged.
 
@@ -23,7 +34,7 @@ def symmetry_transforms(info: ObjectInfo, max_step: float = MAX_SYMMETRY_STEP) -
     discrete = np.concatenate([np.eye(4)[None], np.asarray(info.symmetries_discrete, np.float64).reshape(-1, 4, 4)])
     if not info.symmetries_continuous:
         return discrete
-    steps = int(np.ceil(np.pi / max_step))
+    steps = _steps(max_step)
     angles_rad = np.arange(steps) * (2 * np.pi / steps)
     continuous = np.concatenate(
         [
@@ -45,8 +56,11 @@ def equivalent_views(T_tmpl_from_obj: Array, symmetries: Array) -> NDArray[np.bo
     directions = np.einsum("vji,vj->vi", R, T_tmpl_from_obj[:, :3, 3])
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     angles_rad = np.arccos(np.clip(directions @ directions.T, -1, 1)) + np.pi * np.eye(len(directions))
-    transformed = directions @ symmetries[:, :3, :3].transpose(0, 2, 1)  # (S,V,3)
-    near = (transformed @ directions.T > np.cos(angles_rad.min() / 2)).any(axis=0)
+    near = np.zeros(angles_rad.shape, bool)
+    for start in range(0, len(symmetries), _SYMMETRIES_AT_ONCE):
+        R_symmetry = symmetries[start : start + _SYMMETRIES_AT_ONCE, :3, :3]
+        transformed = directions @ R_symmetry.transpose(0, 2, 1)  # (S,V,3)
+        near |= (transformed @ directions.T > np.cos(angles_rad.min() / 2)).any(axis=0)
     equivalent: NDArray[np.bool_] = near | near.T | np.eye(len(directions), dtype=bool)
     return equivalent
 
@@ -63,6 +77,10 @@ def drop_equivalent_views(views: Sequence[int], equivalent: NDArray[np.bool_]) -
             covered |= equivalent[view]
             positions.append(position)
     return positions
+
+
+def _steps(max_step: float) -> int:
+    return int(np.ceil(np.pi / max_step))
 
 
 def _axis_rotations(axis: Array, offset_m: Array, angles_rad: Array) -> Array:

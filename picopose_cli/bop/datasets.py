@@ -12,6 +12,7 @@ import numpy as np
 from picopose_cli.base.cameras import Camera, parse_camera
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.json_numbers import finite_number, finite_numbers
+from picopose_cli.base.symmetries import MAX_SYMMETRIES, symmetry_count
 from picopose_cli.base.types import MM_PER_M, Array, ObjectInfo
 from picopose_cli.bop.json_files import read_indexed
 from picopose_cli.bop.known_datasets import (
@@ -251,13 +252,19 @@ def _object_info(path: Path, obj_id: int, entry: Any) -> ObjectInfo:
     diameter_mm = finite_number(entry.get("diameter"))
     if diameter_mm is None or diameter_mm <= 0:
         raise broken("diameter", "a positive number of mm")
-    discrete = _listed(entry, "symmetries_discrete")
+    discrete, continuous = _listed(entry, "symmetries_discrete"), _listed(entry, "symmetries_continuous")
+    count = symmetry_count(len(discrete or ()), len(continuous or ()))
+    if count > MAX_SYMMETRIES:
+        raise PicoPoseError(
+            f"object {obj_id} has {count} symmetry transformations, more than {MAX_SYMMETRIES}",
+            where=path,
+            fix="list each symmetry once; a sphere has three axes",
+        )
     matrices = [finite_numbers(item, 16) for item in discrete or ()]
     if discrete is None or any(matrix is None for matrix in matrices):
         raise broken("symmetries_discrete", "a list of 4x4 matrices")
     symmetries = np.array(matrices, np.float64).reshape(-1, 4, 4)
     symmetries[:, :3, 3] /= MM_PER_M
-    continuous = _listed(entry, "symmetries_continuous")
     axes = [_continuous(item) for item in continuous or ()]
     if continuous is None or any(axis is None for axis in axes):
         raise broken("symmetries_continuous", "a list of {axis, offset}")

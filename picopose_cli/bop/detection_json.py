@@ -107,6 +107,8 @@ def _rle(entry: dict[str, Any], known_counts: dict[int, int]) -> Rle:
 
 
 def _detection(entry: Any) -> tuple[tuple[int, int], Detection]:
+    if isinstance(entry, ValueError):
+        raise entry
     if not isinstance(entry, dict):
         raise ValueError("is not an object")
     scene_id, im_id, obj_id = (_id(entry, key) for key in ("scene_id", "image_id", "category_id"))

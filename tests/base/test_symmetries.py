@@ -7,7 +7,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from picopose_cli.base.geometry import make_T
-from picopose_cli.base.symmetries import drop_equivalent_views, equivalent_views, symmetry_transforms
+from picopose_cli.base.symmetries import (
+    drop_equivalent_views,
+    equivalent_views,
+    symmetry_count,
+    symmetry_transforms,
+)
 from picopose_cli.base.types import ObjectInfo
 from picopose_cli.templates.views import place_views
 
@@ -60,3 +65,13 @@ def test_the_first_of_equivalent_views_stays():
     equivalent[0, 3] = equivalent[3, 0] = True
     assert drop_equivalent_views([2, 3, 1, 0, 4], equivalent) == [0, 1, 2, 4]
     assert drop_equivalent_views([0, 3], equivalent) == [0]
+
+
+def test_many_symmetries_are_as_few_at_a_time():
+    turns = z_rotations(*np.linspace(0, 359, 700))
+    transforms = symmetry_transforms(ObjectInfo(1, 0.2, turns, ()))
+    assert len(transforms) == symmetry_count(700, 0) == 701
+    one_by_one = np.any([equivalent_views(VIEWS, T[None]) for T in transforms], axis=0)
+    np.testing.assert_array_equal(equivalent_views(VIEWS, transforms), one_by_one)
+    axes = ((np.array([0, 0, 1.0]), np.zeros(3)),) * 2
+    assert len(symmetry_transforms(ObjectInfo(1, 0.2, turns[:3], axes))) == symmetry_count(3, 2)

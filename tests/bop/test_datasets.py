@@ -294,7 +294,7 @@ def test_nested_camera_matrix_is_read_row_by_row(tmp_path):
         (b"[1, 2]", "is a list, must be an object"),
         (b"\xff\xfe\x00", "not valid JSON"),
         (b'{"zero": {}}', "'zero' is not an id"),
-        (b"[" * 100_000, "not valid JSON"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"\x1f\x8b\x08 cut", "gzip"),
     ],
 )
@@ -396,3 +396,15 @@ def test_real_folders_open(shared_dir, name):
         for im_id, camera in read_scene_cameras(dataset, scene_id).items():
             assert camera.K is not None
             assert dataset.image_path(scene_id, im_id).is_file()
+
+
+def test_absurd_numbers_of_symmetries_are_refused(tmp_path):
+    write_scene(tmp_path / "mine/test/000001", {0: [1]})
+    axis = {"axis": [0, 0, 1], "offset": [0, 0, 0]}
+    path = tmp_path / "mine/models/models_info.json"
+    write_json(path, {"1": {"diameter": 100, "symmetries_continuous": [axis] * 3}})
+    dataset = open_dataset("mine", tmp_path)
+    assert len(read_object_infos(dataset)[1].symmetries_continuous) == 3
+    write_json(path, {"1": {"diameter": 100, "symmetries_continuous": [axis] * 1000}})
+    with pytest.raises(PicoPoseError, match=r"models_info\.json: object 1 has 315000 symmetry transformations, more"):
+        read_object_infos(dataset)
