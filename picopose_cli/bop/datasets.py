@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,16 @@ from picopose_cli.bop.known_datasets import (
     toolkit_split,
 )
 from picopose_cli.bop.layouts import (
-    IMAGE_EXTENSIONS,
     MODELS_FOLDERS,
     ImageLayout,
-    find_image_layout,
+    find_image_layouts,
     find_models,
     find_split,
+    images_by_id,
     list_folders,
     mesh_files,
     models_folders,
+    require_scored_sensor,
     scene_folders,
 )
 from picopose_cli.bop.result_names import drop_separators
@@ -54,6 +56,9 @@ class Dataset:
     eval_models_dir: Path
     """Folder of the meshes that scores are computed with: models_eval if it exists."""
     layout: ImageLayout
+    """That of the first scene, for scenes that have none of their own."""
+    layouts: Mapping[int, ImageLayout]
+    """By scene, which may have different sensors."""
     image_size_hw: tuple[int, int] | None
     """(height, width) px of the sensor in BOP's table, None for an unknown one; images on disk may differ."""
     has_public_gt: bool
@@ -81,9 +86,13 @@ class Dataset:
         """Return the sorted ids of the scenes on disk."""
         return [int(name) for name in scene_folders(self.split_dir)]
 
+    def layout_of(self, scene_id: int) -> ImageLayout:
+        """Return the layout of a scene."""
+        return self.layouts.get(scene_id, self.layout)
+
     def annotation_path(self, scene_id: int, stem: str) -> Path:
         """Return the path of a scene's `scene_camera`, `scene_gt` or `scene_gt_info` file."""
-        return self.scene_dir(scene_id) / f"{stem}{self.layout.suffix}.json"
+        return self.scene_dir(scene_id) / f"{stem}{self.layout_of(scene_id).suffix}.json"
 
     def has_gt_files(self) -> bool:
         """Return whether any scene has ground truth on disk, public or not."""
@@ -91,18 +100,19 @@ class Dataset:
 
     def image_path(self, scene_id: int, im_id: int) -> Path:
         """Return the path of an image with its extension on disk, or the usual one where it is missing."""
-        folder = self.scene_dir(scene_id) / self.layout.image_folder
-        return _existing(folder, f"{im_id:06d}", self.layout.image_ext)
+        layout = self.layout_of(scene_id)
+        return _existing(self.scene_dir(scene_id) / layout.image_folder, im_id, layout.image_ext)
 
     def depth_path(self, scene_id: int, im_id: int) -> Path:
         """Return the path of an image's depth map, which may be missing."""
-        folder = self.scene_dir(scene_id) / self.layout.depth_folder
-        return _existing(folder, f"{im_id:06d}", self.layout.depth_ext)
+        layout = self.layout_of(scene_id)
+        return _existing(self.scene_dir(scene_id) / layout.depth_folder, im_id, layout.depth_ext)
 
     def mask_visib_path(self, scene_id: int, im_id: int, gt_id: int) -> Path:
         """Return the path of the mask of an instance's visible part, which may be missing."""
-        folder = self.scene_dir(scene_id) / f"mask_visib{self.layout.suffix}"
-        if self.layout.suffix and not folder.is_dir():
+        suffix = self.layout_of(scene_id).suffix
+        folder = self.scene_dir(scene_id) / f"mask_visib{suffix}"
+        if suffix and not folder.is_dir():
             folder = self.scene_dir(scene_id) / "mask_visib"
         return folder / f"{im_id:06d}_{gt_id:06d}.png"
 
@@ -122,7 +132,9 @@ def open_dataset(
     row = _row_of(folder, rows)
     preferred = tuple(dict.fromkeys((*((row.models,) if row else ()), *MODELS_FOLDERS)))
     models_dir = find_models(root, models, preferred)
-    layout = find_image_layout(root / folder, row)
+    layout, layouts = find_image_layouts(root / folder, tuple(dict.fromkeys((*((row,) if row else ()), *rows))))
+    if need_images:
+        require_scored_sensor(root / folder, layout, layouts)
     dataset = Dataset(
         name=root.name,
         root=root,
@@ -130,6 +142,7 @@ def open_dataset(
         models_dir=models_dir,
         eval_models_dir=models_dir if models else find_models(root, None, (_EVALUATION_MODELS, models_dir.name)),
         layout=layout,
+        layouts=layouts,
         image_size_hw=known_image_size_hw(root.name, folder, layout.suffix),
         has_public_gt=False,
         has_vsd=row is None or row.has_vsd,
@@ -225,22 +238,23 @@ def _with_ground_truth(dataset: Dataset, row: KnownSplit | None) -> Dataset:
 
 
 def _refuse_fisheye(dataset: Dataset) -> None:
-    for scene_id in dataset.scene_ids()[:1]:
-        cameras = read_scene_cameras(dataset, scene_id)
-        if cameras and all(camera.K is None for camera in cameras.values()):
-            raise PicoPoseError(
-                f"the images of {dataset.name} are of fisheye cameras (no cam_K), which are not supported",
-                where=dataset.annotation_path(scene_id, "scene_camera"),
-                fix="undistort them to pinhole images and add cam_K",
-            )
+    """Raise PicoPoseError when no scene has an image of a pinhole camera."""
+    scene_ids = dataset.scene_ids()
+    for scene_id in scene_ids:
+        if any(camera.K is not None for camera in read_scene_cameras(dataset, scene_id).values()):
+            return
+    if scene_ids:
+        raise PicoPoseError(
+            f"the images of {dataset.name} are of fisheye cameras (no cam_K), which are not supported",
+            where=dataset.annotation_path(scene_ids[0], "scene_camera"),
+            fix="undistort them to pinhole images and add cam_K",
+        )
 
 
-def _existing(folder: Path, stem: str, usual_ext: str) -> Path:
-    usual = folder / f"{stem}{usual_ext}"
-    if usual.exists():
-        return usual
-    others = (folder / f"{stem}{ext}" for ext in IMAGE_EXTENSIONS)
-    return next((path for path in others if path.exists()), usual)
+def _existing(folder: Path, im_id: int, usual_ext: str) -> Path:
+    """Return the image of a folder with another extension or another number of digits where the usual is missing."""
+    usual = folder / f"{im_id:06d}{usual_ext}"
+    return usual if usual.exists() else images_by_id(folder).get(im_id, usual)
 
 
 def _object_info(path: Path, obj_id: int, entry: Any) -> ObjectInfo:

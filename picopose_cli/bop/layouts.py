@@ -5,23 +5,27 @@ The row of the table of known data sets is used where it matches the folder, els
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import MESH_SUFFIXES
 from picopose_cli.bop.known_datasets import KnownSplit, toolkit_split
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MODELS_FOLDERS = ("models", "models_cad", "models_reconst")
 """Folders of meshes for templates, preferred first."""
 _SCENE_DIGITS = 6
+_LONGEST_ID = 15
 _CAMERA_STEM = "scene_camera"
+_CLASSIC_PAIRS = (("rgb", ""), ("gray", ""))
 
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """Folders and file extensions of a split's images inside each scene, and the suffix of its annotation files."""
+    """Folders and file extensions of the images inside a scene, and the suffix of its annotation files."""
 
     image_folder: str = "rgb"
     image_ext: str = ".png"
@@ -97,22 +101,40 @@ def _no_split(root: Path, what: str, present: list[str]) -> PicoPoseError:
     return PicoPoseError(f"{what} in this folder (found: {_names(list_folders(root))})", where=root, fix=fix)
 
 
-def find_image_layout(split_dir: Path, row: KnownSplit | None) -> ImageLayout:
-    """Return the layout of a split's scenes, taken from the first with images and a scene_camera file.
+def find_image_layouts(split_dir: Path, rows: Sequence[KnownSplit]) -> tuple[ImageLayout, dict[int, ImageLayout]]:
+    """Return the layout of a split and those of its scenes, which may have different sensors.
 
-    A split without images (scores need only ground truth and depth) gets the names of the table, or BOP's usual ones.
+    `rows` are those of the data set, the split's first. The split's layout is that of its first scene with images and
+    a scene_camera file; it serves for scenes without (scores need only ground truth and depth). Where BOP scores one of
+    several sensors, another one is not taken: its poses would be in another frame.
     """
-    scenes = [split_dir / scene for scene in scene_folders(split_dir)]
-    for scene_dir in scenes:
-        pair = _known_pair(scene_dir, row) or _find_pair(scene_dir)
-        if pair is not None:
-            return _complete(scene_dir, *pair, row)
+    scenes = {int(name): split_dir / name for name in scene_folders(split_dir)}
+    pairs = {scene_id: _pair(scene_dir, rows) for scene_id, scene_dir in scenes.items()}
+    row = rows[0] if rows else None
+    layouts = {scene_id: _complete(scenes[scene_id], *pair, row) for scene_id, pair in pairs.items() if pair}
+    if layouts:
+        return next(iter(layouts.values())), layouts
     row_pair = ("rgb", "") if row is None else (row.image_folder, row.suffix)
-    for scene_dir in scenes:
+    for scene_dir in scenes.values():
         for suffix in (row_pair[1], ""):
             if _has_cameras(scene_dir, suffix):
-                return _complete(scene_dir, row_pair[0], suffix, row)
-    return ImageLayout(*row_pair)
+                return _complete(scene_dir, row_pair[0], suffix, row), {}
+    return ImageLayout(row_pair[0], suffix=row_pair[1]), {}
+
+
+def require_scored_sensor(split_dir: Path, layout: ImageLayout, layouts: Mapping[int, ImageLayout]) -> None:
+    """Raise PicoPoseError when a split has images of other sensors than the one that BOP scores, and of that none."""
+    if layouts or not layout.suffix:
+        return
+    for name in scene_folders(split_dir):
+        found = [folder for folder, _ in _all_pairs(split_dir / name)]
+        if found and not _has_cameras(split_dir / name, layout.suffix):
+            needed = f"{layout.image_folder}/ and {_CAMERA_STEM}{layout.suffix}.json"
+            raise PicoPoseError(
+                f"there are no images of the sensor that BOP scores ({needed}), only {', '.join(found)}",
+                where=split_dir / name,
+                fix="unpack those images: poses of another sensor would be in another frame",
+            )
 
 
 def _complete(scene_dir: Path, folder: str, suffix: str, row: KnownSplit | None) -> ImageLayout:
@@ -122,22 +144,28 @@ def _complete(scene_dir: Path, folder: str, suffix: str, row: KnownSplit | None)
     return ImageLayout(folder, image_ext, suffix, depth_folder, depth_ext)
 
 
-def _known_pair(scene_dir: Path, row: KnownSplit | None) -> tuple[str, str] | None:
-    if row is not None and (scene_dir / row.image_folder).is_dir() and _has_cameras(scene_dir, row.suffix):
-        return row.image_folder, row.suffix
-    return None
+def _pair(scene_dir: Path, rows: Sequence[KnownSplit]) -> tuple[str, str] | None:
+    """Return the image folder of a scene and the suffix of its annotations, as a row of the table has them or else."""
+    for row in rows:
+        if (scene_dir / row.image_folder).is_dir() and _has_cameras(scene_dir, row.suffix):
+            return row.image_folder, row.suffix
+    pairs = _all_pairs(scene_dir)
+    if rows and rows[0].suffix:  # training images have names without a sensor
+        pairs = [pair for pair in pairs if pair in _CLASSIC_PAIRS]
+    return pairs[0] if pairs else None
 
 
-def _find_pair(scene_dir: Path) -> tuple[str, str] | None:
-    """Return the first image folder, colour before grey, with a scene_camera file, and the file's suffix."""
+def _all_pairs(scene_dir: Path) -> list[tuple[str, str]]:
+    """Return the image folders, colour before grey, with the suffix of their scene_camera file."""
     folders = list_folders(scene_dir)
-    ordered = [name for kind in ("rgb", "gray") for name in folders if name.startswith(kind)]
-    for folder in ordered:
+    pairs = []
+    for folder in (name for kind in ("rgb", "gray") for name in folders if name.startswith(kind)):
         _, _, sensor = folder.partition("_")
-        for suffix in (f"_{sensor}" if sensor else "", f"_{folder}", ""):
-            if _has_cameras(scene_dir, suffix):
-                return folder, suffix
-    return None
+        suffixes = (f"_{sensor}" if sensor else "", f"_{folder}", "")
+        suffix = next((one for one in suffixes if _has_cameras(scene_dir, one)), None)
+        if suffix is not None:
+            pairs.append((folder, suffix))
+    return pairs
 
 
 def _has_cameras(scene_dir: Path, suffix: str) -> bool:
@@ -149,6 +177,24 @@ def _first_extension(folder: Path) -> str | None:
         return None
     names = (entry.suffix for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_EXTENSIONS)
     return next(names, None)
+
+
+def images_by_id(folder: Path) -> dict[int, Path]:
+    """Return the images of a folder by the number that their names are, in any case and with any number of digits."""
+    try:
+        changed_ns = folder.stat().st_mtime_ns
+    except OSError:
+        return {}
+    return _images_by_id(folder, changed_ns)
+
+
+@lru_cache(maxsize=64)
+def _images_by_id(folder: Path, changed_ns: int) -> dict[int, Path]:  # noqa: ARG001 - part of the key: a folder changes
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if _is_number(path.stem) and len(path.stem) <= _LONGEST_ID and path.suffix.lower() in IMAGE_EXTENSIONS:
+            found.setdefault(int(path.stem), path)
+    return found
 
 
 def find_models(root: Path, wanted: str | None, preferred: tuple[str, ...]) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from helpers.bop_folder import K, edit_json, write_json, write_models, write_scene
@@ -120,6 +122,10 @@ def test_fisheye_images_are_refused_clearly(tmp_path):
     edit_json(scene / "scene_camera_rgb.json", "0", fisheye)
     with pytest.raises(PicoPoseError, match=r"fisheye.*undistort"):
         open_dataset("hot3d", tmp_path)
+    pinhole = tmp_path / "hot3d" / "test_aria" / "000002"
+    write_scene(pinhole, {0: [1]}, ext=".jpg", suffix="_rgb")
+    assert open_dataset("hot3d", tmp_path).scene_ids() == [1, 2]  # the images of the first scene are reported
+    shutil.rmtree(pinhole)
     write_models(tmp_path / "hot3d" / "models", [1], ext=".glb")
     only_meshes = open_dataset("hot3d", tmp_path, need_images=False)
     assert mesh_path(only_meshes, 1).name == "obj_000001.glb"
@@ -169,6 +175,22 @@ def test_one_image_may_have_another_extension(tmp_path):
     assert not dataset.image_path(1, 9).exists()
 
 
+@pytest.mark.parametrize("name", ["000001.PNG", "000001.webp", "000001.JPEG", "1.png", "0001.tif", "00000001.jpg"])
+def test_image_names_of_other_programs_are_found(tmp_path, name):
+    scene = tmp_path / "mine/test/000001"
+    write_scene(scene, {0: [1], 1: [1]})
+    dataset = open_dataset("mine", tmp_path)
+    assert dataset.image_path(1, 1) == scene / "rgb/000001.png"
+    (scene / "rgb/000001.png").rename(scene / "rgb" / name)
+    assert dataset.image_path(1, 1) == scene / "rgb" / name
+    assert dataset.image_path(1, 7) == scene / "rgb/000007.png"
+
+
+def test_all_images_in_webp(tmp_path):
+    write_scene(tmp_path / "mine/test/000001", {0: [1]}, ext=".webp")
+    assert open_dataset("mine", tmp_path).layout.image_ext == ".webp"
+
+
 def test_overrides(tmp_path):
     root = tmp_path / "lmo"
     write_scene(root / "test" / "000002", {3: [1]})
@@ -202,6 +224,70 @@ def test_multi_sensor_scene_keeps_annotations_and_masks_together(tmp_path):
     assert dataset.mask_visib_path(0, 0, 0) == scene / "mask_visib_photoneo/000000_000000.png"
     (scene / "depth_photoneo").mkdir()
     assert open_dataset("ipd", tmp_path).depth_path(0, 0) == scene / "depth_photoneo/000000.png"
+
+
+@pytest.mark.parametrize(("name", "sensor"), [("ipd", "_cam1"), ("xyzibd", "_realsense"), ("itoddmv", "_cam0")])
+def test_another_sensor_than_the_scored_one_is_not_taken(tmp_path, name, sensor):
+    """Poses of another sensor would be in another frame than the ground truth that BOP compares them with."""
+    split = tmp_path / name / "test"
+    row = known_splits(name)[0]
+    write_scene(split / "000000", {0: [1]}, image_folder=f"rgb{sensor}", suffix=sensor)
+    with pytest.raises(PicoPoseError, match=rf"the sensor that BOP scores \({row.image_folder}/.* only rgb{sensor}"):
+        open_dataset(name, tmp_path)
+    write_models(tmp_path / name / "models", [1])
+    assert object_ids(open_dataset(name, tmp_path, need_images=False)) == [1]
+    write_scene(split / "000001", {0: [1]}, image_folder=row.image_folder, ext=row.image_ext, suffix=row.suffix)
+    dataset = open_dataset(name, tmp_path)  # what is missing in one scene is reported with its images
+    assert dataset.image_path(1, 0).is_file()
+    assert not dataset.image_path(0, 0).is_file()
+    with pytest.raises(PicoPoseError, match="does not exist"):
+        read_scene_cameras(dataset, 0)
+
+
+@pytest.mark.parametrize("name", ["xyzibd", "itoddmv"])
+def test_training_images_of_sets_with_several_sensors_have_classic_names(tmp_path, name):
+    write_scene(tmp_path / name / "train_pbr/000000", {0: [1]}, ext=".jpg")
+    dataset = open_dataset(name, tmp_path, split="train_pbr")
+    assert dataset.image_path(0, 0).is_file()
+    assert read_scene_cameras(dataset, 0)[0].K is not None
+
+
+def test_scenes_of_one_split_may_have_different_sensors(tmp_path):
+    split = tmp_path / "mine/test"
+    write_scene(split / "000001", {0: [1]}, masks=True)
+    write_scene(split / "000002", {0: [2]}, image_folder="gray_left", ext=".tif", suffix="_left", masks=True)
+    (split / "000002/depth_left").mkdir()
+    (split / "000003").mkdir()
+    dataset = open_dataset("mine", tmp_path)
+    assert dataset.layout.image_folder == dataset.layout_of(3).image_folder == "rgb"
+    for scene_id, folder in ((1, "rgb"), (2, "gray_left")):
+        assert dataset.image_path(scene_id, 0).is_file()
+        assert dataset.image_path(scene_id, 0).parent.name == folder
+        assert dataset.mask_visib_path(scene_id, 0, 0).is_file()
+        assert read_scene_cameras(dataset, scene_id)[0].K is not None
+        assert dataset.annotation_path(scene_id, "scene_gt").is_file()
+    assert dataset.depth_path(2, 0) == split / "000002/depth_left/000000.png"
+
+
+def test_both_devices_of_hot3d_in_one_split(tmp_path):
+    split = tmp_path / "hot3d/test"
+    for folder in ("gray1", "gray2", "rgb"):
+        write_scene(split / "003365", {0: [1]}, image_folder=folder, ext=".jpg", suffix=f"_{folder}")
+        if folder != "rgb":
+            write_scene(split / "001288", {0: [1]}, image_folder=folder, ext=".jpg", suffix=f"_{folder}")
+    dataset = open_dataset("hot3d", tmp_path, split="test")
+    assert dataset.image_path(3365, 0).parent.name == "rgb"
+    assert dataset.image_path(1288, 0).parent.name == "gray1"
+    assert dataset.annotation_path(1288, "scene_gt").name == "scene_gt_gray1.json"
+
+
+@pytest.mark.parametrize("kind", ["PinholePlane", "CameraModelType.PinholePlane"])
+def test_camera_model_of_a_plane_is_a_pinhole(tmp_path, kind):
+    scene = tmp_path / "mine/test/000001"
+    write_scene(scene, {0: [1]})
+    model = {"projection_model_type": kind, "projection_params": [300.0, 310.0, 32.0, 24.0], "image_width": 64}
+    edit_json(scene / "scene_camera.json", "0", {"cam_model": model})
+    np.testing.assert_array_equal(read_scene_cameras(open_dataset("mine", tmp_path), 1)[0].K.ravel(), K)
 
 
 def test_name_that_result_files_cannot_spell_is_found_again(tmp_path):
@@ -261,6 +347,11 @@ def test_ambiguous_splits_are_not_guessed(tmp_path):
         ({"cam_K": [True, *K[1:]]}, "nine finite numbers"),
         ({"cam_K": [10**400, *K[1:]]}, "nine finite numbers"),
         ({"cam_K": "eye"}, "nine finite numbers"),
+        ({"cam_K": K, "cam_model": {"projection_model_type": "PinholePlane"}}, "both cam_K and cam_model"),
+        ({"cam_model": {"projection_model_type": "CameraModelType.FISHEYE624"}}, "FISHEYE624, not a pinhole"),
+        ({"cam_model": {"projection_model_type": "PinholePlane", "projection_params": [1, 2, 3]}}, "fx, fy, cx, cy"),
+        ({"cam_model": {"projection_model_type": "PinholePlane", "projection_params": [0, 1, 2, 3]}}, "fx, fy, cx, cy"),
+        ({"cam_model": 5}, "no projection_model_type"),
         ({"cam_K": [-300.0, *K[1:]]}, "pinhole"),
         ({"cam_K": [*K[:8], 0.0]}, "pinhole"),
         ([1, 2], "not an object"),
