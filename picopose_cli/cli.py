@@ -86,7 +86,8 @@ def merge(options: MergeOptions) -> int:
 def check(options: CheckOptions) -> int:
     """Find errors in a result file before its upload.
 
-    Exit code 0: no finding, 1: only warnings, 2: the BOP toolkit would reject the file.
+    Also in detections before a run: what infer would do with them. Exit code 0: no finding, 1: only warnings, 2: the
+    BOP toolkit would reject the result file, or infer the detections.
     """
     from picopose_cli.commands import check as command
 

@@ -218,7 +218,7 @@ class ScoreOptions:
 class CheckOptions:
     """Options of `picopose check`."""
 
-    results: Path = option(REQUIRED, "Result file.", argument=True)
+    file: Path = option(REQUIRED, "Result file (CSV), or detections (JSON, or a folder of masks).", argument=True)
     data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
     dataset: str | None = option(None, _DATASET_HELP, value="NAME", default_text=_DATASET_DEFAULT)
     split: str | None = option(None, _SPLIT_HELP, value="NAME", default_text=_SPLIT_DEFAULT)

@@ -72,7 +72,7 @@ def _read_bytes(path: Path) -> bytearray:
                 data += block
                 if len(data) > MAX_BYTES:
                     what = f"has more than {MAX_BYTES / 2**30:g} GiB{' when unpacked' if packed else ''}"
-                    raise PicoPoseError(what, where=path, fix="check the file, or split it")
+                    raise PicoPoseError(what, where=path, fix="check the file, or write less into it")
     except FileNotFoundError as error:
         raise PicoPoseError("the file does not exist", where=path, fix="check the path or the download") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

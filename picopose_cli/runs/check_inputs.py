@@ -1,4 +1,4 @@
-"""What a result file is checked against: its data set and targets, as far as they can be found."""
+"""What a result file or detections are checked against: data set and targets, as far as they can be found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from picopose_cli.bop.targets import (
 
 @dataclass(frozen=True)
 class CheckInputs:
-    """The data set and the targets of a result file, None where there are none; `compared_with` describes them."""
+    """The data set and the targets of a checked file, None where there are none; `compared_with` describes them."""
 
     dataset: Dataset | None
     targets: Sequence[AnyTarget] | None
@@ -31,7 +31,7 @@ class CheckInputs:
 
 
 def read_check_inputs(options: CheckOptions) -> CheckInputs:
-    """Find the data set and the targets of a result file.
+    """Find the data set and the targets of a result file or of detections.
 
     Raises PicoPoseError when a data set or split that the options name, or a target file, cannot be read.
     """
@@ -59,13 +59,13 @@ def _has_targets(dataset: Dataset) -> bool:
 
 def _name_or_none(options: CheckOptions) -> ResultName | None:
     try:
-        return parse_result_name(options.results)
+        return parse_result_name(options.file)
     except PicoPoseError:
         return None  # reported by the check itself
 
 
 def _find_dataset(options: CheckOptions, name: ResultName | None) -> tuple[Dataset | None, str]:
-    """Return the data set of the result file, or None with the reason; one that the options name must exist."""
+    """Return the data set of the file, or None with the reason; one that the options name must exist."""
     if options.data_dir is None and not os.environ.get(DATA_DIR_VARIABLE) and options.dataset is None:
         return None, f"no data folder is given with --data-dir or {DATA_DIR_VARIABLE}"
     if name is None and options.dataset is None:
