@@ -59,7 +59,7 @@ def seeded_network(layout: Layout) -> PicoPose:
     return network.eval()
 
 
-@pytest.fixture(scope="session", params=["cut", "whole"])
+@pytest.fixture(scope="session", params=["cut", pytest.param("whole", marks=pytest.mark.slow)])
 def recording(request: pytest.FixtureRequest) -> Recording:
     """The recording of this folder: one detection with three templates; and the whole one: three with sixteen."""
     if request.param == "cut":

@@ -209,7 +209,7 @@ def test_a_run_whose_journal_is_complete_only_writes_its_files(folder, tmp_path,
     assert output.read_bytes() == before
     assert report.kept_images == IMAGES
     assert report.images_per_second is None
-    assert f"{IMAGES} of them by an earlier run" in capsys.readouterr().out
+    assert f"{IMAGES} of them from an earlier run" in capsys.readouterr().out
     assert not journal_path(output).exists()
 
 
