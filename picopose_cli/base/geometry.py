@@ -25,6 +25,15 @@ def invert_T(T: Array) -> Array:
     return make_T(R_inverse, -(R_inverse @ T[..., :3, 3:])[..., 0])
 
 
+def move_origin(T_b_from_a: Array, origin_a: Array) -> Array:
+    """Return transforms (..., 4, 4) from frame a with its origin moved to the points `origin_a` (..., 3) of frame a.
+
+    With -`origin_a` the origin is moved back. An origin of zeros changes nothing, to the bit.
+    """
+    R, t = T_b_from_a[..., :3, :3], T_b_from_a[..., :3, 3]
+    return make_T(R, t + (R @ origin_a[..., None])[..., 0])
+
+
 def transform_points(T_b_from_a: Array, xyz_a: Array) -> Array:
     """Map points (..., N, 3) from frame a to frame b with (..., 4, 4)."""
     return xyz_a @ np.swapaxes(T_b_from_a[..., :3, :3], -1, -2) + T_b_from_a[..., None, :3, 3]

@@ -7,7 +7,7 @@ batch, N points. Frames: obj, cam, tmpl (a template's camera), image, crop.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ class Mesh:
     """A triangle mesh in its object frame.
 
     `vertices_m` (N,3) f64 metres, `faces` (F,3) i32; at most one of `vertex_rgb` (N,3) u8 or `uv` (N,2) f32 with
-    `texture_rgb` (h,w,3) u8 (v = 0 at the bottom row); none of them means a mesh without colour.
+    `texture_rgb` (h,w,3) u8 (v = 0 at the bottom row); none of them means a mesh without colour. `notes`: what of its
+    file was not used, for the user.
     """
 
     vertices_m: Array
@@ -50,6 +51,7 @@ class Mesh:
     vertex_rgb: Array | None = None
     uv: Array | None = None
     texture_rgb: Array | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_shape("vertices_m", self.vertices_m, None, 3)
@@ -96,6 +98,8 @@ class Provenance:
     """GL_RENDERER, or the software renderer's library and version."""
     versions: str
     """Package versions, as `name=version` joined by blanks."""
+    notes: str = ""
+    """What of the mesh was not used or is doubtful, for the user; empty for most meshes."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ class TemplateBank:
     diameter_m: float
     """Diagonal of the object's axis-aligned bounding box."""
     provenance: Provenance
+    centre_m: Array = field(default_factory=lambda: np.zeros(3))
+    """The point (3,) of the object frame that the template cameras point at; the origin for a centred mesh."""
 
     def __post_init__(self) -> None:
         views = len(self.crops_rgb)
@@ -128,6 +134,7 @@ class TemplateBank:
         _check_shape("K", self.K, 3, 3)
         _check_shape("A_crop_from_image", self.A_crop_from_image, views, 3, 3)
         _check_shape("T_tmpl_from_obj", self.T_tmpl_from_obj, views, 4, 4)
+        _check_shape("centre_m", self.centre_m, 3)
 
     @cached_property
     def xyz_obj_m(self) -> Array:
@@ -146,7 +153,7 @@ class TemplateView:
     """One template alone, as an estimate is rendered to refine it; the fields of `TemplateBank` without the V.
 
     `crop_rgb` (224,224,3) u8, `mask` (224,224) bool, `depth_centre_m` (64,64), `K` (3,3), `A_crop_from_image` (3,3),
-    `T_tmpl_from_obj` (4,4) metres.
+    `T_tmpl_from_obj` (4,4) metres, `centre_m` (3,).
     """
 
     crop_rgb: Array
@@ -155,6 +162,7 @@ class TemplateView:
     K: Array
     A_crop_from_image: Array
     T_tmpl_from_obj: Array
+    centre_m: Array = field(default_factory=lambda: np.zeros(3))
 
     def __post_init__(self) -> None:
         _check_shape("crop_rgb", self.crop_rgb, CROP_PX, CROP_PX, 3)
@@ -163,6 +171,7 @@ class TemplateView:
         _check_shape("K", self.K, 3, 3)
         _check_shape("A_crop_from_image", self.A_crop_from_image, 3, 3)
         _check_shape("T_tmpl_from_obj", self.T_tmpl_from_obj, 4, 4)
+        _check_shape("centre_m", self.centre_m, 3)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ def run(options: RenderTemplatesOptions) -> RenderReport:
     Raises PicoPoseError when nothing can be done: data set, object ids, renderer or templates folder unusable.
     """
     console, started = Console(markup=False, highlight=False, soft_wrap=True), time.perf_counter()
-    folder, jobs = plan_banks(options)
+    report = RenderReport()
+    folder, jobs = plan_banks(options, report)
     require_writable(jobs[0].bank)
-    report = RenderReport(folder=str(folder))
+    report.folder = str(folder)
     todo = jobs_to_do(jobs, options.overwrite, report)
     if todo:
         renderer = _choose_renderer(todo[0].renderer, report, console)
@@ -66,3 +67,7 @@ def _print_summary(console: Console, report: RenderReport) -> None:
     console.print(f"{counts} in {report.seconds:.1f} s -> {report.folder}", soft_wrap=True)
     for obj_id, reason in sorted(report.failed.items()):
         console.print(f"object {obj_id}: {reason}", soft_wrap=True)
+    for obj_id, note in sorted(report.notes.items()):
+        console.print(f"object {obj_id}, warning: {note}", soft_wrap=True)
+    if report.unchecked:
+        console.print(f"the unit of the meshes is not checked: {report.unchecked}", soft_wrap=True)

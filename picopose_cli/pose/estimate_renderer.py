@@ -9,9 +9,10 @@ from threading import Lock
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import make_T, ray_rotation
+from picopose_cli.base.geometry import make_T, move_origin, ray_rotation
 from picopose_cli.base.types import Array, TemplateView
-from picopose_cli.rendering.meshes import mesh_diameter_m, read_mesh
+from picopose_cli.rendering.mesh_size import mesh_centre_m, mesh_diameter_m
+from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.templates.build import make_template
 from picopose_cli.templates.views import DISTANCE_DIAMETERS, TEMPLATE_SIZE_HW, template_camera
@@ -26,7 +27,7 @@ class EstimateRenderer:
     def __init__(self, meshes: Mapping[int, tuple[Path, str]]) -> None:
         self._meshes = meshes
         self._K = template_camera()
-        self._ready: dict[int, tuple[SoftwareRenderer, float]] = {}
+        self._ready: dict[int, tuple[SoftwareRenderer, float, Array]] = {}
         self._lock = Lock()
 
     def __call__(self, obj_id: int, T_cam_from_obj: Array) -> TemplateView:
@@ -37,25 +38,26 @@ class EstimateRenderer:
         """
         if obj_id not in self._meshes:
             raise PicoPoseError(f"object {obj_id} has no mesh")
-        renderer, diameter_m = self._renderer(obj_id)
-        T = template_pose(T_cam_from_obj, diameter_m)
+        renderer, diameter_m, centre_m = self._renderer(obj_id)
+        T = template_pose(T_cam_from_obj, diameter_m, centre_m)
         template = make_template(renderer.render(T))
         crop = template.A_crop_from_image
-        return TemplateView(template.crop_rgb, template.mask, template.depth_centre_m, self._K, crop, T)
+        return TemplateView(template.crop_rgb, template.mask, template.depth_centre_m, self._K, crop, T, centre_m)
 
-    def _renderer(self, obj_id: int) -> tuple[SoftwareRenderer, float]:
+    def _renderer(self, obj_id: int) -> tuple[SoftwareRenderer, float, Array]:
         with self._lock:
             if obj_id not in self._ready:
                 mesh = read_mesh(*self._meshes[obj_id])
                 renderer = SoftwareRenderer(mesh, self._K, TEMPLATE_SIZE_HW)
-                self._ready[obj_id] = renderer, mesh_diameter_m(mesh)
+                self._ready[obj_id] = renderer, mesh_diameter_m(mesh), mesh_centre_m(mesh)
             return self._ready[obj_id]
 
 
-def template_pose(T_cam_from_obj: Array, diameter_m: float) -> Array:
+def template_pose(T_cam_from_obj: Array, diameter_m: float, centre_m: Array) -> Array:
     """Return the pose T_tmpl_from_obj (4,4) of a template that sees the object as the camera sees it along its ray.
 
-    The object is on the optical axis at the templates' distance, without an in-plane rotation.
+    The object's `centre_m` (3,) is on the optical axis at the templates' distance, without an in-plane rotation.
     """
-    R = ray_rotation(T_cam_from_obj[None, :3, 3])[0].T @ T_cam_from_obj[:3, :3]
-    return make_T(R, np.array([0.0, 0.0, DISTANCE_DIAMETERS * diameter_m]))
+    T = move_origin(T_cam_from_obj, centre_m)
+    R = ray_rotation(T[None, :3, 3])[0].T @ T[:3, :3]
+    return move_origin(make_T(R, np.array([0.0, 0.0, DISTANCE_DIAMETERS * diameter_m])), -centre_m)

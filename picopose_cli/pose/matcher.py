@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from picopose_cli.base.geometry import move_origin
 from picopose_cli.base.types import Array, QueryBatch, TemplateView
 from picopose_cli.network.devices import split_on_oom
 from picopose_cli.network.matching import best_views, template_scores
@@ -152,7 +153,7 @@ class Matcher:
         # Every pose depends on these few outputs: always fp32.
         with torch.autocast(self._network.device.type, enabled=False):
             estimate = self._network.network.regress_affine(
-                query, template, onboarded.masks[views], onboarded.origins[views]
+                query, template, onboarded.masks[views], onboarded.centres[views]
             )
         return [_AlignedPair(pair, A, 1.0) for pair, A in zip(pairs, estimate.A_obs_from_tmpl, strict=True)]
 
@@ -191,15 +192,17 @@ class Matcher:
         objects = [self.store[pair.obj_id] for pair in pairs]
         queries, views = [pair.query for pair in pairs], [pair.view for pair in pairs]
         A_crop = batch.A_crop_from_image
+        centres = np.stack([onboarded.centre_m for onboarded in objects])
+        T_tmpl = np.stack([onboarded.T_tmpl_from_obj[view] for onboarded, view in zip(objects, views, strict=True)])
         poses = affine_poses(
             A,
             A_crop[queries],
             np.stack([onboarded.A_crop_from_image[view] for onboarded, view in zip(objects, views, strict=True)]),
             batch.K[queries],
             np.stack([onboarded.K for onboarded in objects]),
-            np.stack([onboarded.T_tmpl_from_obj[view] for onboarded, view in zip(objects, views, strict=True)]),
+            move_origin(T_tmpl, centres),
         )
-        poses = self.rules.stage2_poses(poses)
+        poses = move_origin(self.rules.stage2_poses(poses), -centres)
         return [
             Hypothesis(
                 pair.view,

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import rotation_angle_rad
+from picopose_cli.base.geometry import move_origin, rotation_angle_rad
 from picopose_cli.base.types import Array, QueryBatch, TemplateView
 from picopose_cli.network.offsets import OffsetFeatures
 from picopose_cli.pose.correspondences import cell_centre_points, pose_affines, subcell_correspondences
@@ -120,8 +120,9 @@ def view_affines(T: Array, batch: QueryBatch, queries: Sequence[int], views: Seq
     """Return the similarities A_obs_from_tmpl (N,3,3) that stage 3 starts from, for poses T (N,4,4) of detections."""
     rows = list(queries)
     crops, cameras = np.stack([v.A_crop_from_image for v in views]), np.stack([v.K for v in views])
-    T_tmpl = np.stack([view.T_tmpl_from_obj for view in views])
-    return pose_affines(T, batch.A_crop_from_image[rows], crops, batch.K[rows], cameras, T_tmpl)
+    centres = np.stack([view.centre_m for view in views])
+    T_tmpl = move_origin(np.stack([view.T_tmpl_from_obj for view in views]), centres)
+    return pose_affines(move_origin(T, centres), batch.A_crop_from_image[rows], crops, batch.K[rows], cameras, T_tmpl)
 
 
 def mask_iou(template_mask: Array, observed_mask: Array, A_obs_from_tmpl: Array) -> float:

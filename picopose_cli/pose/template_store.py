@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import apply_affine, project_points
+from picopose_cli.base.geometry import apply_affine, move_origin, project_points
 from picopose_cli.base.symmetries import equivalent_views, symmetry_transforms
 from picopose_cli.base.types import Array, ObjectInfo, TemplateBank
 from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
@@ -57,19 +57,19 @@ class TemplateStore:
         symmetries. `on_progress(n)` is called with the number of views that were finished since the last call.
         """
         features = self._read_or_compute(bank, file, on_progress or (lambda _: None))
-        origins = apply_affine(bank.A_crop_from_image, project_points(bank.K, bank.T_tmpl_from_obj[:, None, :3, 3]))
+        T_tmpl_from_centre = move_origin(bank.T_tmpl_from_obj, bank.centre_m)
+        centres = apply_affine(bank.A_crop_from_image, project_points(bank.K, T_tmpl_from_centre[:, None, :3, 3]))
         self._objects[bank.obj_id] = OnboardedObject(
             features=features,
             masks=self._network.grid_masks(bank.masks),
-            origins=self._network.tensor(origins[:, 0].astype(np.float32)),
+            centres=self._network.tensor(centres[:, 0].astype(np.float32)),
             depth_corner_m=bank.depth_corner_m,
             depth_centre_m=bank.depth_centre_m,
             K=bank.K,
             A_crop_from_image=bank.A_crop_from_image,
             T_tmpl_from_obj=bank.T_tmpl_from_obj,
-            equivalent_views=None
-            if info is None
-            else equivalent_views(bank.T_tmpl_from_obj, symmetry_transforms(info)),
+            centre_m=bank.centre_m,
+            equivalent_views=None if info is None else equivalent_views(T_tmpl_from_centre, symmetry_transforms(info)),
         )
 
     @property
@@ -136,18 +136,19 @@ class TemplateStore:
 class OnboardedObject:
     """The features of an object and the geometry of its bank (see `TemplateBank`).
 
-    `masks` (V,g,g) on the grid and `origins` (V,2) crop px, the projected object origin, are on the device.
+    `masks` (V,g,g) on the grid and `centres` (V,2) crop px, the projected centre of the object, are on the device.
     `equivalent_views` (V,V) bool, None for an object without symmetries.
     """
 
     features: TemplateFeatures
     masks: Tensor
-    origins: Tensor
+    centres: Tensor
     depth_corner_m: Array
     depth_centre_m: Array
     K: Array
     A_crop_from_image: Array
     T_tmpl_from_obj: Array
+    centre_m: Array
     equivalent_views: NDArray[np.bool_] | None
 
 

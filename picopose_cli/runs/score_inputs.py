@@ -11,7 +11,7 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import ScoreOptions, resolve_data_dir
 from picopose_cli.base.symmetries import symmetry_transforms
-from picopose_cli.base.types import METRES_PER_UNIT, AnyTarget, Array, GroundTruth, ImageTarget, Mesh, Target
+from picopose_cli.base.types import AnyTarget, Array, GroundTruth, ImageTarget, Mesh, Target
 from picopose_cli.bop.datasets import (
     Dataset,
     mesh_path,
@@ -26,7 +26,8 @@ from picopose_cli.bop.known_datasets import known_splits, toolkit_split
 from picopose_cli.bop.result_names import parse_result_name
 from picopose_cli.bop.results import ResultTable, read_results
 from picopose_cli.bop.targets import ChosenTargets, choose_targets
-from picopose_cli.rendering.ply import read_plain_ply
+from picopose_cli.rendering.mesh_size import check_diameter
+from picopose_cli.rendering.meshes import read_shape
 from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.pair_errors import ObjectModel
 from picopose_cli.scoring.parallel import ImageJob, ImageScorer
@@ -209,7 +210,9 @@ def _load_scorer(
             fix="unpack the models of the data set again",
         )
     paths = {obj_id: mesh_path(dataset, obj_id, evaluation=True) for obj_id in obj_ids}
-    meshes = {obj_id: _read_mesh(path, options.mesh_unit) for obj_id, path in paths.items()}
+    meshes = {obj_id: read_shape(path, options.mesh_unit) for obj_id, path in paths.items()}
+    for obj_id, path in paths.items():
+        check_diameter(meshes[obj_id], options.mesh_unit, infos[obj_id].diameter_m, path)
     models = {
         obj_id: ObjectModel(obj_id, mesh.vertices_m, infos[obj_id].diameter_m, symmetry_transforms(infos[obj_id]))
         for obj_id, mesh in meshes.items()
@@ -217,15 +220,6 @@ def _load_scorer(
     size_hw = _image_size_hw(dataset, jobs[0])
     read_depth = _DepthReader(dataset, size_hw)
     return ImageScorer(models, size_hw[1], dataset.vsd_delta_m, read_depth, _MeshRenderer(meshes), with_averages)
-
-
-def _read_mesh(path: Path, unit: str) -> Mesh:
-    mesh = read_plain_ply(path, METRES_PER_UNIT[unit])
-    if mesh is None:
-        from picopose_cli.rendering.meshes import read_mesh  # slow to import, and rarely needed
-
-        mesh = read_mesh(path, unit)
-    return mesh
 
 
 def _image_size_hw(dataset: Dataset, job: ImageJob) -> tuple[int, int]:

@@ -8,8 +8,16 @@ from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import RenderTemplatesOptions, resolve_data_dir
+from picopose_cli.base.types import Provenance
 from picopose_cli.base.workers import WorkerDiedError, run_jobs
-from picopose_cli.bop.datasets import mesh_path, object_ids, open_dataset
+from picopose_cli.bop.datasets import (
+    Dataset,
+    mesh_path,
+    models_info_path,
+    object_ids,
+    open_dataset,
+    read_object_infos,
+)
 from picopose_cli.rendering.gl import GL_KINDS
 from picopose_cli.rendering.meshes import mesh_sha256
 from picopose_cli.templates.bank import bank_path, read_provenance, write_bank
@@ -27,6 +35,8 @@ class BankJob:
     renderer: str
     """`images`, a renderer, or `auto` until one is chosen."""
     mesh_unit: str
+    diameter_m: float | None = None
+    """The object's diameter of models_info.json, None where it is not known."""
 
 
 @dataclass
@@ -38,6 +48,10 @@ class RenderReport:
     """Existing banks made from the same mesh with the same options."""
     failed: dict[int, str] = field(default_factory=dict)
     """Objects without a valid bank, each with the reason."""
+    notes: dict[int, str] = field(default_factory=dict)
+    """What is doubtful about the meshes of objects with a bank, such as missing colours."""
+    unchecked: str = ""
+    """Why no mesh's size was compared with models_info.json; empty where they were compared."""
     renderer: str | None = None
     renderer_detail: str = ""
     folder: str = ""
@@ -49,18 +63,20 @@ class RenderReport:
         return 1 if self.failed else 0
 
 
-def plan_banks(options: RenderTemplatesOptions) -> tuple[Path, list[BankJob]]:
+def plan_banks(options: RenderTemplatesOptions, report: RenderReport) -> tuple[Path, list[BankJob]]:
     """Return the templates folder and a job for each chosen object, sorted by object id.
 
-    Raises PicoPoseError when the data set, the folder of images or an object id does not exist.
+    Diameters that are not known are reported. Raises PicoPoseError when the data set, the folder of images or an object
+    id does not exist.
     """
-    folder, sources = options.templates, {}
+    folder, sources, diameters_m = options.templates, dict[int, Path](), dict[int, float]()
     if options.dataset is not None:
         data_dir = resolve_data_dir(options.data_dir)
         dataset = open_dataset(options.dataset, data_dir, models=options.models, need_images=False)
         folder = folder or dataset.root / "templates"
         if options.from_images is None:
             sources = {obj_id: mesh_path(dataset, obj_id) for obj_id in object_ids(dataset)}
+            diameters_m = _known_diameters(dataset, report)
     if options.from_images is not None:
         sources = dict.fromkeys(image_object_ids(options.from_images), options.from_images)
     assert folder is not None  # the options require it without a data set
@@ -68,9 +84,21 @@ def plan_banks(options: RenderTemplatesOptions) -> tuple[Path, list[BankJob]]:
     if options.from_images is not None:
         renderer = unit = IMAGES_KIND
     return folder, [
-        BankJob(obj_id, sources[obj_id], bank_path(folder, obj_id), renderer, unit)
+        BankJob(obj_id, sources[obj_id], bank_path(folder, obj_id), renderer, unit, diameters_m.get(obj_id))
         for obj_id in _chosen_ids(sources, options)
     ]
+
+
+def _known_diameters(dataset: Dataset, report: RenderReport) -> dict[int, float]:
+    """Return the diameters in metres of models_info.json by object id; none, with the reason reported, without it."""
+    if not models_info_path(dataset).is_file():
+        report.unchecked = f"{dataset.models_dir} has no models_info.json"
+        return {}
+    try:
+        return {obj_id: info.diameter_m for obj_id, info in read_object_infos(dataset).items()}
+    except PicoPoseError as error:
+        report.unchecked = str(error)
+        return {}
 
 
 def _chosen_ids(sources: dict[int, Path], options: RenderTemplatesOptions) -> list[int]:
@@ -93,15 +121,17 @@ def jobs_to_do(jobs: Sequence[BankJob], overwrite: bool, report: RenderReport) -
         except PicoPoseError as error:
             report.failed[job.obj_id] = str(error)
             continue
-        if overwrite or not _is_current(job, sha256):
+        made = None if overwrite else _current_bank(job, sha256)
+        if made is None:
             todo.append(job)
         else:
             report.kept.append(job.obj_id)
+            report.notes |= {job.obj_id: made.notes} if made.notes else {}
     return todo
 
 
-def _is_current(job: BankJob, source_sha256: str) -> bool:
-    """Return whether the bank exists in this format, made from the same mesh, read in the same unit.
+def _current_bank(job: BankJob, source_sha256: str) -> Provenance | None:
+    """Return the provenance of a bank in this format, made from the same mesh, read in the same unit; None without one.
 
     Another renderer's bank is current unless the renderer was chosen by name: they agree to a fraction of a pixel.
     An unreadable bank is not current.
@@ -109,9 +139,9 @@ def _is_current(job: BankJob, source_sha256: str) -> bool:
     try:
         made = read_provenance(job.bank)
     except PicoPoseError:
-        return False
+        return None
     same = (made.source_sha256, made.mesh_unit) == (source_sha256, job.mesh_unit)
-    return same and job.renderer in ("auto", made.renderer)
+    return made if same and job.renderer in ("auto", made.renderer) else None
 
 
 def make_banks(
@@ -129,20 +159,29 @@ def make_banks(
             report.failed[jobs[index].obj_id] = failure_text(outcome, renderer)
         else:
             report.written.append(jobs[index].obj_id)
+            report.notes |= {jobs[index].obj_id: outcome} if outcome else {}
         on_progress(1)
     report.written.sort()
 
 
-def make_bank(job: BankJob, share: int) -> None:
-    """Make and write the bank of one object on `share` cores.
+def make_bank(job: BankJob, share: int) -> str:
+    """Make and write the bank of one object on `share` cores; return what is doubtful about its mesh.
 
     Raises PicoPoseError when the object cannot be used or the bank cannot be written.
     """
     if job.renderer == IMAGES_KIND:
         bank = read_image_bank(job.source, job.obj_id)
     else:
-        bank = render_bank(job.obj_id, job.source, mesh_unit=job.mesh_unit, kind=job.renderer, threads=share)
+        bank = render_bank(
+            job.obj_id,
+            job.source,
+            mesh_unit=job.mesh_unit,
+            kind=job.renderer,
+            threads=share,
+            known_diameter_m=job.diameter_m,
+        )
     write_bank(job.bank, bank)
+    return bank.provenance.notes
 
 
 def failure_text(error: PicoPoseError, renderer: str) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import MESH_SUFFIXES
 from picopose_cli.base.types import Mesh
-from picopose_cli.rendering.meshes import mesh_bounds_m, read_mesh
+from picopose_cli.rendering.mesh_size import mesh_bounds_m
+from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.synthesis.objects import TEXTURE_PX, SyntheticObject, colour_vertices, paint_with_contrast
 from picopose_cli.synthesis.shapes import Shape, Tile
 from picopose_cli.synthesis.simplify import simplify_mesh

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from picopose_cli.base.types import Array, Mesh
-from picopose_cli.rendering.meshes import mesh_diameter_m
+from picopose_cli.rendering.mesh_size import mesh_diameter_m
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.synthesis.lighting import LitMesh, make_lit_mesh
 from picopose_cli.synthesis.samples import CropView

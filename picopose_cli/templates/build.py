@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,9 +12,11 @@ import numpy as np
 
 from picopose_cli.base.environment import package_versions
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import move_origin
 from picopose_cli.base.grid import cell_centre_pixels, cell_corner_pixels, round_to_micrometres
 from picopose_cli.base.types import Array, Provenance, RenderedView, TemplateBank
-from picopose_cli.rendering.meshes import mesh_diameter_m, mesh_sha256, read_mesh
+from picopose_cli.rendering.mesh_size import check_diameter, mesh_centre_m, mesh_diameter_m, stray_text
+from picopose_cli.rendering.meshes import mesh_sha256, read_mesh
 from picopose_cli.rendering.renderers import Renderer, open_renderer
 from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, square_box
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
@@ -31,15 +33,26 @@ class Template:
     A_crop_from_image: Array
 
 
-def render_bank(obj_id: int, mesh_path: Path, *, mesh_unit: str, kind: str, threads: int = 1) -> TemplateBank:
+def render_bank(
+    obj_id: int,
+    mesh_path: Path,
+    *,
+    mesh_unit: str,
+    kind: str,
+    threads: int = 1,
+    known_diameter_m: float | None = None,
+) -> TemplateBank:
     """Render the 162 views of a mesh file with the renderer `kind` and return the object's bank.
 
-    Up to `threads` views are rendered at a time where the renderer allows it. Raises PicoPoseError when the mesh cannot
-    be used or a view shows nothing of it.
+    The cameras point at the centre of the mesh's box; poses are those of the mesh's own frame. Up to `threads` views
+    are rendered at a time where the renderer allows it. Raises PicoPoseError when the mesh cannot be used, its diameter
+    is not about `known_diameter_m`, or a view shows nothing of it.
     """
     mesh = read_mesh(mesh_path, mesh_unit)
-    diameter_m = mesh_diameter_m(mesh)
-    K, poses = template_camera(), place_views(diameter_m)
+    if known_diameter_m is not None:
+        check_diameter(mesh, mesh_unit, known_diameter_m, mesh_path)
+    diameter_m, centre_m = mesh_diameter_m(mesh), mesh_centre_m(mesh)
+    K, poses = template_camera(), move_origin(place_views(diameter_m), -centre_m)
     renderer = open_renderer(kind, mesh, K, TEMPLATE_SIZE_HW)
     try:
         templates = _render_views(renderer, poses, threads if renderer.thread_safe else 1)
@@ -48,9 +61,10 @@ def render_bank(obj_id: int, mesh_path: Path, *, mesh_unit: str, kind: str, thre
     finally:
         renderer.close()
     provenance = Provenance(
-        mesh_path.name, mesh_sha256(mesh_path), mesh_unit, renderer.name, renderer.detail, versions_text()
-    )
-    return join_templates(obj_id, templates, K, poses, diameter_m, provenance)
+        mesh_path.name, mesh_sha256(mesh_path), mesh_unit, renderer.name, renderer.detail, versions_text(),
+        notes="; ".join(filter(None, (*mesh.notes, stray_text(mesh)))),
+    )  # fmt: skip
+    return replace(join_templates(obj_id, templates, K, poses, diameter_m, provenance), centre_m=centre_m)
 
 
 class _EmptyViewError(Exception):

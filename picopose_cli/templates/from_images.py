@@ -16,6 +16,7 @@ from PIL import Image
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.grid import lift_cell_corners
 from picopose_cli.base.types import MM_PER_M, Array, Provenance, RenderedView, TemplateBank
+from picopose_cli.templates.bank import MAX_VIEWS
 from picopose_cli.templates.build import Template, join_templates, make_template, versions_text
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, template_camera
 
@@ -99,8 +100,14 @@ def _read_poses(path: Path) -> Array:
         raise PicoPoseError(f"the poses cannot be read ({error})", where=path, fix=fix) from error
     if poses.ndim != 3 or poses.shape[1:] != (4, 4) or len(poses) == 0:
         raise PicoPoseError(f"the poses have shape {poses.shape}", where=path, fix=fix)
+    if len(poses) > MAX_VIEWS:
+        raise PicoPoseError(f"there are {len(poses)} views", where=path, fix=f"give at most {MAX_VIEWS}")
     R = poses[:, :3, :3]
-    rigid = np.isfinite(poses).all() and np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max() < 1e-3
+    rigid = (
+        np.isfinite(poses).all()
+        and (poses[:, 3] == [0, 0, 0, 1]).all()
+        and np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max() < 1e-3
+    )
     if not rigid or (np.linalg.det(R) < 0).any() or (poses[:, 2, 3] <= 0).any():
         raise PicoPoseError(
             "a pose is not a rigid transform with the object in front of the camera", where=path, fix=fix

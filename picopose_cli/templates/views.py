@@ -9,7 +9,7 @@ from picopose_cli.base.types import Array
 
 TEMPLATE_SIZE_HW = (480, 640)
 DISTANCE_DIAMETERS = 2.0
-"""Distance of the object's origin from the camera, in diagonals of the mesh's axis-aligned box."""
+"""Distance of the centre of the mesh's axis-aligned box from the camera, in diagonals of the box."""
 
 _K = ((572.4114, 0.0, 320.0), (0.0, 573.57043, 240.0), (0.0, 0.0, 1.0))
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import move_origin
 from picopose_cli.base.json_numbers import whole_number
-from picopose_cli.base.types import TemplateBank
+from picopose_cli.base.types import Array, TemplateBank
 from picopose_cli.bop.json_files import read_json_list, read_json_object
 from picopose_cli.synthesis.samples import MIN_VISIBLE_PX, MIN_VISIBLE_SHARE, CropView, Sample, choose_template
 from picopose_cli.synthesis.sensor import photograph
@@ -170,11 +171,14 @@ class ShardSource:
         except PicoPoseError as error:
             self._skip(instance.key, error.what)
             return None
-        view_id = choose_template(rng, bank.T_tmpl_from_obj, observation.T_cam_from_obj)
+        # about the centre that the templates show, as in inference
+        observation = replace(observation, T_cam_from_obj=move_origin(observation.T_cam_from_obj, bank.centre_m))
+        T_tmpl_from_centre = move_origin(bank.T_tmpl_from_obj, bank.centre_m)
+        view_id = choose_template(rng, T_tmpl_from_centre, observation.T_cam_from_obj)
         key = self.object_names.get(instance.obj_id, f"obj_{instance.obj_id:06d}")
         if rng.random() < self.options.colour_share:
             observation = replace(observation, crop_rgb=photograph(rng, observation.crop_rgb, strength=1.0))
-        return Sample(key, bank.diameter_m, observation, _template(bank, view_id))
+        return Sample(key, bank.diameter_m, observation, _template(bank, view_id, T_tmpl_from_centre[view_id]))
 
     def _skip(self, key: str, reason: str) -> None:
         self.problems[reason] += 1
@@ -190,14 +194,14 @@ class ShardSource:
         )
 
 
-def _template(bank: TemplateBank, view_id: int) -> CropView:
+def _template(bank: TemplateBank, view_id: int, T_tmpl_from_centre: Array) -> CropView:
     return CropView(
         crop_rgb=bank.crops_rgb[view_id],
         mask=bank.masks[view_id],
         depth_centre_m=bank.depth_centre_m[view_id],
         K=np.asarray(bank.K, np.float64),
         A_crop_from_image=bank.A_crop_from_image[view_id].astype(np.float64),
-        T_cam_from_obj=np.asarray(bank.T_tmpl_from_obj[view_id], np.float64),
+        T_cam_from_obj=T_tmpl_from_centre,
     )
 
 

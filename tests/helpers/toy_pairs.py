@@ -13,7 +13,7 @@ from helpers.meshes import make_ball, make_box
 from helpers.poses import random_rotation
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import Mesh, RenderedView, TemplateBank
-from picopose_cli.rendering.meshes import mesh_diameter_m
+from picopose_cli.rendering.mesh_size import mesh_diameter_m
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.synthesis.samples import CropView, Sample
 from picopose_cli.templates.build import join_templates, make_template

@@ -23,7 +23,7 @@ from picopose_cli.pose.correspondences import cell_centre_points
 from picopose_cli.pose.estimate_renderer import EstimateRenderer, template_pose
 from picopose_cli.pose.refine import Refiner, mask_iou, view_affines
 from picopose_cli.pose.solve import RobustPose
-from picopose_cli.rendering.meshes import mesh_diameter_m
+from picopose_cli.rendering.mesh_size import mesh_diameter_m
 
 CROP = np.array([[1.4, 0, -300], [0, 1.4, -190], [0, 0, 1]])
 
@@ -245,12 +245,12 @@ def test_the_render_at_a_templates_pose_is_the_template():
     mesh = make_box((0.08, 0.1, 0.06))
     bank, diameter_m = toy_bank("box", every=30), mesh_diameter_m(mesh)
     T = make_T(bank.T_tmpl_from_obj[2, :3, :3], np.array([0.0, 0, 0.37]))  # straight ahead at another distance
-    np.testing.assert_allclose(template_pose(T, diameter_m), bank.T_tmpl_from_obj[2], atol=1e-9)
+    np.testing.assert_allclose(template_pose(T, diameter_m, np.zeros(3)), bank.T_tmpl_from_obj[2], atol=1e-9)
 
 
 def test_a_template_pose_shows_the_side_that_the_camera_sees():
     for T in true_poses(10):
-        T_tmpl = template_pose(T, 0.1)
+        T_tmpl = template_pose(T, 0.1, np.zeros(3))
         for pose in (T, T_tmpl):
             np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-9)
         towards = [-pose[:3, :3].T @ pose[:3, 3] / np.linalg.norm(pose[:3, 3]) for pose in (T, T_tmpl)]

@@ -23,7 +23,7 @@ RULES = {"paper": PaperRules(5), "default": DefaultRules(5)}
 def onboarded(bank: TemplateBank) -> OnboardedObject:
     nothing = torch.empty(0)
     geometry = (bank.depth_corner_m, bank.depth_centre_m, bank.K, bank.A_crop_from_image, bank.T_tmpl_from_obj)
-    return OnboardedObject(FeaturesInMemory(nothing, nothing), nothing, nothing, *geometry, None)
+    return OnboardedObject(FeaturesInMemory(nothing, nothing), nothing, nothing, *geometry, bank.centre_m, None)
 
 
 def hypothesis(correspondences: Correspondences, T_stage2: np.ndarray, alignment: float = 1.0) -> Hypothesis:

@@ -15,7 +15,8 @@ from PIL import Image
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import Mesh
-from picopose_cli.rendering.meshes import mesh_bounds_m, mesh_diameter_m, mesh_sha256, read_mesh
+from picopose_cli.rendering.mesh_size import mesh_bounds_m, mesh_diameter_m
+from picopose_cli.rendering.meshes import mesh_sha256, read_mesh
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, template_camera
 

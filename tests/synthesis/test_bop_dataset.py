@@ -15,7 +15,8 @@ from picopose_cli.bop.detections import read_detections
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.rle import decode_rle
 from picopose_cli.bop.targets import read_image_targets, read_targets
-from picopose_cli.rendering.meshes import mesh_diameter_m, read_mesh
+from picopose_cli.rendering.mesh_size import mesh_diameter_m
+from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.rendering.software import SoftwareRenderer, render_depth
 from picopose_cli.synthesis.bop_dataset import (
     DETECTIONS,

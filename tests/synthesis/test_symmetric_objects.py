@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.symmetries import symmetry_transforms
 from picopose_cli.base.types import Mesh, ObjectInfo, RenderedView
-from picopose_cli.rendering.meshes import mesh_diameter_m
+from picopose_cli.rendering.mesh_size import mesh_diameter_m
 from picopose_cli.rendering.software import SoftwareRenderer
 from picopose_cli.synthesis.shapes import Shape
 from picopose_cli.synthesis.symmetric_objects import NO_SYMMETRIES, Symmetries, make_symmetric_mesh
