@@ -1,0 +1,1 @@
+"""Parts of `bench_accuracy.py`: data, variants of the inference, passes of the network, measurements and tables."""
