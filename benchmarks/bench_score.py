@@ -1,10 +1,11 @@
-"""Time and memory of `picopose score` (BOP19: VSD, MSSD, MSPD), as a process from start to end.
+"""Time and memory of `picopose score` (BOP19: VSD, MSSD, MSPD), as a process, start-up included.
 
     python benchmarks/bench_score.py [--data DIR] [--workers 1 2] [--images 900] [--faces 4000]
 
 Two inputs: a small data set with a result file (`DIR/ycbv` and `DIR/results/*.csv`; left out without --data), and a
-generated one of the size of YCB-V: 900 images of 640 x 480, 21 objects of which 5 have a continuous and 4 a discrete
-symmetry, and 4,914 estimates that are all counted. Writes benchmarks/results/bench_score.json and prints the table.
+generated data set of the size of YCB-V: 900 images of 640 x 480, 21 objects, of which 5 have a continuous and 4 a
+discrete symmetry, and 4,914 estimates, all of which are scored. Writes benchmarks/results/bench_score.json and prints
+the table.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ OBJECTS = 21
 ROWS = 4914
 CONTINUOUS, DISCRETE = {1, 4, 6, 13, 18}, {2, 3, 16, 21}
 TOOLKIT_S = {"fine": 55.0}
-"""Seconds of the BOP toolkit for the same file on two cores (one worker), as recorded with its scores."""
+"""Seconds that the BOP toolkit took for the same file on two cores with one worker."""
 
 
 def make_mesh(obj_id: int, faces: int) -> Mesh:
-    """Return an ellipsoid of about `faces` triangles: round for CONTINUOUS ids, with a bump if it has no symmetry."""
+    """Return an ellipsoid of about `faces` triangles: of revolution for CONTINUOUS ids, with a bump if asymmetric."""
     rng = np.random.default_rng(obj_id)
     rings = max(4, round((faces / 4) ** 0.5))
     theta, phi = np.meshgrid(
@@ -113,12 +114,12 @@ def noisy(T: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_dataset(data_dir: Path, images: int, faces: int) -> Path:
-    """Write a generated `ycbv` and its result file, whose path is returned."""
+    """Write a generated data set `ycbv` and its result file; return the path of the result file."""
     rng = np.random.default_rng(0)
     meshes = {obj_id: make_mesh(obj_id, faces) for obj_id in range(1, OBJECTS + 1)}
     root = data_dir / "ycbv"
     write_models(root / "models_eval", meshes)
-    more = round((ROWS / 900 - 5) * images)  # number of images with six objects, the others have five
+    six_objects = round((ROWS / 900 - 5) * images)  # number of images with six objects; the others have five
     targets, estimates, depths = [], [], []
     for scene in range(0, images, 75):
         scene_id, folder = 48 + scene // 75, root / f"test/{48 + scene // 75:06d}"
@@ -126,7 +127,7 @@ def write_dataset(data_dir: Path, images: int, faces: int) -> Path:
         cameras, gt, infos = {}, {}, {}
         for index in range(scene, min(scene + 75, images)):
             im_id = index - scene + 1
-            obj_ids = sorted(rng.choice(OBJECTS, 6 if index < more else 5, replace=False) + 1)
+            obj_ids = sorted(rng.choice(OBJECTS, 6 if index < six_objects else 5, replace=False) + 1)
             placed = [(int(obj_id), random_pose(rng)) for obj_id in obj_ids]
             depths.append((folder / f"depth/{im_id:06d}.png", placed, meshes, index))
             cameras[im_id] = {"cam_K": K.ravel().tolist(), "depth_scale": 0.1}
@@ -149,7 +150,7 @@ def write_dataset(data_dir: Path, images: int, faces: int) -> Path:
 
 
 def memory_of_tree_mib(pid: int) -> float:
-    """Return the memory of a process and its descendants, shared pages counted once (Linux; 0 elsewhere)."""
+    """Return the memory of a process and its descendants, shared pages counted once (0 on systems other than Linux)."""
     total, pending = 0.0, [pid]
     while pending:
         folder = Path(f"/proc/{pending.pop()}")
@@ -160,7 +161,7 @@ def memory_of_tree_mib(pid: int) -> float:
             lines = (folder / "smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
         except (OSError, ProcessLookupError):
-            continue  # it has just ended
+            continue  # the process has ended meanwhile
     return total
 
 

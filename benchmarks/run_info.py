@@ -1,4 +1,4 @@
-"""What a benchmark's numbers were measured on and with: the part that every result file begins with."""
+"""Command, commit, machine and versions of a benchmark: the first part of every result file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def describe_run() -> dict[str, Any]:
-    """Return the command, commit, machine, its load (1 min) before the run, and versions."""
-    asked = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    """Return the command, commit, machine, load average of the last minute, and versions of the packages."""
+    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     script = Path(sys.argv[0]).resolve()
     name = str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name
     return {
@@ -30,7 +30,7 @@ def describe_run() -> dict[str, Any]:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result as JSON."""
+    """Write a result as JSON and print the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {path}")
