@@ -1,6 +1,7 @@
 """The command line: Typer commands made from the option dataclasses, and errors turned into exit codes.
 
-Exit codes: 0 all done, 1 done but part of the input could not be used (listed in the report), 2 nothing done.
+Exit codes: 0 all done, 1 done but part of the input could not be used (listed in the report), 2 nothing done, 70 a bug
+(a traceback), 130 and 143 stopped by Ctrl-C and SIGTERM.
 Heavy modules are imported inside the commands, so that `--help` answers at once.
 """
 
@@ -10,6 +11,7 @@ import inspect
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from types import GenericAlias
 from typing import Annotated, Any, get_type_hints
@@ -17,7 +19,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from picopose_cli import __version__
-from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
+from picopose_cli.base.interrupts import stoppable
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
 from picopose_cli.base.options import (
     CheckOptions,
@@ -121,6 +124,13 @@ COMMANDS: dict[str, Command] = {
     "train": train,
 }
 """The commands by name, in the order of the help."""
+STOPPED = {
+    "demo": "run the same command again to make the demo from the beginning",
+    "render-templates": "finished banks are kept; run the same command again to continue",
+    "infer": "nothing was estimated yet; run the same command again",
+    "train": "run the same command again to continue from the newest checkpoint",
+}
+"""What to do after Ctrl-C, where it is not simply the same command again."""
 
 
 def options_type(command: Command) -> Any:
@@ -128,13 +138,18 @@ def options_type(command: Command) -> Any:
     return get_type_hints(command)["options"]
 
 
-def typer_function(command: Command) -> Callable[..., None]:
-    """Return a function with a parameter per option, as Typer expects it, that runs the command."""
+def typer_function(name: str, command: Command) -> Callable[..., None]:
+    """Return a function with a parameter per option, as Typer expects it, that runs the command.
+
+    Ctrl-C and SIGTERM end it by StoppedError.
+    """
     fields = option_fields(options_type(command))
 
     def run(**values: Any) -> None:
         options = options_type(command)(**{one.name: one.parse(values[one.name]) for one in fields})
-        raise typer.Exit(command(options))
+        with stoppable(lambda: f"stopped; {STOPPED.get(name, 'run the same command again')}"):
+            exit_code = command(options)
+        raise typer.Exit(exit_code)
 
     run.__signature__ = inspect.Signature([_parameter(one) for one in fields])  # type: ignore[attr-defined]
     return run
@@ -154,7 +169,7 @@ def _parameter(one: OptionField) -> inspect.Parameter:
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name, help=inspect.getdoc(_command))(typer_function(_command))
+    app.command(_name, help=inspect.getdoc(_command))(typer_function(_name, _command))
 
 
 def _print_version(value: bool) -> None:
@@ -177,10 +192,17 @@ def common(
 
 
 def main() -> None:
-    """Run the command line; a PicoPoseError becomes one line on stderr and its exit code, 2 except for stopped runs."""
+    """Run the command line.
+
+    A PicoPoseError becomes one line on stderr and its exit code, 2 except for stopped runs. Any other exception is a
+    bug: its traceback, and an exit code of its own, since Python's 1 means that part of the input could not be used.
+    """
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own line says what is wrong with a file
     try:
         app(prog_name="picopose")
     except PicoPoseError as error:
         typer.echo(f"picopose: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception:  # noqa: BLE001 - reported whole
+        traceback.print_exc()
+        sys.exit(BUG_EXIT_CODE)

@@ -27,7 +27,14 @@ def package_versions() -> dict[str, str]:
 
 def machine() -> dict[str, str | int]:
     """Return the processor, cores and operating system, as stored beside measured times."""
-    return {"processor": _processor(), "cores": _cores(), "system": platform.platform()}
+    return {"processor": _processor(), "cores": available_cores(), "system": platform.platform()}
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use: its affinity, and the share of its SLURM job."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores, int(slurm)) if slurm.isdecimal() and int(slurm) else cores
 
 
 def peak_memory_mb() -> float:
@@ -47,7 +54,3 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+BUG_EXIT_CODE = 70
+"""Exit code after an exception that no input should raise (EX_SOFTWARE of sysexits.h)."""
+
 
 class PicoPoseError(Exception):
     """Input or environment that cannot be used: what is wrong, where, and what to do next.

@@ -13,7 +13,7 @@ from pathlib import Path
 from picopose_cli.base.errors import PicoPoseError
 
 _LOG = logging.getLogger(__name__)
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+NO_LOCK_ERRORS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 """Error numbers of a file system without locks."""
 
 
@@ -68,7 +68,7 @@ def _lock(handle: int, lock: Path) -> bool:
             _LOG.info("waiting for the process that holds %s", lock)
             fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCK_ERRORS:
             raise
         _LOG.info("the file system has no locks (%s): %s", error.strerror, lock)
         return False

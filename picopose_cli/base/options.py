@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from picopose_cli.base.environment import available_cores
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.option_fields import REQUIRED, check_ranges, option
 
@@ -26,7 +27,7 @@ DEFAULT_REFINE_ROUNDS = 1
 """Rounds of refinement with --rules default: a second one gains no accuracy (benchmarks/README.md)."""
 MAX_DEFAULT_PROCESSES = 16
 """Most processes that a command starts by default; more would wait for the disk."""
-DEFAULT_PROCESSES = min(os.cpu_count() or 1, MAX_DEFAULT_PROCESSES)
+DEFAULT_PROCESSES = min(available_cores(), MAX_DEFAULT_PROCESSES)
 """Processes that `render-templates` and `score` start by default."""
 
 _DATA_DIR_HELP = "Folder that contains the BOP data sets."

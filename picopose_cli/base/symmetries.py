@@ -20,6 +20,10 @@ MAX_SYMMETRIES = 10_000
 """Most transformations of an object: 31 axes, or one axis with 30 discrete symmetries; a sphere needs three axes."""
 
 
+SAME_DIRECTION_RAD = 1e-3
+"""Views whose directions differ by less are from the same direction: a bank from images may have an image twice."""
+
+
 def symmetry_count(discrete: int, axes: int, max_step: float = MAX_SYMMETRY_STEP) -> int:
     """Return the number of transformations that `symmetry_transforms` returns, the identity included."""
     return (1 + discrete) * (axes * _steps(max_step) if axes else 1)
@@ -50,17 +54,19 @@ def equivalent_views(T_tmpl_from_obj: Array, symmetries: Array) -> NDArray[np.bo
     """Return which views (V,4,4) show the same side of an object up to an in-plane rotation, (V,V) bool.
 
     Two views are equivalent if one of the `symmetries` (S,4,4) takes the viewing direction of one to within half of
-    the smallest angle between any two views of the other's. Without symmetries each view is equivalent to itself only.
+    the smallest angle between different directions of the other's. Without symmetries only views from the same
+    direction are equivalent.
     """
     R = T_tmpl_from_obj[:, :3, :3]
     directions = np.einsum("vji,vj->vi", R, T_tmpl_from_obj[:, :3, 3])
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    angles_rad = np.arccos(np.clip(directions @ directions.T, -1, 1)) + np.pi * np.eye(len(directions))
+    angles_rad = np.arccos(np.clip(directions @ directions.T, -1, 1))
+    min_angle_rad = np.min(angles_rad, where=angles_rad > SAME_DIRECTION_RAD, initial=np.pi)
     near = np.zeros(angles_rad.shape, bool)
     for start in range(0, len(symmetries), _SYMMETRIES_AT_ONCE):
         R_symmetry = symmetries[start : start + _SYMMETRIES_AT_ONCE, :3, :3]
         transformed = directions @ R_symmetry.transpose(0, 2, 1)  # (S,V,3)
-        near |= (transformed @ directions.T > np.cos(angles_rad.min() / 2)).any(axis=0)
+        near |= (transformed @ directions.T > np.cos(min_angle_rad / 2)).any(axis=0)
     equivalent: NDArray[np.bool_] = near | near.T | np.eye(len(directions), dtype=bool)
     return equivalent
 

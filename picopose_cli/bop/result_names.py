@@ -48,6 +48,16 @@ def parse_result_name(path: Path) -> ResultName:
     )
 
 
+def require_result_path(path: Path) -> None:
+    """Raise PicoPoseError unless a result file may be written to `path`: a valid name that ends in .csv.
+
+    Reports and journals have names made from it, so that another suffix could make one overwrite the other.
+    """
+    if path.suffix != ".csv":
+        raise PicoPoseError(f"the result file {path.name!r} does not end in .csv", fix=f"name it {path.stem}.csv")
+    parse_result_name(path)
+
+
 def _name_fault(name: str) -> str:
     stem = name.split(".")[0]
     whole_stem = Path(name).stem

@@ -8,7 +8,6 @@ from contextlib import closing
 from rich.console import Console
 
 from picopose_cli.base.options import InferOptions
-from picopose_cli.bop.check import check_results, grouped_lines
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups
 from picopose_cli.pose.refine import Refiner
@@ -39,8 +38,7 @@ def run(options: InferOptions) -> InferReport:
             if opened.groups:
                 _estimate(opened, console)
             report = opened.finish()
-    checked = check_results(inputs.output, inputs.dataset, inputs.shard_targets) if report.estimates else []
-    for line in summary_lines(report, grouped_lines(checked)):
+    for line in summary_lines(report):
         console.print(line)
     return report
 
@@ -56,18 +54,20 @@ def _estimate(run: Run, console: Console) -> None:
             for found in inputs.usable_objects.values()
             if found.mesh is not None
         }
+        renderer = EstimateRenderer(meshes)
         results = estimate_groups(
             run.groups,
             load_image,
             matcher,
             PipelineOptions(inputs.batch_size, options.workers, options.timing == "sequential"),
-            refiner=Refiner(matcher, EstimateRenderer(meshes), options.rounds) if meshes else None,
+            refiner=Refiner(matcher, renderer, options.rounds) if meshes else None,
             record=record,
         )
-        bar = add_bar(progress, "images", len(inputs.tasks), "images", run.done)
+        bar = add_bar(progress, "images", len(inputs.tasks), "images", run.report.kept_images)
         run.begin_estimating()
         with closing(results):
             for result in results:
                 finished_at = time.perf_counter()
                 progress.advance(bar, run.keep(result))
                 record("journal", finished_at, time.perf_counter(), result.task.name)
+    run.report.problems += [f"object {obj_id} is not refined: {error}" for obj_id, error in renderer.errors.items()]

@@ -6,9 +6,11 @@ from rich.console import Console
 
 from picopose_cli.base.files import require_writable
 from picopose_cli.base.options import MergeOptions
-from picopose_cli.bop.result_names import parse_result_name
+from picopose_cli.bop.result_names import require_result_path
+from picopose_cli.runs.journal import journal_path
 from picopose_cli.runs.merge import merge_shards
 from picopose_cli.runs.report import InferReport, summary_lines
+from picopose_cli.runs.shards import remove_other_shards
 
 
 def run(options: MergeOptions) -> InferReport:
@@ -17,9 +19,12 @@ def run(options: MergeOptions) -> InferReport:
     Raises PicoPoseError when a shard is missing, there twice, not complete or of another run.
     """
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    parse_result_name(options.output)
+    require_result_path(options.output)
     require_writable(options.output)
     report = merge_shards(options.output, options.shards)
-    for line in summary_lines(report, []):
+    for shard in options.shards:
+        journal_path(shard).unlink(missing_ok=True)  # kept until now, so that a finished shard is not computed again
+    remove_other_shards(options.output, report.identity)
+    for line in summary_lines(report):
         console.print(line)
     return report

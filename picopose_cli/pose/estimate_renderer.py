@@ -10,7 +10,7 @@ import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T, move_origin, ray_rotation
-from picopose_cli.base.types import Array, TemplateView
+from picopose_cli.base.types import Array, Mesh, TemplateView
 from picopose_cli.rendering.mesh_size import mesh_centre_m, mesh_diameter_m
 from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.rendering.software import SoftwareRenderer
@@ -21,10 +21,12 @@ from picopose_cli.templates.views import DISTANCE_DIAMETERS, TEMPLATE_SIZE_HW, t
 class EstimateRenderer:
     """Renders objects at estimated poses as the templates of a bank are rendered; thread-safe.
 
-    `meshes` are (path, unit) by object id. A mesh is read when it is first needed.
+    `meshes` are (path, unit) by object id. A mesh is read when it is first needed; `errors` has those that could not be
+    read, which are not tried again.
     """
 
     def __init__(self, meshes: Mapping[int, tuple[Path, str]]) -> None:
+        self.errors: dict[int, PicoPoseError] = {}
         self._meshes = meshes
         self._K = template_camera()
         self._ready: dict[int, tuple[SoftwareRenderer, float, Array]] = {}
@@ -46,11 +48,20 @@ class EstimateRenderer:
 
     def _renderer(self, obj_id: int) -> tuple[SoftwareRenderer, float, Array]:
         with self._lock:
+            if obj_id in self.errors:
+                raise self.errors[obj_id]
             if obj_id not in self._ready:
-                mesh = read_mesh(*self._meshes[obj_id])
+                mesh = self._read_mesh(obj_id)
                 renderer = SoftwareRenderer(mesh, self._K, TEMPLATE_SIZE_HW)
                 self._ready[obj_id] = renderer, mesh_diameter_m(mesh), mesh_centre_m(mesh)
             return self._ready[obj_id]
+
+    def _read_mesh(self, obj_id: int) -> Mesh:
+        try:
+            return read_mesh(*self._meshes[obj_id])
+        except PicoPoseError as error:
+            self.errors[obj_id] = error
+            raise
 
 
 def template_pose(T_cam_from_obj: Array, diameter_m: float, centre_m: Array) -> Array:

@@ -16,16 +16,18 @@ from typing import IO
 
 from rich.console import Console
 
-from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
+from picopose_cli.base.interrupts import stoppable
 from picopose_cli.base.option_fields import command_line, options_record
 from picopose_cli.base.options import InferOptions
+from picopose_cli.bop.check import check_results, grouped_lines
 from picopose_cli.network.devices import thread_count
 from picopose_cli.runs.inputs import RunInputs
-from picopose_cli.runs.interrupts import stoppable
 from picopose_cli.runs.journal import JournalFollower, journal_path, stopped_message
-from picopose_cli.runs.merge import merge_shards, remove_shards, shard_path, shard_paths
+from picopose_cli.runs.merge import merge_shards
 from picopose_cli.runs.progress import add_bar, progress_bar
-from picopose_cli.runs.report import InferReport, write_report
+from picopose_cli.runs.report import InferReport, raise_on_errors, write_report
+from picopose_cli.runs.shards import remove_other_shards, remove_shard, shard_path, shard_paths
 
 _PR_SET_PDEATHSIG = 1
 _STOP_S = 20.0
@@ -50,8 +52,13 @@ def run_on_devices(inputs: RunInputs, console: Console, started: float) -> Infer
         _wait(children, journals, len(inputs.tasks), console)
     report = merge_shards(inputs.output, shards)
     report.options, report.total_s = options_record(inputs.options), time.perf_counter() - started
+    findings = check_results(inputs.output, inputs.dataset, inputs.targets)
+    report.findings = grouped_lines(findings)
     write_report(inputs.output, report)
-    remove_shards(shards)
+    raise_on_errors(inputs.output, findings)
+    for shard in shards:
+        remove_shard(shard)
+    remove_other_shards(inputs.output, report.identity)
     return report
 
 
@@ -107,9 +114,14 @@ class Children:
         self._started.append((name, process, errors))
 
     def running(self) -> bool:
-        """Return whether any child is running; raises PicoPoseError with the message of one that failed."""
+        """Return whether any child is running.
+
+        Raises PicoPoseError with the message of one that failed, and RuntimeError with the traceback of a bug.
+        """
         codes = [process.poll() for _, process, _ in self._started]
         for (name, _, errors), code in zip(self._started, codes, strict=True):
+            if code == BUG_EXIT_CODE:
+                raise RuntimeError(f"the process on {name} failed:\n{_text(errors)}")
             if code not in (None, 0, 1):
                 raise PicoPoseError(f"the process on {name} failed: {_last_line(errors, code)}")
         return None in codes
@@ -144,9 +156,13 @@ def _die_with_parent() -> Callable[[], None] | None:
     return ask
 
 
-def _last_line(errors: IO[bytes], code: int | None) -> str:
+def _text(errors: IO[bytes]) -> str:
     errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
+    return errors.read().decode(errors="replace").strip()
+
+
+def _last_line(errors: IO[bytes], code: int | None) -> str:
+    lines = _text(errors).splitlines()
     text = lines[-1].removeprefix("picopose: ") if lines else ""
     if code is not None and code < 0:
         text = f"killed by signal {-code} {text}"

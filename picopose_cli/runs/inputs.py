@@ -17,23 +17,22 @@ from picopose_cli.bop.detection_set import DetectionSet
 from picopose_cli.bop.detections import find_detections, read_detections, select_detections
 from picopose_cli.bop.ground_truth_masks import ground_truth_detections
 from picopose_cli.bop.images import read_image_rgb, read_mask
-from picopose_cli.bop.result_names import parse_result_name, result_file_name
+from picopose_cli.bop.result_names import require_result_path, result_file_name
 from picopose_cli.bop.targets import choose_targets, targets_by_image
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
 from picopose_cli.pose.pipeline import ImageGroup, plan_groups, shard_of_groups
 from picopose_cli.runs.input_warnings import input_warnings
-from picopose_cli.runs.journal import journal_path, read_identity
-from picopose_cli.runs.merge import shard_path, shard_paths
+from picopose_cli.runs.journal import ImageKey, journal_path, read_identity
 from picopose_cli.runs.objects import ObjectInputs, read_objects
+from picopose_cli.runs.shards import begun_outputs, shard_path
 
 METHOD = "picopose"
+SHARD_BATCH_SIZE = {"cpu": 16, "cuda": 32}
+"""Detections that go through the network together, by kind of device; a batch that does not fit is halved."""
 GROUND_TRUTH_MASKS = "ground-truth masks"
 RELEASED_WEIGHTS = "the checkpoint that the PicoPose authors released (see weights/README.md)"
-
-ImageKey = tuple[int, int]
-"""(scene_id, im_id)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def read_inputs(options: InferOptions) -> RunInputs:
     objects, problems = read_objects(dataset, options, detected_objects(tasks))
     usable = {obj_id for obj_id, found in objects.items() if found is not None}
     tasks = limit_detections(tasks, targets, usable)
-    batch_size = _batch_size(options, shard_paths(output, len(devices)), weights, devices[0])
+    batch_size = _batch_size(options, output, weights, devices[0])
     groups = _groups(options, tasks, batch_size)
     return RunInputs(
         options=options,
@@ -193,9 +192,11 @@ def detected_objects(tasks: Iterable[ImageTask]) -> list[int]:
 
 def _output_path(options: InferOptions, dataset: Dataset) -> Path:
     output = options.output or Path(result_file_name(METHOD, dataset.name, dataset.result_split))
+    if options.output is None and options.limit is not None:
+        output = output.with_stem(f"{output.stem}_first{options.limit}")
     if options.output is None and options.part is not None:
         output = shard_path(output, *options.part)
-    parse_result_name(output)
+    require_result_path(output)
     require_writable(output)
     return output
 
@@ -225,13 +226,20 @@ def _require_detections(file: Path | None, detections: DetectionSet, tasks: Sequ
     raise PicoPoseError(what, where=file or GROUND_TRUTH_MASKS, fix=fix)
 
 
-def _batch_size(options: InferOptions, outputs: Sequence[Path], weights: Path, device: str) -> int:
-    """Return the batch size of the options, else that of the run that is continued, else one that suits the device."""
+def _batch_size(options: InferOptions, output: Path, weights: Path, device: str) -> int:
+    """Return the batch size of the options, else that of the run that is continued, else one that suits the device.
+
+    Shards of one run need the same batches, whatever memory their GPUs have free: theirs depends on the kind of device.
+    """
     if options.batch_size is not None:
         return options.batch_size
-    identities = [] if options.restart else [read_identity(journal_path(output)) for output in outputs]
-    begun = [found["batch_size"] for found in identities if found and isinstance(found.get("batch_size"), int)]
-    return begun[0] if begun else suggest_batch_size(device, read_config(weights))
+    begun = [] if options.restart else [read_identity(journal_path(path)) for path in begun_outputs(output)]
+    sizes = [int(found["batch_size"]) for found in begun if found and isinstance(found.get("batch_size"), int)]
+    if sizes:
+        return sizes[0]
+    if options.part is not None:
+        return SHARD_BATCH_SIZE[device.partition(":")[0]]
+    return suggest_batch_size(device, read_config(weights))
 
 
 def _groups(options: InferOptions, tasks: Sequence[ImageTask], batch_size: int) -> list[ImageGroup]:

@@ -22,9 +22,13 @@ from typing import Any
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.locks import NO_LOCK_ERRORS
 from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
 from picopose_cli.runs.identity import differences
+
+ImageKey = tuple[int, int]
+"""(scene_id, im_id)."""
 
 _LOG = logging.getLogger(__name__)
 _START = b'{"crc32": "'
@@ -147,6 +151,34 @@ def read_identity(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def finished_images(
+    path: Path, identity: Mapping[str, Any], tasks: Mapping[ImageKey, ImageTask]
+) -> dict[ImageKey, ImageResult]:
+    """Return the results in the journal of another shard of the run with this identity; empty for any other run."""
+    found: dict[ImageKey, ImageResult] = {}
+    with suppress(OSError), path.open("rb") as stream:
+        other = _payload(stream.readline())
+        if other is None or json.loads(json.dumps({**identity, "shard": None})) != {**other, "shard": None}:
+            return {}
+        for record in map(_payload, stream):
+            if record is None:
+                break
+            key = (record["scene_id"], record["im_id"])
+            if key in tasks:
+                found[key] = _image_result(tasks[key], record)
+    return found
+
+
+def is_being_written(path: Path) -> bool:
+    """Return whether a run has the journal open."""
+    with suppress(OSError), path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 class JournalFollower:
     """Counts the images of a journal that another process writes, reading only new lines."""
 
@@ -198,11 +230,10 @@ def _open_locked(path: Path) -> int:
             if _is_at(path, file):
                 return file
         except OSError as error:
+            if error.errno in NO_LOCK_ERRORS:
+                _LOG.warning("%s: the file system has no locks; make sure that no other run writes this output", path)
+                return file
             os.close(file)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise PicoPoseError(
-                    f"cannot be locked ({error.strerror})", where=path, fix="choose an --output on another file system"
-                ) from error
             raise PicoPoseError(
                 "another process is writing this output", where=path, fix="wait for it, or choose another --output"
             ) from error

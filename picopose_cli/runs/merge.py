@@ -1,4 +1,4 @@
-"""Shards of one run: their file names, and merging them into one result file and report."""
+"""Merging the shards of one run into one result file and report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_path, file_sha256
 from picopose_cli.base.tasks import StageSeconds
 from picopose_cli.runs.identity import differences, shard_of
-from picopose_cli.runs.journal import journal_path
+from picopose_cli.runs.journal import JournalFollower, is_being_written, journal_path
 from picopose_cli.runs.report import InferReport, no_estimate_error, read_report, report_path, write_report
 
 _SHARD_FIGURES = (
@@ -19,16 +19,6 @@ _SHARD_FIGURES = (
     "images_per_second", "peak_memory_mb",
 )  # fmt: skip
 _DIFFERENCES_SHOWN = 4
-
-
-def shard_path(output: Path, index: int, count: int) -> Path:
-    """Return the path of a shard of a result file: `picopose_ycbv-test_2of8.csv`."""
-    return output.with_name(f"{output.stem}_{index}of{count}{output.suffix}")
-
-
-def shard_paths(output: Path, count: int) -> list[Path]:
-    """Return the paths of the shards of a result file; a single shard is the file itself."""
-    return [shard_path(output, index, count) for index in range(1, count + 1)] if count > 1 else [output]
 
 
 def merge_shards(output: Path, shards: Sequence[Path]) -> InferReport:
@@ -41,8 +31,7 @@ def merge_shards(output: Path, shards: Sequence[Path]) -> InferReport:
     ordered = _in_order(reports)
     _require_one_run(ordered, reports)
     for path in ordered:
-        if file_sha256(path) != reports[path].output_sha256:
-            raise PicoPoseError(f"is not the file that {report_path(path)} describes", where=path, fix="run it again")
+        _require_complete(path, reports[path])
     merged = _merged(output, [reports[path] for path in ordered])
     if not merged.estimates:
         write_report(output, merged)
@@ -50,16 +39,19 @@ def merge_shards(output: Path, shards: Sequence[Path]) -> InferReport:
     _join(output, ordered)
     merged.output_sha256 = file_sha256(output)
     write_report(output, merged)
-    for path in ordered:
-        journal_path(path).unlink(missing_ok=True)  # not needed any more: the shard is merged
     return merged
 
 
-def remove_shards(shards: Sequence[Path]) -> None:
-    """Remove the result files and reports of merged shards."""
-    for path in shards:
-        path.unlink(missing_ok=True)
-        report_path(path).unlink(missing_ok=True)
+def _require_complete(path: Path, report: InferReport) -> None:
+    """Raise PicoPoseError when a shard's file is not the one of its report, or the shard is being computed again."""
+    if file_sha256(path) != report.output_sha256:
+        raise PicoPoseError(f"is not the file that {report_path(path)} describes", where=path, fix="run it again")
+    journal = journal_path(path)
+    if is_being_written(journal):
+        raise PicoPoseError("the shard is being computed again at this moment", where=path, fix="wait for its end")
+    if journal.is_file() and JournalFollower(journal).done() < report.images:
+        fix = "run the shard's command again, or delete its journal"
+        raise PicoPoseError("the shard was started again and is not finished", where=journal, fix=fix)
 
 
 def _in_order(reports: dict[Path, InferReport]) -> list[Path]:
@@ -119,6 +111,7 @@ def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
         banks={obj_id: sha256 for report in reports for obj_id, sha256 in report.banks.items()},
         problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),
         warnings=list(dict.fromkeys(warning for report in reports for warning in report.warnings)),
+        findings=[finding for report in reports for finding in report.findings],
         skipped=[skip for report in reports for skip in report.skipped],
         shards=[{name: getattr(report, name) for name in _SHARD_FIGURES} for report in reports],
     )

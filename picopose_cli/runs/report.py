@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes
 from picopose_cli.base.option_fields import options_record
 from picopose_cli.base.tasks import ImageResult, Skip, StageSeconds
+from picopose_cli.bop.check import ERROR, Finding
 from picopose_cli.bop.json_files import read_json_object
 from picopose_cli.network.devices import device_name
 
@@ -53,6 +55,8 @@ class InferReport:
     problems: list[str] = field(default_factory=list)
     """Entries of the detections file that could not be read, objects without usable templates."""
     warnings: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    """What `picopose check` finds in the result file."""
     """What may be wrong with the input although it can be used; the exit code does not depend on it."""
     onboarding_s: float = 0.0
     estimating_s: float = 0.0
@@ -144,8 +148,16 @@ def no_estimate_error(output: Path, report: InferReport) -> PicoPoseError:
     return PicoPoseError(f"there are no estimates to write ({'; '.join(reasons)})", where=output, fix=fix)
 
 
-def summary_lines(report: InferReport, findings: list[str]) -> list[str]:
-    """Return the summary of a run for the console; `findings` are those of `picopose check`."""
+def raise_on_errors(output: Path, findings: Sequence[Finding]) -> None:
+    """Raise PicoPoseError when the check of a result file that was just written has found an error."""
+    errors = [str(finding) for finding in findings if finding.severity == ERROR]
+    if errors:
+        fix = f"please report it; the journal is kept, and {report_path(output)} has all findings"
+        raise PicoPoseError(f"the result file is not valid ({errors[0]})", where=output, fix=fix)
+
+
+def summary_lines(report: InferReport) -> list[str]:
+    """Return the summary of a run for the console."""
     stages = report.stages_s
     kept = f" ({report.kept_images} of them from an earlier run)" if report.kept_images else ""
     per_image, per_second = report.seconds_per_image, report.images_per_second
@@ -161,7 +173,7 @@ def summary_lines(report: InferReport, findings: list[str]) -> list[str]:
         *_some("warning", report.warnings),
         *_some("problem", report.problems),
         *_some("skipped", [skip_text(skip) for skip in report.skipped]),
-        *_some("check", findings),
+        *_some("check", report.findings),
     ]
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 
-from picopose_cli.base.environment import peak_memory_mb
+from picopose_cli.base.environment import available_cores, peak_memory_mb
 
 
 def test_a_process_counts_its_own_memory_and_not_its_parents():
@@ -15,3 +16,13 @@ def test_a_process_counts_its_own_memory_and_not_its_parents():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 5 < float(done.stdout) < 200
     assert held.all()
+
+
+def test_cores_are_those_of_the_process_and_of_its_job(monkeypatch):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6})
+    assert available_cores() == 3
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert available_cores() == 2
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "16")
+    assert available_cores() == 3

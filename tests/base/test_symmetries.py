@@ -75,3 +75,11 @@ def test_many_symmetries_are_as_few_at_a_time():
     np.testing.assert_array_equal(equivalent_views(VIEWS, transforms), one_by_one)
     axes = ((np.array([0, 0, 1.0]), np.zeros(3)),) * 2
     assert len(symmetry_transforms(ObjectInfo(1, 0.2, turns[:3], axes))) == symmetry_count(3, 2)
+
+
+def test_an_image_given_twice_does_not_switch_equivalent_views_off():
+    fourfold = symmetry_transforms(ObjectInfo(1, 0.2, z_rotations(90, 180, 270), ()))
+    twice = np.concatenate([VIEWS, VIEWS[:1]])
+    equivalent = equivalent_views(twice, fourfold)
+    np.testing.assert_array_equal(equivalent[:162, :162], equivalent_views(VIEWS, fourfold))
+    assert equivalent[0, 162]

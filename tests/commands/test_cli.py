@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from picopose_cli import cli
 from picopose_cli.base import options
-from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
 from picopose_cli.base.option_fields import OptionField, command_line, option_fields, options_record
 
 RUNNER = CliRunner()
@@ -185,7 +186,7 @@ def parser_of(options_class: type) -> tuple[typer.Typer, list[Any]]:
 
     command.__annotations__["options"] = options_class
     app = typer.Typer()
-    app.command()(cli.typer_function(command))
+    app.command()(cli.typer_function("command", command))
     return app, received
 
 
@@ -229,3 +230,25 @@ def test_the_learning_rates_in_the_help_are_those_of_the_recipes():
 
     text = next(one.default_text for one in option_fields(options.TrainOptions) if one.name == "lr")
     assert text == f"{MINI_RECIPE.lr} for mini, {RELEASED_RECIPE.lr} for vit-l"
+
+
+def exit_code(monkeypatch, work) -> int:
+    """Exit code of the program when the work of `picopose merge` is replaced."""
+    from picopose_cli.commands import merge
+
+    monkeypatch.setattr(merge, "run", work)
+    monkeypatch.setattr(sys, "argv", ["picopose", "merge", "a_b-c.csv", "a_b-c_1of1.csv"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_a_bug_has_an_exit_code_of_its_own_and_a_traceback(monkeypatch, capsys):
+    assert exit_code(monkeypatch, lambda _: [][0]) == BUG_EXIT_CODE
+    assert "IndexError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_every_command_is_stopped_with_one_line_and_the_shells_exit_code(monkeypatch, capsys, number):
+    assert exit_code(monkeypatch, lambda _: signal.raise_signal(number)) == 128 + number
+    assert capsys.readouterr().err == "picopose: stopped; run the same command again\n"

@@ -14,6 +14,7 @@ import torch
 from helpers.bop_folder import edit_json, write_json
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.interrupts import StoppedError
 from picopose_cli.base.options import CheckOptions, InferOptions, MergeOptions, ScoreOptions
 from picopose_cli.base.types import PoseEstimate
 from picopose_cli.bop.datasets import open_dataset
@@ -22,7 +23,6 @@ from picopose_cli.bop.results import read_results, write_results
 from picopose_cli.commands import check, infer, merge, score
 from picopose_cli.runs.identity import run_identity
 from picopose_cli.runs.inputs import read_inputs
-from picopose_cli.runs.interrupts import StoppedError
 from picopose_cli.runs.journal import Journal, journal_path
 from picopose_cli.runs.merge import shard_path
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -249,3 +250,13 @@ def test_a_follower_counts_whole_lines_and_notices_a_new_start(tmp_path):
 def test_differences_are_named_whole():
     found = differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": "x" * 64, "d": None}, "e": 3})
     assert found == ["b.c: xxxxxxxxxxxx... there, 2 here", "b.d: none there, missing here", "e: 3 there, missing here"]
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with Journal(tmp_path / "x.journal", {"a": 1}, []) as journal:
+        assert journal.done == 0
+    assert "has no locks" in caplog.text

@@ -18,10 +18,10 @@ import torch
 from helpers.rendered_bop import write_bop_dataset
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.interrupts import StoppedError
 from picopose_cli.base.options import InferOptions, MergeOptions
 from picopose_cli.commands import infer, merge
 from picopose_cli.runs import onboarding
-from picopose_cli.runs.interrupts import StoppedError
 from picopose_cli.runs.journal import Journal, JournalFollower, journal_path
 from picopose_cli.runs.report import read_report
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.runs.interrupts import StoppedError, stoppable
+from picopose_cli.base.interrupts import StoppedError, stoppable
 
 
 def interrupted(*numbers: signal.Signals) -> None:
