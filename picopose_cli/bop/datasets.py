@@ -59,8 +59,6 @@ class Dataset:
     """That of the first scene, for scenes that have none of their own."""
     layouts: Mapping[int, ImageLayout]
     """By scene, which may have different sensors."""
-    image_size_hw: tuple[int, int] | None
-    """(height, width) px of the sensor in BOP's table, None for an unknown one; images on disk may differ."""
     has_public_gt: bool
     has_vsd: bool
     """Whether BOP scores the data set by VSD."""
@@ -89,6 +87,10 @@ class Dataset:
     def layout_of(self, scene_id: int) -> ImageLayout:
         """Return the layout of a scene."""
         return self.layouts.get(scene_id, self.layout)
+
+    def known_size_hw(self, scene_id: int) -> tuple[int, int] | None:
+        """Return (height, width) px of a scene's sensor in BOP's table, None if unknown; images on disk may differ."""
+        return known_image_size_hw(self.name, self.split, self.layout_of(scene_id).suffix)
 
     def annotation_path(self, scene_id: int, stem: str) -> Path:
         """Return the path of a scene's `scene_camera`, `scene_gt` or `scene_gt_info` file."""
@@ -143,7 +145,6 @@ def open_dataset(
         eval_models_dir=models_dir if models else find_models(root, None, (_EVALUATION_MODELS, models_dir.name)),
         layout=layout,
         layouts=layouts,
-        image_size_hw=known_image_size_hw(root.name, folder, layout.suffix),
         has_public_gt=False,
         has_vsd=row is None or row.has_vsd,
         vsd_delta_m=(row.vsd_delta_mm if row else DEFAULT_VSD_DELTA_MM) / MM_PER_M,

@@ -21,6 +21,7 @@ from picopose_cli.bop.datasets import (
     read_scene_cameras,
 )
 from picopose_cli.bop.ground_truth import read_ground_truth
+from picopose_cli.bop.image_headers import read_image_header
 from picopose_cli.bop.images import read_depth_m, read_image_rgb
 from picopose_cli.bop.known_datasets import known_splits, toolkit_split
 from picopose_cli.bop.result_names import parse_result_name
@@ -145,6 +146,10 @@ def _row_notes(table: ResultTable) -> list[str]:
 
 def _selection_notes(selection: Selection, rows: int) -> list[str]:
     notes = []
+    items = [item for objects in selection.images.values() for item in objects if item.is_target.any()]
+    found = sum(len(item.scores) > 0 for item in items)
+    if found < len(items):
+        notes.append(f"{found} of {len(items)} targets (an object in an image) have estimates")
     if selection.not_targets:
         notes.append(
             f"{selection.not_targets} of {rows} rows are of images or objects that are not targets; they are ignored"
@@ -172,6 +177,7 @@ def _find_no_vsd_reason(dataset: Dataset, images: Sequence[ImageKey]) -> str | N
 
 def _make_jobs(dataset: Dataset, selection: Selection, *, with_vsd: bool) -> list[ImageJob]:
     jobs = []
+    usual_size_hw: tuple[int, int] | None = None
     cameras = {scene_id: read_scene_cameras(dataset, scene_id) for scene_id in {scene for scene, _ in selection.images}}
     for (scene_id, im_id), objects in selection.images.items():
         camera = cameras[scene_id].get(im_id)
@@ -183,7 +189,10 @@ def _make_jobs(dataset: Dataset, selection: Selection, *, with_vsd: bool) -> lis
             path = dataset.annotation_path(scene_id, "scene_camera")
             raise PicoPoseError(f"image {im_id}: {camera.depth_problem}", where=path, fix="correct it: VSD needs depth")
         depth_path = dataset.depth_path(scene_id, im_id) if with_vsd else None
-        jobs.append(ImageJob(scene_id, im_id, camera.K, objects, depth_path, camera.depth_scale))
+        size_hw = dataset.known_size_hw(scene_id) or usual_size_hw
+        if size_hw is None:
+            size_hw = usual_size_hw = _first_size_hw(dataset.image_path(scene_id, im_id), depth_path)
+        jobs.append(ImageJob(scene_id, im_id, camera.K, size_hw, objects, depth_path, camera.depth_scale))
     return jobs
 
 
@@ -217,19 +226,14 @@ def _load_scorer(
         obj_id: ObjectModel(obj_id, mesh.vertices_m, infos[obj_id].diameter_m, symmetry_transforms(infos[obj_id]))
         for obj_id, mesh in meshes.items()
     }
-    size_hw = _image_size_hw(dataset, jobs[0])
-    read_depth = _DepthReader(dataset, size_hw)
-    return ImageScorer(models, size_hw[1], dataset.vsd_delta_m, read_depth, _MeshRenderer(meshes), with_averages)
+    return ImageScorer(models, dataset.vsd_delta_m, _DepthReader(dataset), _MeshRenderer(meshes), with_averages)
 
 
-def _image_size_hw(dataset: Dataset, job: ImageJob) -> tuple[int, int]:
-    """Return (height, width) px of the images, which scales MSPD: BOP's for a known sensor, else the first image's."""
-    if dataset.image_size_hw is not None:
-        return dataset.image_size_hw
-    path = dataset.image_path(job.scene_id, job.im_id)
-    if path.is_file() or job.depth_path is None:
-        return _size_hw(read_image_rgb(path))
-    return _size_hw(read_depth_m(job.depth_path, job.depth_scale))
+def _first_size_hw(image_path: Path, depth_path: Path | None) -> tuple[int, int]:
+    """Return (height, width) px of the first image of a sensor that BOP does not know."""
+    if image_path.is_file() or depth_path is None:
+        return _size_hw(read_image_rgb(image_path))
+    return _size_hw(read_depth_m(depth_path, 1.0))
 
 
 def _size_hw(pixels: Array) -> tuple[int, int]:
@@ -240,21 +244,17 @@ def _size_hw(pixels: Array) -> tuple[int, int]:
 class _DepthReader:
     """Reads the depth (H,W) of an image in metres (see scoring.parallel.ReadDepth).
 
-    Raises PicoPoseError when it has neither the usual size `size_hw` nor that of its own image.
+    Raises PicoPoseError when its size is neither that of its image nor the sensor's in BOP's table.
     """
 
     dataset: Dataset
-    size_hw: tuple[int, int]
 
     def __call__(self, job: ImageJob, path: Path) -> Array:
         depth_m = read_depth_m(path, job.depth_scale)
-        found, needed = _size_hw(depth_m), self.size_hw
-        if found == needed:
-            return depth_m
         image_path = self.dataset.image_path(job.scene_id, job.im_id)
-        if image_path.is_file():
-            needed = _size_hw(read_image_rgb(image_path))
-        if found != needed:
+        header = read_image_header(image_path) if image_path.is_file() else None
+        found, needed = _size_hw(depth_m), job.size_hw if header is None else header.size_hw
+        if found not in (needed, self.dataset.known_size_hw(job.scene_id)):
             sizes = f"the depth image is {found[1]}x{found[0]} px, its image {needed[1]}x{needed[0]}"
             raise PicoPoseError(sizes, where=path, fix="use depth images that are aligned with the images")
         return depth_m

@@ -111,7 +111,7 @@ def compute_pair_errors(
 ) -> PairErrors:
     """Return the errors of all pairs of estimate and instance of one object in one image.
 
-    `K` (3,3) and `width_px` are those of the image; VSD is computed with a `view`; `with_averages` adds ADD and ADD-S.
+    `K` (3,3) and `width_px` are those of the sensor; VSD is computed with a `view`; `with_averages` adds ADD and ADD-S.
     """
     T_est, T_gt, points = item.T_est, item.T_gt, model.xyz_obj_m
     widest_m = max(MSSD_THRESHOLDS[-1] * model.diameter_m, MSSD_THRESHOLDS_MM[-1] / MM_PER_M) * _LIMIT_MARGIN

@@ -33,11 +33,15 @@ _PARENT_CHECK_S = 1.0
 
 @dataclass(frozen=True)
 class ImageJob:
-    """One image: the objects to compare in it, its camera `K` (3,3), and its depth image (None: no VSD)."""
+    """One image: the objects to compare in it, its camera `K` (3,3), and its depth image (None: no VSD).
+
+    `size_hw` (height, width) px of the sensor, whose width scales MSPD.
+    """
 
     scene_id: int
     im_id: int
     K: Array
+    size_hw: tuple[int, int]
     objects: tuple[ObjectInImage, ...]
     depth_path: Path | None = None
     depth_scale: float = 1.0
@@ -51,12 +55,11 @@ ReadDepth = Callable[[ImageJob, Path], Array]
 class ImageScorer:
     """Computes the errors of an image; has what all images share.
 
-    `models` by object id; `width_px` of the images, which scales MSPD; `tolerance_m` of VSD's visibility;
+    `models` by object id; `tolerance_m` of VSD's visibility;
     `with_averages` adds ADD and ADD-S. `read_depth` and `render` are given, so that scoring knows no files.
     """
 
     models: Mapping[int, ObjectModel]
-    width_px: int
     tolerance_m: float
     read_depth: ReadDepth
     render: RenderDepth
@@ -71,7 +74,7 @@ class ImageScorer:
         with np.errstate(all="ignore"):  # numbers of estimates may be too large to compute with: infinite errors
             return [
                 compute_pair_errors(
-                    item, self.models[item.obj_id], job.K, self.width_px, view=view, with_averages=self.with_averages
+                    item, self.models[item.obj_id], job.K, job.size_hw[1], view=view, with_averages=self.with_averages
                 )
                 for item in job.objects
             ]

@@ -55,7 +55,7 @@ def test_each_row_of_the_table_opens(tmp_path, name):
     write_models(root / "models_eval", [1, 2])
     dataset = open_dataset(name, tmp_path)
     assert (dataset.split, dataset.layout.image_folder) == (split, folder)
-    assert dataset.image_size_hw == (height, width)
+    assert dataset.known_size_hw(3) == (height, width)
     assert dataset.image_path(3, 7) == root / split / "000003" / folder / f"000007{ext}"
     assert dataset.image_path(3, 7).is_file()
     assert dataset.annotation_path(3, "scene_gt").name == f"{annotation}.json"
@@ -110,7 +110,7 @@ def test_second_sensor_of_hot3d(tmp_path):
     write_scene(scene, {0: [1]}, image_folder="gray1", ext=".jpg", suffix="_gray1")
     write_scene(scene, {0: [1]}, image_folder="gray2", ext=".jpg", suffix="_gray2")
     dataset = open_dataset("hot3d", tmp_path, split="test_quest3")
-    assert dataset.image_size_hw == (1024, 1280)
+    assert dataset.known_size_hw(1) == (1024, 1280)
     assert dataset.annotation_path(1, "scene_gt").name == "scene_gt_gray1.json"
     assert dataset.result_split == "test-quest3"
 
@@ -152,7 +152,7 @@ def test_unknown_data_set_is_understood_by_looking(tmp_path, split, folder, ext,
     assert dataset.image_path(0, 5).suffix == ext
     assert dataset.models_dir.name == models
     assert dataset.has_public_gt
-    assert dataset.image_size_hw is None
+    assert dataset.known_size_hw(0) is None
     assert object_ids(dataset) == [4]
 
 

@@ -344,6 +344,25 @@ def test_equal_scores_are_ranked_in_the_order_of_the_target_file(toy, tmp_path):
     assert found[1, 0]["AP_mssd"] == pytest.approx(51 / 101 / 2)
 
 
+def test_a_partial_result_is_said(toy, tmp_path, capsys):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    run(toy, path)
+    assert "have estimates" not in capsys.readouterr().out
+    path.write_text("\n".join(path.read_text().splitlines()[:3]))
+    run(toy, path)
+    assert "2 of 6 targets (an object in an image) have estimates" in capsys.readouterr().out
+
+
+def test_a_diameter_in_another_unit_than_mm_is_named(toy, tmp_path):
+    path = write_csv(toy, tmp_path / "gt_toy-test.csv")
+    infos = toy.root / "models/models_info.json"
+    content = json.loads(infos.read_text())
+    content["1"]["diameter"] /= 10
+    infos.write_text(json.dumps(content))
+    with pytest.raises(PicoPoseError, match=r"its diameter in mm is 141\.\d mm, but models_info\.json has 14\.14 mm"):
+        run(toy, path)
+
+
 def test_meshes_in_another_unit(toy, tmp_path):
     path = write_csv(toy, tmp_path / "noisy_toy-test.csv", noise_m=0.012)
     wanted = run(toy, path).scores

@@ -79,9 +79,9 @@ class World:
 
     def _errors(self, selection):
         jobs = [
-            ImageJob(*image, K, objects, depth_path=image) for image, objects in selection.images.items()
+            ImageJob(*image, K, SIZE_HW, objects, depth_path=image) for image, objects in selection.images.items()
         ]  # no files: the "path" is the image itself
-        scorer = ImageScorer(OBJECTS, SIZE_HW[1], 0.015, lambda _, image: self.depths[image], render)
+        scorer = ImageScorer(OBJECTS, 0.015, lambda _, image: self.depths[image], render)
         return [pairs for _, errors in score_images(scorer, jobs, 1) for pairs in errors]
 
 
