@@ -90,9 +90,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_json_list(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> list[Any]:
+def read_json_list(path: Path) -> list[Any]:
     """Return the list in a JSON file; raises PicoPoseError when it is something else."""
-    content = read_json(path, object_hook=object_hook)
+    content = read_json(path)
     if not isinstance(content, list):
         raise PicoPoseError(f"is {_kind(content)}, must be a list", where=path, fix="check the file")
     return content
