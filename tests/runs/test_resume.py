@@ -432,7 +432,7 @@ def test_shards_without_one_estimate_merge_to_a_report_of_the_reasons(folder, tm
     for image in (tmp_path / "bop/toy/test/000001/rgb").iterdir():
         image.write_bytes(b"")
     shards = run_shards(tmp_path / "bop", tmp_path / NAME, 2, limit=4)
-    with pytest.raises(PicoPoseError, match="not one estimate"):
+    with pytest.raises(PicoPoseError, match="no estimates to write"):
         merge.run(MergeOptions(tmp_path / NAME, tuple(shards)))
     assert not (tmp_path / NAME).exists()
     assert len(read_report(tmp_path / NAME).skipped) == 4
