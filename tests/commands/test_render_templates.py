@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -105,6 +106,60 @@ def test_one_unusable_object_does_not_stop_the_others(data_dir: Path, tmp_path: 
     text = capsys.readouterr().out
     assert "2 written, 0 kept, 3 failed" in text
     assert "object 4: " in text
+
+
+@pytest.fixture
+def infos(data_dir: Path):
+    """Writes models_info.json: the true diameters in mm, changed by `factors` of some objects."""
+
+    def write(**factors: float) -> None:
+        true_mm = {"1": 100 * 3**0.5, "2": 100.0, "5": 10 * (3**2 + 2**2 + 5**2) ** 0.5}
+        content = {obj_id: {"diameter": value * factors.get(f"o{obj_id}", 1.0)} for obj_id, value in true_mm.items()}
+        (data_dir / "toy/models/models_info.json").write_text(json.dumps(content))
+
+    return write
+
+
+@pytest.mark.usefixtures("few_views")
+def test_a_size_unlike_models_info_stops_the_object_and_names_the_unit(data_dir: Path, infos, capsys):
+    infos(o1=10.0, o2=1.2, o5=0.5)
+    report = render(data_dir)
+    assert (report.written, sorted(report.failed), report.exit_code) == ([2], [1, 5], 1)
+    assert "its diameter in mm is 173" in report.failed[1]
+    assert "models_info.json has 1732 mm" in report.failed[1]
+    assert "pass --mesh-unit cm" in report.failed[1]
+    assert "not checked" not in capsys.readouterr().out
+    for path in (data_dir / "toy/models").glob("*.ply"):
+        path.write_text(path.read_text().replace("1000.0", "1"))  # any change of the file
+    infos(o1=10.0, o2=10.0, o5=10.0)
+    assert render(data_dir, mesh_unit="cm").failed == {}
+
+
+@pytest.mark.usefixtures("few_views")
+def test_a_unit_that_cannot_be_checked_is_said(data_dir: Path, capsys):
+    assert render(data_dir, object_ids=(1,)).unchecked.endswith("has no models_info.json")
+    assert "the unit of the meshes is not checked" in capsys.readouterr().out
+    (data_dir / "toy/models/models_info.json").write_text("{}}")
+    report = render(data_dir, object_ids=(2,))
+    assert (report.written, report.exit_code) == ([2], 0)
+    assert "models_info.json" in report.unchecked
+
+
+@pytest.mark.usefixtures("few_views")
+def test_grey_meshes_and_stray_triangles_are_said_each_time(data_dir: Path, capsys):
+    box = make_box(coloured=False)
+    stray = np.array([[0, 0, 0], [0.001, 0, 0], [0, 0.001, 0]]) + np.array([2.0, 0, 0])
+    faces = np.concatenate([box.faces, [[24, 25, 26]]]).astype(np.int32)
+    write_ply(data_dir / "toy/models/obj_000001.ply", Mesh(np.concatenate([box.vertices_m, stray]), faces))
+    for made in ("written", "kept"):
+        report = render(data_dir, object_ids=(1, 5))
+        assert getattr(report, made) == [1, 5]
+        assert list(report.notes) == [1]
+        text = capsys.readouterr().out
+        assert "object 1, warning: it has no colours and is rendered grey; 99 % of its area is in a tenth" in text
+        assert report.exit_code == 0
+    bank = read_bank(bank_path(data_dir / "toy/templates", 1))
+    assert "rendered grey" in bank.provenance.notes
 
 
 def test_processes_write_what_this_one_does(data_dir: Path, tmp_path: Path):
