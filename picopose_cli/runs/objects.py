@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import InferOptions
 from picopose_cli.base.types import ObjectInfo, Provenance
 from picopose_cli.bop.datasets import Dataset, mesh_path, models_info_path, read_object_infos
+from picopose_cli.rendering.mesh_size import DIAMETER_RATIOS
 from picopose_cli.rendering.meshes import mesh_sha256
-from picopose_cli.templates.bank import bank_path, read_provenance
+from picopose_cli.templates.bank import bank_path, read_diameter_m, read_provenance
 
 _SHOWN_PROBLEMS = 5
 
@@ -37,13 +38,14 @@ def read_objects(
     Raises PicoPoseError when no bank at all can be used, and when refinement is asked for and a mesh is missing.
     """
     folder = options.templates or dataset.root / "templates"
-    banks, problems = _read_banks(dataset, folder, obj_ids)
-    symmetric, symmetry_problems = _read_symmetries(dataset)
+    infos, info_problems = _read_infos(dataset)
+    banks, problems = _read_banks(dataset, folder, obj_ids, infos)
+    symmetric = {obj_id: info for obj_id, info in infos.items() if info.is_symmetric}
     objects: dict[int, ObjectInputs | None] = dict.fromkeys(obj_ids)
     for obj_id, provenance in banks.items():
         mesh = _mesh_to_refine(dataset, options, obj_id, provenance)
         objects[obj_id] = ObjectInputs(obj_id, bank_path(folder, obj_id), provenance, mesh, symmetric.get(obj_id))
-    return objects, problems + symmetry_problems
+    return objects, problems + info_problems
 
 
 def refinement_text(rounds: int, objects: Iterable[ObjectInputs]) -> str:
@@ -54,11 +56,16 @@ def refinement_text(rounds: int, objects: Iterable[ObjectInputs]) -> str:
     return f"{rounds if any(refined.values()) else 0} rounds{exception}"
 
 
-def _read_banks(dataset: Dataset, folder: Path, obj_ids: Sequence[int]) -> tuple[dict[int, Provenance], list[str]]:
+def _read_banks(
+    dataset: Dataset, folder: Path, obj_ids: Sequence[int], infos: Mapping[int, ObjectInfo]
+) -> tuple[dict[int, Provenance], list[str]]:
     banks, problems = {}, []
     for obj_id in obj_ids:
         try:
-            banks[obj_id] = _matching_bank(dataset, folder, obj_id)
+            provenance = _matching_bank(dataset, folder, obj_id)
+            if obj_id in infos and provenance.mesh_unit != "images":
+                _check_bank_size(bank_path(folder, obj_id), infos[obj_id].diameter_m)
+            banks[obj_id] = provenance
         except PicoPoseError as error:
             problems.append(f"object {obj_id}: {error}")
     if not banks:
@@ -99,12 +106,26 @@ def _mesh_to_refine(dataset: Dataset, options: InferOptions, obj_id: int, proven
         raise PicoPoseError(what, where=error.where, fix=fix) from error
 
 
-def _read_symmetries(dataset: Dataset) -> tuple[dict[int, ObjectInfo], list[str]]:
-    """Return the symmetric objects of the data set: none without models_info.json or, a problem, where it is broken."""
+def _check_bank_size(path: Path, diameter_m: float) -> None:
+    """Raise PicoPoseError when a bank's object cannot have a diameter of models_info.json: another unit, most likely.
+
+    The largest distance of two vertices is at most the diagonal of the box, and at least its part in one axis of three.
+    """
+    diagonal_m = read_diameter_m(path)
+    if DIAMETER_RATIOS[0] / 3**0.5 <= diameter_m / diagonal_m <= DIAMETER_RATIOS[1]:
+        return
+    raise PicoPoseError(
+        f"its object measures {diagonal_m * 1000:.4g} mm, but models_info.json has {diameter_m * 1000:.4g} mm",
+        where=path,
+        fix="render it again with the unit of the meshes: picopose render-templates --overwrite --mesh-unit UNIT",
+    )
+
+
+def _read_infos(dataset: Dataset) -> tuple[dict[int, ObjectInfo], list[str]]:
+    """Return the data set's models_info.json by object id: nothing without it or, a problem, where it is broken."""
     if not models_info_path(dataset).is_file():
         return {}, []
     try:
-        infos = read_object_infos(dataset)
+        return read_object_infos(dataset), []
     except PicoPoseError as error:
         return {}, [f"symmetries are not used: {error}"]
-    return {obj_id: info for obj_id, info in infos.items() if info.is_symmetric}, []

@@ -100,6 +100,13 @@ def read_provenance(path: Path) -> Provenance:
         return _checked_provenance(file, path)
 
 
+def read_diameter_m(path: Path) -> float:
+    """Return the diagonal in metres of the box of a bank's object; raises PicoPoseError as `read_provenance`."""
+    with _opened(path) as file:
+        _checked_provenance(file, path)
+        return _read_lengths(file, path)[0]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
