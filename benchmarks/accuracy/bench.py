@@ -109,7 +109,10 @@ class Bench:
                 console.print(f"{what}, {spent_s:.0f} s, about {left_s / 60:.0f} min left")
         for variant in variants:
             rows = [row for record in done for row in record[variant.slug]]
-            estimates = [PoseEstimate(*row[:4], np.array(row[4]), row[5]) for row in rows]
+            estimates = [
+                PoseEstimate(scene_id, im_id, obj_id, score, np.array(T), time_s)
+                for scene_id, im_id, obj_id, score, T, time_s in rows
+            ]
             write_results(self.path(variant, masks), estimates)
 
     def tasks(self, masks: str) -> list[ImageTask]:

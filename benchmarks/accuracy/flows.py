@@ -70,7 +70,7 @@ class SymmetryUnawareRules(RecordingDefaultRules):
         return super().choose_templates(ranked_views, None)
 
 
-RULES_OF_FLOWS = {
+RULES_OF_FLOWS: dict[str, Rules] = {
     "regressed": RecordingPaperRules(HYPOTHESES),
     "searched": RecordingDefaultRules(HYPOTHESES),
     "unaware": SymmetryUnawareRules(HYPOTHESES),
@@ -120,7 +120,9 @@ class DetectionSolver:
             hypothesis, T = self._hypotheses[i], self._hypotheses[i].T_stage2
             if variant.flows == "regressed":  # other flows come with the stage-2 poses of the default rules
                 T = solver.stage2_poses(T[None])[0]
-            pairs = hypothesis.correspondences.correspondences(DEFAULT_RULES if variant.sub_cell else PAPER_RULES)
+            recorded = hypothesis.correspondences
+            assert isinstance(recorded, RecordedFlow)
+            pairs = recorded.correspondences(DEFAULT_RULES if variant.sub_cell else PAPER_RULES)
             hypothesis = replace(hypothesis, correspondences=pairs, T_stage2=T)
             (pose,) = solver.solve([hypothesis], self._K)
             self._solved[key] = hypothesis, pose, time.perf_counter() - started

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,10 @@ from accuracy.oracle import poses_from_truth, true_starts
 from accuracy.variants import FROM_TRUTH, HYPOTHESES, ORACLE, Variant
 from picopose_cli.base.options import InferOptions
 from picopose_cli.base.tasks import ImageTask
-from picopose_cli.base.types import Array, TemplateBank
+from picopose_cli.base.types import Array, QueryBatch, TemplateBank
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.inference_network import InferenceNetwork
+from picopose_cli.pose.matcher import MatchedBatch
 from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, ImageGroup
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.refine import Refiner
@@ -32,6 +32,8 @@ Row = list[Any]
 """Of a result file: scene, image, object, score, pose (4,4) metres, seconds."""
 Record = dict[str, list[Row]]
 """Rows of a group of images by slug of the variant."""
+Solutions = tuple[Sequence[Sequence[RankedPose]], float]
+"""Poses of each detection of a batch, best first, and the seconds that they all took."""
 Pass = Callable[[ImageGroup], Record]
 
 
@@ -63,27 +65,37 @@ class InferencePass:
             DetectionSolver(hypotheses, query.K)
             for hypotheses, (_, query) in zip(matched.hypotheses, members, strict=True)
         ]
-        poses: dict[Variant, Sequence[Sequence[RankedPose]]] = {}
-        own_s: dict[Variant, float] = {}
+        solutions: dict[Variant, Solutions] = {}
         record: Record = {}
         with ThreadPoolExecutor(InferOptions.workers) as threads:
             for variant in self.variants:
                 if variant.rounds:
-                    earlier = next(other for other in poses if variant.is_refined_from(other))
-                    started = time.perf_counter()
-                    refiner = Refiner(self.matcher, self.render, rounds=1)
-                    poses[variant] = refiner.refine(batch, matched.query_features, poses[earlier], threads)
-                    own_s[variant] = own_s[earlier] + time.perf_counter() - started
+                    earlier = next(found for other, found in solutions.items() if variant.is_refined_from(other))
+                    solutions[variant] = self._refine(batch, matched, earlier, threads)
                 else:
-                    solved = list(threads.map(partial(DetectionSolver.poses, variant=variant), solvers))
-                    poses[variant], own_s[variant] = [found for found, _ in solved], sum(pose_s for _, pose_s in solved)
+                    solutions[variant] = solve(solvers, variant, threads)
+                poses, own_s = solutions[variant]
                 skipped_s = stage3_s * (1 - variant.hypotheses / HYPOTHESES)  # of hypotheses that the variant lacks
-                time_s = (network_s - skipped_s + own_s[variant]) / len(members)
+                time_s = (network_s - skipped_s + own_s) / len(members)
                 record[variant.slug] = [
-                    make_row(*member, variant, found[0], time_s)
-                    for member, found in zip(members, poses[variant], strict=True)
+                    make_row(task, query, variant, found[0], time_s)
+                    for (task, query), found in zip(members, poses, strict=True)
                 ]
         return record
+
+    def _refine(self, batch: QueryBatch, matched: MatchedBatch, before: Solutions, threads: Executor) -> Solutions:
+        """Return the poses after one more round of refinement."""
+        poses, before_s = before
+        started = time.perf_counter()
+        refiner = Refiner(self.matcher, self.render, rounds=1)
+        refined = refiner.refine(batch, matched.query_features, poses, threads)
+        return refined, before_s + time.perf_counter() - started
+
+
+def solve(solvers: Sequence[DetectionSolver], variant: Variant, threads: Executor) -> Solutions:
+    """Return the poses of a variant before refinement."""
+    poses, seconds = zip(*threads.map(lambda solver: solver.poses(variant), solvers), strict=True)
+    return poses, sum(seconds)
 
 
 @dataclass(frozen=True)

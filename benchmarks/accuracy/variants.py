@@ -35,8 +35,8 @@ class Variant:
 
     def is_refined_from(self, other: Variant) -> bool:
         """Return whether one more round of refinement of `other` gives this variant."""
-        names = {"slug": "", "title": "", "detector_score": False}
-        return replace(self, **names) == replace(other, rounds=other.rounds + 1, **names)
+        described = replace(other, slug=self.slug, title=self.title, detector_score=self.detector_score)
+        return replace(described, rounds=other.rounds + 1) == self
 
 
 def default_variant(slug: str, hypotheses: int, rounds: int = 0, flows: str = "searched") -> Variant:
