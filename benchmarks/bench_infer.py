@@ -30,8 +30,8 @@ from released_schedule import (
     HYPOTHESES,
     ReleasedTemplates,
     onboard,
-    plain_arithmetic,
     released_hypotheses,
+    whole_volume,
 )
 from run_info import describe_run, write_result
 from torch.utils.flop_counter import FlopCounterMode
@@ -242,7 +242,7 @@ def arithmetic(network: PicoPose, views: int) -> dict[str, float]:
     grid, width = VIT_L.grid, VIT_L.vit.width
     one = torch.zeros(1, 2, dtype=torch.int64)
     counts = {}
-    with torch.inference_mode(), plain_arithmetic():
+    with torch.inference_mode(), whole_volume():
         with FlopCounterMode(display=False) as counter:
             maps = network.extract(torch.zeros(1, 3, 224, 224))
         counts["extract"] = float(counter.get_total_flops())

@@ -1,9 +1,9 @@
-"""The order of work of the released PicoPose, kept slow and plain: the yardstick of the estimator's speed and results.
+"""The order of work of the released PicoPose, slow and plain: the reference for the tool's speed and results.
 
-Four detections of one image at a time, in f32. Only the template features that choose the views are kept; for every
+Four detections of one image at a time, in f32. Only the template features that choose the views are stored; for every
 hypothesis the chosen templates go through the backbone and the DPT head again, and the observations through the DPT
-head again. The network's functions are ours, so that results can be compared number by number, but `plain_arithmetic`
-keeps their products and convolutions PyTorch's own, as in the released code.
+head again. The network's functions are those of the package, so that results can be compared number by number, but
+the correlation volume is always computed, as in the released code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from picopose_cli.network import correlation, products, winograd
+from picopose_cli.network import correlation
 from picopose_cli.network.affine import AffineEstimate
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.network.offsets import OffsetEstimate
@@ -43,7 +43,7 @@ class ReleasedTemplates:
 
 @dataclass(frozen=True)
 class ReleasedHypothesis:
-    """The k-th best template of B detections: `views` (B,), their `scores` (B,), and what stages 2 and 3 say."""
+    """The k-th best template of B detections: `views` (B,), their `scores` (B,), and the results of stages 2 and 3."""
 
     views: Tensor
     scores: Tensor
@@ -56,26 +56,22 @@ def _never(*_: object) -> bool:
 
 
 @contextmanager
-def plain_arithmetic() -> Iterator[None]:
-    """Leave every product and convolution to PyTorch, and the correlation volume whole."""
-    with (
-        patch.object(products, "is_plain_inference", _never),
-        patch.object(winograd, "is_plain_inference", _never),
-        patch.object(correlation, "_is_rather_read", _never),
-    ):
+def whole_volume() -> Iterator[None]:
+    """Compute the whole correlation volume."""
+    with patch.object(correlation, "_gathers_features", _never):
         yield
 
 
 @torch.inference_mode()
-@plain_arithmetic()
+@whole_volume()
 def onboard(network: PicoPose, inputs: Tensor, masks: Tensor, origins: Tensor) -> ReleasedTemplates:
-    """Compute what chooses the views of an object, once: inputs (V,3,S,S), masks (V,S,S), origins (V,2) crop px."""
+    """Compute the features of stage 1 of an object: inputs (V,3,S,S), masks (V,S,S), origins (V,2) crop px."""
     cells = [unit_cells(network.extract(chunk)[-1]) for chunk in torch.split(inputs, BATCH_SIZE)]
     return ReleasedTemplates(inputs, masks_on_grid(masks, network.config.grid), torch.cat(cells), origins)
 
 
 @torch.inference_mode()
-@plain_arithmetic()
+@whole_volume()
 def released_hypotheses(
     network: PicoPose, query_inputs: Tensor, query_masks: Tensor, templates: Sequence[ReleasedTemplates]
 ) -> list[ReleasedHypothesis]:

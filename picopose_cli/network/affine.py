@@ -15,10 +15,10 @@ _LEAK = 0.1
 
 @dataclass(frozen=True)
 class AffineEstimate:
-    """What stage 2 says of N pairs, all f32.
+    """The result of stage 2 for N pairs, all f32.
 
-    `translation_cells` (N,2): how far the object's projected origin moves, (x, y) in patch cells; `scale` (N,);
-    `cos_sin` (N,2) of the in-plane angle; `A_obs_from_tmpl` (N,3,3) the three together, in crop pixels.
+    `translation_cells` (N,2): translation of the object's projected origin, (x, y) in patch cells; `scale` (N,);
+    `cos_sin` (N,2) of the in-plane angle; `A_obs_from_tmpl` (N,3,3) composed of these, in crop pixels.
     """
 
     translation_cells: Tensor
@@ -28,7 +28,7 @@ class AffineEstimate:
 
 
 class AffineRegressor(nn.Module):
-    """Reads translation, scale and in-plane rotation off the similarity volume (paper section 3.3)."""
+    """Regresses translation, scale and in-plane rotation from the similarity volume (paper section 3.3)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -57,16 +57,16 @@ class AffineRegressor(nn.Module):
 
 
 def compose_affine(translation_px: Tensor, scale: Tensor, cos_sin: Tensor, origin_tmpl_crop: Tensor) -> Tensor:
-    """Return A_obs_from_tmpl (N,3,3): rotates and scales, and moves the projected origin by `translation_px` (N,2).
+    """Return A_obs_from_tmpl (N,3,3), which rotates, scales and moves the projected origin by `translation_px` (N,2).
 
     `scale` (N,), `cos_sin` (N,2), `origin_tmpl_crop` (N,2) px: the object's origin in the template's crop.
     """
     cos, sin = (scale[:, None] * cos_sin).unbind(1)
     linear = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)  # (N,2,2)
-    turned = (linear * origin_tmpl_crop[:, None]).sum(2)  # no matmul: autocast would round the coordinates
+    rotated = (linear * origin_tmpl_crop[:, None]).sum(2)  # no matmul: autocast would round the coordinates
     affine = torch.eye(3, device=scale.device).repeat(len(scale), 1, 1)
     affine[:, :2, :2] = linear
-    affine[:, :2, 2] = origin_tmpl_crop + translation_px - turned
+    affine[:, :2, 2] = origin_tmpl_crop + translation_px - rotated
     return affine
 
 

@@ -1,4 +1,4 @@
-"""Where the small network lies that ships with the package."""
+"""The weight file of the small network that ships with the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FILE = "weights/mini.safetensors"
 
 
 def bundled_weights() -> Path:
-    """Return the weight file that ships with the package: inside it where it was installed, beside it in a checkout.
+    """Return the weight file that ships with the package: inside the installed package, or beside it in a checkout.
 
     Raises PicoPoseError when it is in neither place.
     """

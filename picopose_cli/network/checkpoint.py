@@ -1,6 +1,6 @@
-"""Weight files: the released Lightning checkpoint, bare PyTorch files, and our own safetensors with the sizes inside.
+"""Weight files: the released Lightning checkpoint, plain PyTorch files, and safetensors that contain the sizes.
 
-Only tensors are ever read from a pickle (`weights_only=True`); a file that needs more is refused with a way out.
+Only tensors are read from a pickle (`weights_only=True`); a file with other objects is refused.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from picopose_cli.network.config import VIT_L, ModelConfig
 from picopose_cli.network.picopose import PicoPose
 
 FORMAT_VERSION = 1
-"""Version of our own files, stored in them."""
+"""Version of the safetensors files that picopose writes."""
 LIGHTNING_PREFIX = "network."
-"""What the released file puts before each name; its other entries belong to the training."""
+"""Prefix of each name in the released file; its other entries belong to the training."""
 
 _VERSION_KEY = "picopose_format_version"
 _CONFIG_KEY = "picopose_config"
 _NAMES_SHOWN = 3
 _USE_PICOPOSE_WEIGHTS = "pass the released PicoPose checkpoint or a .safetensors file written by picopose"
 _FETCH_AGAIN = "copy or download it again and compare its SHA-256"
-# What torch.load raises for damaged files: the pickle's own errors, the archive's, and those of decoding garbage.
+# Exceptions of torch.load for damaged files: of the pickle, of the archive, and of decoding garbage.
 _UNREADABLE = (
     RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, AssertionError,
     OverflowError, MemoryError, struct.error, zipfile.BadZipFile,
@@ -46,11 +46,12 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> PicoPose:
     """Return the network of a weight file in eval mode, f32, on `device`.
 
     Takes a Lightning `.ckpt`, a bare state dict (`.pth`; names with or without `network.`) and `.safetensors`; the
-    file's content decides, not its suffix. Only our own safetensors say their sizes; other files must be the released
-    network's. Raises PicoPoseError that says what the file is, or which tensors do not fit.
+    file's content decides, not its suffix. Only safetensors written by picopose contain the sizes; other files must
+    have those of the released network. Raises PicoPoseError that names the kind of the file, or the tensors that do not
+    fit.
     """
     config, state = _read_file(path)
-    with torch.device("meta"):  # no memory and no random start for values that the file replaces
+    with torch.device("meta"):  # neither memory nor random values for tensors that the file replaces
         network = PicoPose(config)
     expected = network.state_dict()
     _require_layout(path, state, expected)
@@ -60,7 +61,7 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> PicoPose:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Return the sizes of the network in a weight file, the released ones where it does not say; reads no tensor.
+    """Return the sizes of the network in a weight file, those of the released network if it has none; reads no tensor.
 
     Raises PicoPoseError when the file cannot be read.
     """
@@ -70,9 +71,9 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def load_start(path: Path, network: PicoPose) -> None:
-    """Fill a network that is to be trained: all of it, or its backbone when the file is DINOv2's own.
+    """Load initial weights of a training: the whole network, or its backbone if the file is DINOv2's own.
 
-    Takes the files of `load_network` too. Raises PicoPoseError when the tensors do not fit the network's sizes.
+    Also takes the files of `load_network`. Raises PicoPoseError when the tensors do not fit the network's sizes.
     """
     _, state = _read_file(path)
     part = network.feature_extractor.dinov2 if "cls_token" in state else network
@@ -82,7 +83,7 @@ def load_start(path: Path, network: PicoPose) -> None:
 
 
 def save_network(path: Path, network: PicoPose, *, half: bool = False) -> None:
-    """Write the network with its sizes as safetensors, whole or not at all.
+    """Write the network with its sizes as safetensors; atomic.
 
     `half` stores matrices and kernels as f16 and keeps norms, biases and statistics in f32. Raises PicoPoseError when
     the file cannot be written or a value does not fit into f16.
@@ -96,7 +97,7 @@ def save_network(path: Path, network: PicoPose, *, half: bool = False) -> None:
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
-        except SafetensorError as error:  # its only failure here is the disk's
+        except SafetensorError as error:  # here only the disk can fail
             raise OSError(str(error)) from error
 
 
@@ -116,10 +117,10 @@ def _read_file(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
         return VIT_L, _state_dict_in(path, _read_torch(path, mapped=False))
     if head[8:9] == b"{":
         return _read_safetensors(path)
-    raise PicoPoseError(f"is not a checkpoint{_what_it_is(head)}", where=path, fix=_USE_PICOPOSE_WEIGHTS)
+    raise PicoPoseError(f"is not a checkpoint{_describe_head(head)}", where=path, fix=_USE_PICOPOSE_WEIGHTS)
 
 
-def _what_it_is(head: bytes) -> str:
+def _describe_head(head: bytes) -> str:
     if not head:
         return " (the file is empty)"
     if head.startswith(b"version https://git-lfs"):
@@ -140,32 +141,32 @@ def _read_torch(path: Path, *, mapped: bool) -> Any:
 
 
 def _refused_pickle(path: Path, message: str) -> PicoPoseError:
-    """Tell a pickle that holds objects from one that is garbage: PyTorch raises the same for both."""
+    """Return the error of a pickle with objects, or of one that is garbage: PyTorch raises the same for both."""
     found = re.search(r"GLOBAL (\S+)", message)
     if found is None:
         return PicoPoseError("is damaged or no PyTorch file", where=path, fix=_FETCH_AGAIN)
     rewrite = "torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
     return PicoPoseError(
-        f"holds objects besides tensors ({found[1]}), and reading those could run foreign code",
+        f"contains objects besides tensors ({found[1]}), and reading those could run foreign code",
         where=path,
         fix=f"if you trust the file, write its tensors to a new one in Python: {rewrite}",
     )
 
 
 def _state_dict_in(path: Path, content: Any) -> Mapping[str, Tensor]:
-    """Return the tensors by their names in our network, out of what a PyTorch file held."""
+    """Return the tensors by name, without prefix, of the content of a PyTorch file."""
     if isinstance(content, Mapping) and {"state", "param_groups"} <= set(content):
         raise PicoPoseError("is the state of an optimizer, not of a network", where=path, fix=_USE_PICOPOSE_WEIGHTS)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not state:
-        raise PicoPoseError(f"holds a {type(state).__name__}, no weights", where=path, fix=_USE_PICOPOSE_WEIGHTS)
+        raise PicoPoseError(f"contains a {type(state).__name__}, not weights", where=path, fix=_USE_PICOPOSE_WEIGHTS)
     state = {str(name): value for name, value in state.items()}
     if any(name.startswith(LIGHTNING_PREFIX) for name in state):
         cut = len(LIGHTNING_PREFIX)
         state = {name[cut:]: value for name, value in state.items() if name.startswith(LIGHTNING_PREFIX)}
     others = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if others:
-        raise PicoPoseError(f"holds no state dict but {_some(others)}", where=path, fix=_USE_PICOPOSE_WEIGHTS)
+        raise PicoPoseError(f"contains {_some(others)} instead of a state dict", where=path, fix=_USE_PICOPOSE_WEIGHTS)
     return state
 
 
@@ -177,7 +178,7 @@ def _read_safetensors(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
 
 
 def _config_of_safetensors(path: Path) -> ModelConfig | None:
-    """Return the sizes that a file of our own carries, None for another one."""
+    """Return the sizes in a file that picopose wrote, None for another file."""
     with _opened_safetensors(path) as handle:
         metadata = handle.metadata() or {}
     if _CONFIG_KEY not in metadata:
@@ -223,9 +224,9 @@ def _require_layout(path: Path, state: Mapping[str, Tensor], expected: Mapping[s
 
 
 def _likely_kind(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Return a phrase for a file that does not fit, from its names."""
+    """Return a description of a file that does not fit, from the names of its tensors."""
     if "cls_token" in state and "blocks.0.norm1.weight" in state:
-        return "this is DINOv2's own file: it holds only the backbone, to start a training from"
+        return "this is DINOv2's own file, the backbone alone, for picopose train --init"
     if "embeddings.cls_token" in state or any(name.startswith("dinov2.embeddings.") for name in state):
         return "this is a DINOv2 backbone under Hugging Face's names"
     if any(name.startswith(("ae_net.", "ist_net.")) for name in state):
@@ -238,13 +239,13 @@ def _likely_kind(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 
 
 def _as_loaded(path: Path, name: str, tensor: Tensor, like: Tensor, device: str | torch.device) -> Tensor:
-    """Return a copy, in our type and on the device: the file's own memory may be mapped, and files change."""
+    """Return a copy of the network's type on the device: the file may be mapped into memory, and files change."""
     if tensor.is_floating_point() != like.is_floating_point():
         what = f"tensor {name} is {tensor.dtype}, needs {like.dtype}"
         raise PicoPoseError(what, where=path, fix=_USE_PICOPOSE_WEIGHTS)
     loaded = tensor.to(device=device, dtype=like.dtype, copy=True).contiguous()
     if not torch.isfinite(loaded).all():
-        what = f"tensor {name} holds NaN or infinity"
+        what = f"tensor {name} contains NaN or infinity"
         raise PicoPoseError(what, where=path, fix="use an earlier checkpoint: this training went wrong")
     return loaded
 

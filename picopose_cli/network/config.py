@@ -1,4 +1,4 @@
-"""The sizes of a PicoPose network: one frozen dataclass a part, stored as JSON inside our weight files."""
+"""The sizes of a PicoPose network: one frozen dataclass per part, stored as JSON in weight files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from picopose_cli.base.errors import PicoPoseError
 
 LEVELS = 3
-"""Resolutions of the offset stage: 1, 2 and 4 times the patch grid. The DPT head's structure fixes the number."""
+"""Number of grids of the offset stage: 1, 2 and 4 times the patch grid, as many as the DPT head has outputs."""
 _MAX_SIZE = 1 << 20
 _MAY_BE_0 = ("output_blocks", "stem_width")
 
@@ -19,11 +19,11 @@ Part = TypeVar("Part")
 
 def _require(condition: bool, what: str) -> None:
     if not condition:
-        raise _nonsense(what)
+        raise _invalid(what)
 
 
-def _nonsense(what: str) -> PicoPoseError:
-    return PicoPoseError(what, fix="these sizes describe no PicoPose network")
+def _invalid(what: str) -> PicoPoseError:
+    return PicoPoseError(what, fix="these are not the sizes of a PicoPose network")
 
 
 def _check_sizes(part: Any) -> None:
@@ -50,18 +50,18 @@ class VitConfig:
     position_grid: int = 37
     """Side of the grid on which the position embedding was trained."""
     output_blocks: tuple[int, int, int, int] = (5, 11, 17, 23)
-    """Blocks, from 0, whose outputs are the four feature maps."""
+    """Indices of the blocks whose outputs are the four feature maps."""
     stem_width: int = 0
-    """Channels of the first of five convolutions in place of the patches, for small networks; 0, as released: none."""
+    """Channels of the first of five convolutions that replace the patch projection in small networks; 0: none."""
 
     def __post_init__(self) -> None:
         _check_sizes(self)
-        _require(self.width % self.heads == 0, f"vit.width {self.width} is no multiple of vit.heads {self.heads}")
+        _require(self.width % self.heads == 0, f"vit.width {self.width} is not a multiple of vit.heads {self.heads}")
         blocks = self.output_blocks
         rising = all(low < high for low, high in itertools.pairwise(blocks))
         _require(
             rising and blocks[-1] < self.depth,
-            f"vit.output_blocks {list(blocks)} do not rise, or reach vit.depth {self.depth}",
+            f"vit.output_blocks {list(blocks)} are not increasing, or not below vit.depth {self.depth}",
         )
 
 
@@ -80,7 +80,7 @@ class AffineConfig:
     def __post_init__(self) -> None:
         _check_sizes(self)
         _require(
-            self.width % self.groups == 0, f"affine.width {self.width} is no multiple of affine.groups {self.groups}"
+            self.width % self.groups == 0, f"affine.width {self.width} is not a multiple of affine.groups {self.groups}"
         )
 
 
@@ -93,7 +93,7 @@ class DptConfig:
     width: int = 256
     """Channels of its three outputs."""
     depth_widths: tuple[int, int] = (128, 32)
-    """Widths of the depth output that the released file carries and nothing uses."""
+    """Widths of the depth output, which is part of the released file and not used."""
 
     def __post_init__(self) -> None:
         _check_sizes(self)
@@ -119,7 +119,7 @@ class DecoderConfig:
 
     @property
     def window_cells(self) -> int:
-        """Correlation values a cell and a pyramid level."""
+        """Correlation values per cell and pyramid level."""
         return (2 * self.radius + 1) ** 2
 
 
@@ -137,7 +137,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_sizes(self)
         even = self.crop_px % (2 * self.vit.patch_px) == 0  # the DPT head halves the grid once, then doubles it again
-        _require(even, f"crop_px {self.crop_px} is no even multiple of vit.patch_px {self.vit.patch_px}")
+        _require(even, f"crop_px {self.crop_px} is not an even multiple of vit.patch_px {self.vit.patch_px}")
 
     @property
     def grid(self) -> int:
@@ -155,9 +155,9 @@ class ModelConfig:
 
     @classmethod
     def from_json_dict(cls, value: object) -> ModelConfig:
-        """Return the config that `to_json_dict` described.
+        """Return the config of a dict of `to_json_dict`.
 
-        Raises PicoPoseError that names the entry which is missing, unknown, of the wrong type or out of range.
+        Raises PicoPoseError that names the entry that is missing, unknown, of the wrong type or out of range.
         """
         return _parse_part(cls, value, "config")
 
@@ -172,7 +172,7 @@ MINI = ModelConfig(
         width=32, correlation_widths=(48, 32), flow_widths=(24, 16), motion_width=32, head_widths=(48, 24)
     ),
 )
-"""The small network that ships with the package; trained from nothing."""
+"""The small network that ships with the package; trained from random weights."""
 
 
 def _plain(value: Any) -> Any:
@@ -183,11 +183,11 @@ def _plain(value: Any) -> Any:
 
 def _parse_part(kind: type[Part], value: object, name: str) -> Part:
     if not isinstance(value, Mapping):
-        raise _nonsense(f"{name} is no table of sizes")
+        raise _invalid(f"{name} is not a table of sizes")
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     wrong = sorted(set(known) ^ {str(key) for key in value})
-    _require(not wrong, f"{name} lacks or does not know {', '.join(wrong)}")
+    _require(not wrong, f"{name} has missing or unknown entries: {', '.join(wrong)}")
     return kind(**{key: _parse_entry(hints[key], value[key], f"{name}.{key}") for key in known})
 
 
@@ -197,8 +197,8 @@ def _parse_entry(kind: Any, value: object, name: str) -> Any:
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         if not isinstance(value, list) or len(value) != len(kinds):
-            raise _nonsense(f"{name} {value!r} is no list of {len(kinds)} sizes")
+            raise _invalid(f"{name} {value!r} is not a list of {len(kinds)} sizes")
         return tuple(_parse_entry(entry_kind, entry, name) for entry_kind, entry in zip(kinds, value, strict=True))
-    if type(value) is not int:  # a bool is an int, and no size
-        raise _nonsense(f"{name} {value!r} is no whole number")
+    if type(value) is not int:  # a bool is an int
+        raise _invalid(f"{name} {value!r} is not a whole number")
     return value

@@ -1,4 +1,4 @@
-"""Local windows of the all-pairs correlation of two feature maps, looked up around a target (arXiv 2003.12039)."""
+"""Windows of the all-pairs correlation of two feature maps around a target (RAFT, arXiv 2003.12039)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-_VALUES_ON_CPU = 1 << 22
-"""Correlations held at once: 16 MB, since fresh pages and cache misses cost more than the extra calls."""
-_VALUES_ON_DEVICE = 1 << 27
-"""The same on an accelerator, where every piece costs its launches: 0.5 GB."""
-_FEATURES = 1 << 20
-"""Features read at once where the volume is not built: they stay in cache."""
-_CELLS_WORTH_A_READ = 50
-"""Cells of the observation a cell of the window from which on reading is cheaper (measured on an EPYC)."""
+_MAX_VALUES_CPU = 1 << 22
+"""Largest number of correlations in memory at once: 16 MB, since larger arrays miss the caches."""
+_MAX_VALUES_DEVICE = 1 << 27
+"""The same on an accelerator, where each part costs kernel launches: 0.5 GB."""
+_MAX_READ_FEATURES = 1 << 20
+"""Largest number of features gathered at once without a correlation volume: they stay in the caches."""
+_MIN_CELLS_PER_VALUE = 50
+"""Observation cells per window value from which on gathering features is faster than the volume (measured)."""
 
 _Correlate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -26,8 +26,8 @@ def lookup_correlation(
 ) -> Tensor:
     """Return the correlations (N, pyramid_levels * (2*radius+1)**2, h, w) around each template cell's target.
 
-    `template` and `observation` (N,C,h,w); `target_xy` (N,2,h,w) observation cells (x, y), continuous. A pyramid level
-    pools the observation's cells two by two once more. Outside the map the correlation is 0.
+    `template` and `observation` (N,C,h,w); `target_xy` (N,2,h,w) observation cells (x, y), continuous. Each pyramid
+    level halves the observation's grid. Outside the map the correlation is 0.
     """
     template_cells = template.flatten(2).transpose(1, 2) / math.sqrt(template.shape[1])  # (N,h*w,C)
     windows = []
@@ -39,40 +39,37 @@ def lookup_correlation(
 
 
 def _lookup_level(template_cells: Tensor, observation: Tensor, centre_xy: Tensor, radius: int) -> Tensor:
-    """Correlate some rows of template cells at a time, so that memory stays bounded; (N,window,h,w)."""
+    """Return the windows (N,window,h,w) of one level; a part of the rows at a time, so that memory stays bounded."""
     pairs, _, height, width = centre_xy.shape
-    if _is_rather_read(observation, radius):
-        values_a_row, budget, correlate = (
-            width * (2 * radius + 2) ** 2 * observation.shape[1],
-            _FEATURES,
-            _read_products,
-        )
+    if _gathers_features(observation, radius):
+        limit, correlate = _MAX_READ_FEATURES, _correlate_gathered
+        values_per_row = width * (2 * radius + 2) ** 2 * observation.shape[1]
     else:
-        values_a_row, budget, correlate = width * observation[0, 0].numel(), _budget(observation), _read_volume
-    rows_at_a_time = max(1, budget // (pairs * values_a_row))
+        limit, correlate = _max_values(observation), _correlate_all
+        values_per_row = width * observation[0, 0].numel()
+    rows = max(1, limit // (pairs * values_per_row))
     parts = []
-    for row in range(0, height, rows_at_a_time):
-        centres = centre_xy[:, :, row : row + rows_at_a_time]
-        cells = template_cells[:, row * width : (row + rows_at_a_time) * width]
-        parts.append(_window(cells, observation, centres, radius, correlate))
+    for row in range(0, height, rows):
+        cells = template_cells[:, row * width : (row + rows) * width]
+        parts.append(_windows(cells, observation, centre_xy[:, :, row : row + rows], radius, correlate))
     return torch.cat(parts, dim=2)
 
 
-def _is_rather_read(observation: Tensor, radius: int) -> bool:
-    """Whether reading the window's features is cheaper than a matrix product with all cells, of which few are used."""
-    large = observation[0, 0].numel() > _CELLS_WORTH_A_READ * (2 * radius + 2) ** 2
+def _gathers_features(observation: Tensor, radius: int) -> bool:
+    """Return whether to gather the window's features, and not to correlate all cells, few of which are used."""
+    large = observation[0, 0].numel() > _MIN_CELLS_PER_VALUE * (2 * radius + 2) ** 2
     return large and observation.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def _budget(observation: Tensor) -> int:
-    return _VALUES_ON_CPU if observation.device.type == "cpu" else _VALUES_ON_DEVICE
+def _max_values(observation: Tensor) -> int:
+    return _MAX_VALUES_CPU if observation.device.type == "cpu" else _MAX_VALUES_DEVICE
 
 
-def _window(cells: Tensor, observation: Tensor, centre_xy: Tensor, radius: int, correlate: _Correlate) -> Tensor:
+def _windows(cells: Tensor, observation: Tensor, centre_xy: Tensor, radius: int, correlate: _Correlate) -> Tensor:
     """Correlate template cells (N,Q,C) with a window around centres (N,2,h,w), Q = h*w; (N,window,h,w).
 
-    Bilinear, 0 outside. The window's steps are whole cells, so all its samples share one fractional part: read one
-    value more a side, once, and blend neighbours.
+    Bilinear, 0 outside. The window's steps are whole cells, so all its samples have one fractional part: one value more
+    per side is read, once, and neighbours are interpolated.
     """
     centres = centre_xy.flatten(2).transpose(1, 2)  # (N,Q,2)
     base = centres.floor()
@@ -86,7 +83,7 @@ def _window(cells: Tensor, observation: Tensor, centre_xy: Tensor, radius: int, 
 
 
 def _square(size_hw: torch.Size, corner_xy: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Return which cells (N,Q,side,side) [y, x] lie right of and below corners (N,Q,2), and which of them exist."""
+    """Return the cells (N,Q,side,side) [y, x] of squares with upper left corners (N,Q,2), and which of them exist."""
     rows, cols = size_hw
     steps = torch.arange(side, device=corner_xy.device)
     x = corner_xy[..., 0, None] + steps  # (N,Q,side)
@@ -95,13 +92,16 @@ def _square(size_hw: torch.Size, corner_xy: Tensor, side: int) -> tuple[Tensor, 
     return y.clamp(0, rows - 1)[..., :, None] * cols + x.clamp(0, cols - 1)[..., None, :], inside
 
 
-def _read_volume(cells: Tensor, observation: Tensor, index: Tensor) -> Tensor:
-    """Return the products (N,Q,S) of cells (N,Q,C) with the cells `index` (N,Q,S) of an observation, out of all."""
+def _correlate_all(cells: Tensor, observation: Tensor, index: Tensor) -> Tensor:
+    """Return the products (N,Q,S) of cells (N,Q,C) with the cells `index` (N,Q,S) of an observation, from the volume.
+
+    Unlike F.grid_sample, gather does not keep the volume for the backward pass.
+    """
     return (cells @ observation.flatten(2)).gather(2, index)
 
 
-def _read_products(cells: Tensor, observation: Tensor, index: Tensor) -> Tensor:
-    """Return what `_read_volume` does from the products that are asked for."""
+def _correlate_gathered(cells: Tensor, observation: Tensor, index: Tensor) -> Tensor:
+    """Return the values of `_correlate_all`, computing no others."""
     pairs, queries, samples = index.shape
     of_cell = observation.permute(0, 2, 3, 1).flatten(1, 2)  # (N,cells,C)
     read = torch.stack([one.index_select(0, where.flatten()) for one, where in zip(of_cell, index, strict=True)])

@@ -1,4 +1,4 @@
-"""Which device runs the network, in which precision, and how much of its memory was used."""
+"""Devices of the network: choice, precision, batch size and memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _LOG = logging.getLogger(__name__)
 Part = TypeVar("Part")
 
 _AUTO_MAY_BE_BF16 = False
-_LEAST_BATCH, _LARGEST_BATCH = 16, 128
+"""Whether `--precision auto` may be bf16: not before its accuracy has been measured."""
+_MIN_BATCH, _MAX_BATCH = 16, 128
 
 
 def choose_device(wanted: str) -> str:
-    """Return a usable device name, `cpu` or `cuda:N`; `auto` takes the first GPU that PyTorch sees.
+    """Return a usable device name, `cpu` or `cuda:N`; `auto` is the first GPU that PyTorch finds, otherwise the CPU.
 
-    Raises PicoPoseError for an unknown name or a device that is not there.
+    Raises PicoPoseError for an unknown name or a device that does not exist.
     """
     if wanted == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -30,41 +31,41 @@ def choose_device(wanted: str) -> str:
         return wanted
     kind, _, number = wanted.partition(":")
     if kind != "cuda" or not (number or "0").isdecimal():
-        raise PicoPoseError(f"--device {wanted!r} is not known", fix="choose auto, cpu or cuda:N")
+        raise PicoPoseError(f"--device {wanted!r} is unknown", fix="choose auto, cpu or cuda:N")
     if int(number or 0) >= torch.cuda.device_count():
-        found = f"PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
-        raise PicoPoseError(f"--device {wanted} is not there: {found}", fix="choose another, or auto")
+        found = f"PyTorch {torch.__version__} finds {torch.cuda.device_count()} CUDA devices"
+        raise PicoPoseError(f"--device {wanted} does not exist: {found}", fix="choose another, or auto")
     return f"cuda:{int(number or 0)}"
 
 
 def choose_devices(wanted: str) -> list[str]:
-    """Return the devices of a list such as `cuda:0,cuda:1`; `all` is every GPU that PyTorch sees.
+    """Return the devices of a list such as `cuda:0,cuda:1`; `all` is every GPU that PyTorch finds.
 
-    Raises PicoPoseError for an unknown name, or a device that is not there.
+    Raises PicoPoseError for an unknown name or a device that does not exist.
     """
     if wanted == "all":
         if not torch.cuda.device_count():
-            raise PicoPoseError(f"--device all: PyTorch {torch.__version__} sees no GPU", fix="choose auto or cpu")
+            raise PicoPoseError(f"--device all: PyTorch {torch.__version__} finds no GPU", fix="choose auto or cpu")
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return [choose_device(one.strip()) for one in wanted.split(",")]
 
 
 def choose_precision(wanted: str, device: str) -> str:
-    """Return `fp32` or `bf16` for a device of `choose_device`; `auto` is bf16 where that is fast and allowed to be."""
+    """Return `fp32` or `bf16` for a device of `choose_device`; `auto` is bf16 if it is fast and may be chosen."""
     if wanted != "auto":
         return wanted
     return "bf16" if _AUTO_MAY_BE_BF16 and has_fast_bf16(device) else "fp32"
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Say whether a device multiplies bf16 faster than fp32: Ampere GPUs and later, CPUs with AVX-512 BF16 or AMX."""
+    """Return whether bf16 is faster than fp32 on a device: Ampere GPUs and later, CPUs with AVX-512 BF16 or AMX."""
     if device != "cpu":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and bool(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
+    return bool(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
 
 
 def _cpu_flags() -> set[str]:
-    """Return the CPU's features as Linux names them; none where they cannot be read."""
+    """Return the CPU's features under their Linux names; empty if they cannot be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -73,9 +74,9 @@ def _cpu_flags() -> set[str]:
 
 
 def suggest_batch_size(device: str, config: ModelConfig) -> int:
-    """Return how many detections go through the network at once: 16 on a CPU, 16 to 128 by a GPU's free memory."""
+    """Return the batch size in detections: 16 on a CPU, 16 to 128 by the free memory of a GPU."""
     if device == "cpu":
-        return _LEAST_BATCH
+        return _MIN_BATCH
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return batch_size_within(free_bytes, config)
 
@@ -83,14 +84,14 @@ def suggest_batch_size(device: str, config: ModelConfig) -> int:
 def batch_size_within(free_bytes: int, config: ModelConfig) -> int:
     """Return a batch whose features take at most a tenth of `free_bytes`, in whole multiples of 16 from 16 to 128.
 
-    The rest is for the templates, and for what the stages hold meanwhile, which does not grow with the batch.
+    The rest is for the templates and the intermediate results of stages 2 and 3, which do not grow with the batch.
     """
     cells = config.grid**2
     backbone = cells * config.vit.width * (len(config.vit.output_blocks) + 3 + 2 * config.vit.mlp_ratio)
     offsets = sum(grid**2 for grid in config.flow_grids) * (config.decoder.width + 4 * config.dpt.width)
     per_detection = 4 * (backbone + offsets + 3 * config.crop_px**2)
-    fitting = int(free_bytes / 10 / per_detection) // _LEAST_BATCH * _LEAST_BATCH
-    return min(max(fitting, _LEAST_BATCH), _LARGEST_BATCH)
+    fitting = int(free_bytes / 10 / per_detection) // _MIN_BATCH * _MIN_BATCH
+    return min(max(fitting, _MIN_BATCH), _MAX_BATCH)
 
 
 def split_on_oom(work: Callable[[slice], Part], count: int) -> list[Part]:
@@ -107,26 +108,26 @@ def _parts(work: Callable[[slice], Part], first: int, last: int) -> list[Part]:
         return [work(slice(first, last))]
     except torch.cuda.OutOfMemoryError as error:
         if count == 1:
-            fix = "free the device of other programs, take --precision bf16, or --device cpu"
+            fix = "end other programs on the device, or pass --precision bf16 or --device cpu"
             raise PicoPoseError("one detection does not fit into the device's memory", fix=fix) from error
-    _LOG.warning("%d detections do not fit into the device's memory at once: they are halved", count)
-    torch.cuda.empty_cache()  # here, and not above: the error holds what was computed so far
+    _LOG.warning("%d detections do not fit into the device's memory at once: the batch is halved", count)
+    torch.cuda.empty_cache()  # not in the handler: the exception keeps intermediate results alive
     middle = first + count // 2
     return _parts(work, first, middle) + _parts(work, middle, last)
 
 
 def device_name(device: str) -> str:
-    """Return the device as a person knows it."""
+    """Return the name of a device for people."""
     if device == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 def thread_count() -> int:
-    """Return how many threads the network uses on the CPU."""
+    """Return the number of threads that the network uses on the CPU."""
     return torch.get_num_threads()
 
 
 def peak_device_memory_mb(device: str) -> float:
-    """Return the most memory that tensors took on a CUDA device so far, in MB (10^6 bytes); 0 for the CPU."""
+    """Return the peak memory of tensors on a CUDA device so far, in MB (10^6 bytes); 0 for the CPU."""
     return torch.cuda.max_memory_allocated(device) / 1e6 if device != "cpu" else 0.0

@@ -10,7 +10,7 @@ from picopose_cli.network.vit import FeatureMaps
 
 
 class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions, each with a ReLU before and a batch norm behind, added to their input."""
+    """Two 3x3 convolutions, each after a ReLU and followed by a batch norm, added to their input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class FusionBlock(nn.Module):
         self.resConfUnit2 = ResidualUnit(width)
 
     def forward(self, level: Tensor, coarser: Tensor | None, grid: int) -> Tensor:
-        """Return (B,C,grid,grid) from a level (B,C,h,w) and what was fused so far (B,C,h,w), if anything."""
+        """Return (B,C,grid,grid) from a level (B,C,h,w) and the coarser fused one (B,C,h,w), if any."""
         fused = level if coarser is None else coarser + self.resConfUnit1(level)
         fused = self.resConfUnit2(fused)
         fused = F.interpolate(fused, size=(grid, grid), mode="bilinear", align_corners=True)
@@ -45,7 +45,7 @@ class FusionBlock(nn.Module):
 
 
 class Scratch(nn.Module):
-    """The part of the head after the projections, in the released file's own names."""
+    """The part of the head after the projections, with the names of the released file."""
 
     def __init__(self, config: DptConfig) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ class Scratch(nn.Module):
 
 
 class DptHead(nn.Module):
-    """The head as far as PicoPose uses it.
+    """The part of the head that PicoPose uses.
 
-    In the file, and so in the module, but with no part in the three outputs: `projects.0`, `resize_layers.0`,
+    In the file, and so in the module, but without influence on the three outputs: `projects.0`, `resize_layers.0`,
     `scratch.layer1_rn` and `scratch.refinenet1` (the finest level), `scratch.refinenet4.resConfUnit1` (the coarsest
     level has nothing to add to) and `scratch.output_conv1`, `output_conv2` (the depth). The shallowest feature map is
-    therefore not read, and may be left out by who stores maps.
+    therefore not needed and may be left out.
     """
 
     def __init__(self, config: DptConfig, feature_width: int) -> None:

@@ -1,4 +1,4 @@
-"""Cell-by-cell similarity of an observation and its templates: which views look alike, and where."""
+"""Cell-by-cell similarity of an observation and its templates (stage 1), and the input of stage 2."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from picopose_cli.network.products import linear
-
-_VALUES_AT_A_TIME = 1 << 23
-"""Similarities held at once while views are scored (32 MB)."""
+_MAX_SIMILARITIES = 1 << 23
+"""Largest number of similarities in memory at once while views are scored (32 MB)."""
 
 
 def unit_cells(last_map: Tensor) -> Tensor:
@@ -28,12 +26,12 @@ def template_scores(query_cells: Tensor, query_masks: Tensor, template_cells: Te
     """Score every view of one object for every detection of that object.
 
     `query_cells` (B,P,C) and `template_cells` (V,P,C) are unit cells, `query_masks` (B,h,w) on their grid, nonzero
-    inside. Returns (B,V) f32 in [-1, 1]. (Paper section 3.2; the template's own mask has no part.)
+    inside. Returns (B,V) f32 in [-1, 1]. The template's own mask is not used. (Paper section 3.2.)
     """
     batch, cells, _ = query_cells.shape
     inside = query_masks.reshape(batch, cells) != 0
     masked_cells = query_cells * inside[..., None]  # an outside cell is similar to nothing: 0 everywhere
-    views_at_a_time = max(1, _VALUES_AT_A_TIME // (batch * cells * cells))
+    views_at_a_time = max(1, _MAX_SIMILARITIES // (batch * cells * cells))
     with torch.autocast(query_cells.device.type, enabled=False):
         parts = [_scores(masked_cells, inside, chunk) for chunk in torch.split(template_cells, views_at_a_time)]
     return torch.cat(parts, dim=1)
@@ -41,7 +39,7 @@ def template_scores(query_cells: Tensor, query_masks: Tensor, template_cells: Te
 
 def _scores(masked_cells: Tensor, inside: Tensor, template_cells: Tensor) -> Tensor:
     (batch, cells, width), views = masked_cells.shape, len(template_cells)
-    similarity = linear(masked_cells.view(-1, width), template_cells.reshape(-1, width)).float()
+    similarity = (masked_cells.view(-1, width) @ template_cells.reshape(-1, width).T).float()
     similarity = similarity.view(batch, cells, views, cells)  # [b, t, v, s]
     best = similarity.amax(3)  # (B,P,V)
     valid = inside[..., None] & _argmax_is_not_first(similarity, best)
@@ -51,9 +49,9 @@ def _scores(masked_cells: Tensor, inside: Tensor, template_cells: Tensor) -> Ten
 def _argmax_is_not_first(similarity: Tensor, best: Tensor) -> Tensor:
     """Return (B,P,V) bool: cell i keeps its score only if both its argmaxes differ from 0.
 
-    PARITY: 0 once meant "no match", so a best match with the first cell is thrown away; and one index i stands for
-    observation cell i (over template cells s) and for template cell i (over observation cells t). An argmax is 0
-    exactly where the first value is not beaten.
+    PARITY: the released code uses 0 for "no match", so a best match with the first cell is dropped; and one index i is
+    both observation cell i (over template cells s) and template cell i (over observation cells t). An argmax is 0
+    exactly where no value is above the first.
     """
     of_observation = best > similarity[..., 0]  # (B,P,V)
     of_template = similarity.amax(1) > similarity[:, 0]  # (B,V,P)
@@ -61,7 +59,7 @@ def _argmax_is_not_first(similarity: Tensor, best: Tensor) -> Tensor:
 
 
 def best_views(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` best scores (B,H) and their views (B,H), falling; of equal scores the first view wins.
+    """Return the `count` best scores (B,H), best first, and their views (B,H); of equal scores the first view wins.
 
     H is smaller than `count` where there are fewer views.
     """

@@ -1,10 +1,9 @@
-"""Stage 3: where each cell of the template lies in the observation, refined from coarse to fine."""
+"""Stage 3: the position of each template cell in the observation, refined from coarse to fine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,15 +12,14 @@ from torch import Tensor, nn
 from picopose_cli.network.config import LEVELS, DecoderConfig, ModelConfig
 from picopose_cli.network.correlation import lookup_correlation
 from picopose_cli.network.dpt import DptHead
-from picopose_cli.network.winograd import convs3x3
 
 OffsetFeatures = tuple[Tensor, ...]
-"""Features of one image for stage 3, (B,D,g,g), (B,D,2g,2g), (B,D,4g,4g); the same function makes both sides."""
+"""Features of B images for stage 3, observations or templates: (B,D,g,g), (B,D,2g,2g), (B,D,4g,4g)."""
 
 
 @dataclass(frozen=True)
 class OffsetEstimate:
-    """What stage 3 says of N pairs, f32, one entry a level on grids of side g, 2g, 4g; everything on the template grid.
+    """The result of stage 3 for N pairs, f32, one entry per level on template grids of side g, 2g, 4g.
 
     `flows` (N,2,g,g): channel 0 is the target's x minus the cell's column, channel 1 its y minus the row, in
     observation cells of that level; `certainty_logits` (N,1,g,g).
@@ -40,19 +38,11 @@ class ConvRelu(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N,C,h,w) to (N,outputs,h,w)."""
-        if self.conv.kernel_size == (3, 3):
-            return convs_relu([self], features)[0]
-        return F.relu(self.conv(features))
-
-
-def convs_relu(layers: Sequence[ConvRelu], features: Tensor) -> list[Tensor]:
-    """Return what 3x3 layers make of the same features."""
-    convolved = convs3x3(features, [(layer.conv.weight, layer.conv.bias) for layer in layers])
-    return [F.relu(values, inplace=not torch.is_grad_enabled()) for values in convolved]
+        return F.relu(self.conv(features), inplace=not torch.is_grad_enabled())
 
 
 class MotionEncoder(nn.Module):
-    """Turns correlations and the running flow into motion features."""
+    """Computes motion features from correlations and the current flow."""
 
     def __init__(self, config: DecoderConfig, pyramid_levels: int) -> None:
         super().__init__()
@@ -69,7 +59,7 @@ class MotionEncoder(nn.Module):
 
 
 class Predictor(nn.Module):
-    """One head of a level: two convolutions and a linear read-out."""
+    """One head of a level: two convolutions and a linear output layer."""
 
     def __init__(self, config: DecoderConfig, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -77,14 +67,16 @@ class Predictor(nn.Module):
         self.layers = nn.ModuleList([ConvRelu(widths[0], widths[1], 3), ConvRelu(widths[1], widths[2], 3)])
         self.predict_layer = nn.Conv2d(widths[2], outputs, kernel, padding=kernel // 2)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return the change (N,outputs,h,w), f32, from what the first layer made of the features."""
-        change: Tensor = self.predict_layer(self.layers[1](hidden))
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the change (N,outputs,h,w), f32, for features (N,C,h,w)."""
+        for layer in self.layers:
+            features = layer(features)
+        change: Tensor = self.predict_layer(features)
         return change.float()
 
 
 class FlowDecoder(nn.Module):
-    """One refinement a level, each with its own weights (paper section 3.4)."""
+    """One refinement per level, each with its own weights (paper section 3.4)."""
 
     def __init__(self, config: DecoderConfig, feature_width: int) -> None:
         super().__init__()
@@ -98,7 +90,7 @@ class FlowDecoder(nn.Module):
         self.mask_pred = nn.ModuleList(Predictor(config, 1, 1) for _ in range(LEVELS))
 
     def project(self, decoded: Sequence[Tensor]) -> OffsetFeatures:
-        """Return what is correlated, one map a level, of the DPT head's outputs."""
+        """Return the features to correlate, one map per level, of the DPT head's outputs."""
         return tuple(proj(features) for proj, features in zip(self.proj, decoded, strict=True))
 
     def forward(
@@ -110,10 +102,8 @@ class FlowDecoder(nn.Module):
             if level:
                 flow, logits = 2 * upsample(flow), upsample(logits)
             features = self._pair_features(level, query[level], template[level], flow)
-            heads: list[Any] = [self.flow_pred[level], self.mask_pred[level]]
-            of_flow, of_mask = convs_relu([head.layers[0] for head in heads], features)
-            flow = flow + heads[0](of_flow)
-            logits = logits + heads[1](of_mask)
+            flow = flow + self.flow_pred[level](features)
+            logits = logits + self.mask_pred[level](features)
             flows.append(flow)
             certainty_logits.append(logits)
         return OffsetEstimate(tuple(flows), tuple(certainty_logits))
@@ -136,7 +126,7 @@ class OffsetRegressor(nn.Module):
 
 
 def start_offsets(A_obs_from_tmpl: Tensor, template_masks: Tensor, patch_px: int) -> tuple[Tensor, Tensor]:
-    """Return the flow (N,2,g,g) and certainty logits (N,1,g,g) that stage 3 starts from.
+    """Return the initial flow (N,2,g,g) and certainty logits (N,1,g,g) of stage 3.
 
     `A_obs_from_tmpl` (N,3,3) crop px; `template_masks` (N,g,g), nonzero inside. A cell outside starts with target
     (0, 0), as in the released network.
@@ -145,17 +135,17 @@ def start_offsets(A_obs_from_tmpl: Tensor, template_masks: Tensor, patch_px: int
     cells = cell_indices(inside)
     centres_px = (cells + 0.5) * patch_px
     linear, shift = A_obs_from_tmpl[:, :2, :2, None, None], A_obs_from_tmpl[:, :2, 2, None, None]
-    moved_px = (linear * centres_px).sum(2) + shift  # no matmul: autocast would round the coordinates
-    return moved_px / patch_px * inside - cells, inside
+    mapped_px = (linear * centres_px).sum(2) + shift  # no matmul: autocast would round the coordinates
+    return mapped_px / patch_px * inside - cells, inside
 
 
 def pack_features(features: OffsetFeatures) -> Tensor:
-    """Return the features of B images as one row each (B,L): level by level, and in each cell by cell."""
+    """Return the features of B images as one row each (B,L): level by level, within a level cell by cell."""
     return torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in features], dim=1)
 
 
 def unpack_features(packed: Tensor, config: ModelConfig) -> OffsetFeatures:
-    """Return the features that `pack_features` made one row each of; views of the same memory."""
+    """Return the features of rows (B,L) of `pack_features`; views of the same memory."""
     width = config.decoder.width
     levels = torch.split(packed, [grid * grid * width for grid in config.flow_grids], dim=1)
     return tuple(

@@ -1,4 +1,4 @@
-"""The whole network: which stage feeds which, and what can be shared between detections and hypotheses."""
+"""The whole network: its stages, and what detections and hypotheses can share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures, OffsetR
 from picopose_cli.network.vit import DinoV2, FeatureMaps
 
 _PAIRS_ON_CPU = 4
-"""Pairs that stage 3 takes at once: enough to share what is prepared for them, few enough for the caches."""
+"""Pairs in a batch of stage 3: few enough for the caches."""
 _PAIRS_ON_DEVICE = 16
 
 
 class FeatureExtractor(nn.Module):
-    """The backbone under the name that the released file gives it."""
+    """The backbone under the name of the released file."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -27,9 +27,9 @@ class FeatureExtractor(nn.Module):
 class PicoPose(nn.Module):
     """PicoPose (arXiv 2504.02617).
 
-    An image, observation or template, is looked at once: `extract` gives its maps, `unit_cells` of the last one what is
-    matched, `offset_features` of all what stage 3 needs. A pair (an observation and a template of its object) then
-    costs `regress_affine` and `regress_offsets` only. The methods keep no state and neither read nor write files.
+    Each image, observation or template, is encoded once: `extract` returns its maps; `unit_cells` of the last map are
+    matched in stage 1, `offset_features` of all maps are the input of stage 3. A pair (an observation and a template of
+    its object) then needs `regress_affine` and `regress_offsets` only. The methods keep no state.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -50,7 +50,7 @@ class PicoPose(nn.Module):
         return decoded
 
     def offset_features(self, maps: FeatureMaps) -> OffsetFeatures:
-        """Return what stage 3 needs of B images, from the same maps: the DPT features as the decoder projects them."""
+        """Return the projected DPT features of B images, the input of stage 3, from all maps or the last three."""
         return self.offset_regressor.flow_decoder.project(self.decode(maps))
 
     def regress_affine(
@@ -81,10 +81,10 @@ class PicoPose(nn.Module):
         """Estimate flow and certainty of N pairs (stage 3).
 
         `query` and `template` are `offset_features` of any number of images; `pairs` (N,2) int64 on the features'
-        device names the (query, template) of each pair, so that shared features are stored once; `A_obs_from_tmpl`
-        (N,3,3) crop px; `template_masks` (N,g,g), nonzero inside. `pairs_at_a_time` (None: what suits the device)
-        bounds the memory: four pairs take about 500 MB at the released sizes. `levels`: without the finest grids where
-        it is smaller.
+        device are the indices (query, template) of each pair, so that shared features are stored once;
+        `A_obs_from_tmpl` (N,3,3) crop px; `template_masks` (N,g,g), nonzero inside. `pairs_at_a_time` (default: 4 on
+        the CPU, 16 on a GPU) bounds the memory: four pairs take about 500 MB at the released sizes. `levels`: number
+        of grids, coarsest first.
         """
         step = pairs_at_a_time or (_PAIRS_ON_CPU if pairs.device.type == "cpu" else _PAIRS_ON_DEVICE)
         flow, logits = start_offsets(A_obs_from_tmpl.float(), template_masks, self.config.vit.patch_px)
@@ -100,15 +100,15 @@ class PicoPose(nn.Module):
 
 
 def _gathered(features: Tensor, index: Tensor) -> Tensor:
-    """Return some images' features; for inference channels come last in memory, which suits all that follows."""
+    """Return the features of some images; for inference in channels-last layout, which the following layers need."""
     layout = torch.contiguous_format if torch.is_grad_enabled() else torch.channels_last
     return features[index].contiguous(memory_format=layout)
 
 
 def store_in_bf16(network: PicoPose) -> PicoPose:
-    """Store the matrices and kernels of stages 1 and 3 in bf16, in place: under autocast they are used as such.
+    """Store the matrices and kernels of stages 1 and 3 in bf16, in place; autocast then need not convert them.
 
-    Norms and stage 2, whose few numbers every pose hangs on, stay f32.
+    Norms and stage 2, on whose few outputs every pose depends, stay f32.
     """
     for part in (network.feature_extractor, network.offset_regressor):
         for module in part.modules():
@@ -118,7 +118,7 @@ def store_in_bf16(network: PicoPose) -> PicoPose:
 
 
 def _joined(parts: list[OffsetEstimate], grids: tuple[int, ...], device: torch.device) -> OffsetEstimate:
-    """Return the parts as one estimate; an empty one where there is no pair."""
+    """Return the parts as one estimate; an empty one without pairs."""
     flows = [torch.zeros(0, 2, grid, grid, device=device) for grid in grids]
     logits = [torch.zeros(0, 1, grid, grid, device=device) for grid in grids]
     for level in range(len(grids)):

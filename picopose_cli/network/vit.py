@@ -7,7 +7,6 @@ import torch.nn.functional as F  # noqa: N812  (the customary name)
 from torch import Tensor, nn
 
 from picopose_cli.network.config import VitConfig
-from picopose_cli.network.products import Linear
 
 FeatureMaps = tuple[Tensor, ...]
 """Four maps (B,C,h,w) on the patch grid, from shallow to deep."""
@@ -15,7 +14,7 @@ FeatureMaps = tuple[Tensor, ...]
 _NORM_EPS = 1e-6
 _POSITION_OFFSET = 0.1
 _STEM_PX = 8
-"""Pixels a side of a cell in the image that the stem sees: its strides halve them three times."""
+"""Side of a cell in the image that the stem receives, in pixels: its strides halve it three times."""
 
 
 class PatchEmbedding(nn.Module):
@@ -39,7 +38,7 @@ class PatchEmbedding(nn.Module):
 
 
 def _shrunk(inputs: Tensor, patch_px: int) -> Tensor:
-    """Return images (B,3,H,W) with `_STEM_PX` pixels a side of a cell in place of `patch_px`."""
+    """Return images (B,3,H,W) resized from cells of `patch_px` pixels per side to cells of `_STEM_PX`."""
     size = [side // patch_px * _STEM_PX for side in inputs.shape[-2:]]
     return F.interpolate(inputs, size=size, mode="bilinear", antialias=True)
 
@@ -68,8 +67,8 @@ class Attention(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = Linear(config.width, 3 * config.width)
-        self.proj = Linear(config.width, config.width)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix tokens (B,T,C)."""
@@ -86,8 +85,8 @@ class Mlp(nn.Module):
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.fc1 = Linear(config.width, config.mlp_ratio * config.width)
-        self.fc2 = Linear(config.mlp_ratio * config.width, config.width)
+        self.fc1 = nn.Linear(config.width, config.mlp_ratio * config.width)
+        self.fc2 = nn.Linear(config.mlp_ratio * config.width, config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map each token (B,T,C) by itself."""
@@ -96,7 +95,7 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned gain a channel."""
+    """A learned gain per channel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -127,7 +126,7 @@ class Block(nn.Module):
 
 
 class DinoV2(nn.Module):
-    """The backbone. `mask_token` and `norm` come with DINOv2's file and have no part in the maps."""
+    """The backbone. `mask_token` and `norm` are part of DINOv2's file and have no influence on the maps."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -158,7 +157,7 @@ def resized_position_embedding(pos_embed: Tensor, trained_grid: int, grid_hw: tu
     """Return the position embedding (1,1+h*w,C) for a grid of (h, w) cells, from (1,1+g*g,C) for `trained_grid` g.
 
     PARITY: the bicubic scale factor is (cells + 0.1) / g and not cells / g, as in DINOv2's code: the sampling points
-    shift by a fraction of a cell, and the weights were trained with that.
+    are shifted by a fraction of a cell, and the weights were trained with that.
     """
     if grid_hw == (trained_grid, trained_grid):
         return pos_embed

@@ -1,4 +1,4 @@
-"""Weight files: every kind that is taken, and what is said of the others."""
+"""Weight files: every kind that can be read, and the messages for others."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (b"hello, this is a text file", "is not a checkpoint;"),
@@ -212,10 +212,10 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         (bytes(300), "is not a checkpoint;"),
     ],
 )
-def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, said: str) -> None:
+def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "weights.ckpt"
     path.write_bytes(content)
-    assert said in _refusal(path)
+    assert message in _refusal(path)
 
 
 def _pytorch_zip(state: State, path: Path) -> None:
@@ -259,24 +259,24 @@ def test_foreign_objects_are_refused_with_a_way_out(tmp_path: Path, state: State
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"state": {}, "param_groups": []}, "state of an optimizer"),
-        ({"model": {"a": torch.ones(1)}, "epoch": 3}, "holds no state dict but model, epoch"),
-        ({}, "holds a dict, no weights"),
-        ({"state_dict": {}}, "no weights"),
-        ([torch.ones(1)], "holds a list"),
-        (torch.ones(1), "holds a Tensor"),
+        ({"model": {"a": torch.ones(1)}, "epoch": 3}, "contains model, epoch instead of a state dict"),
+        ({}, "contains a dict, not weights"),
+        ({"state_dict": {}}, "not weights"),
+        ([torch.ones(1)], "contains a list"),
+        (torch.ones(1), "contains a Tensor"),
         ({"cls_token": torch.ones(1), "blocks.0.norm1.weight": torch.ones(1)}, "DINOv2's own file"),
         ({"embeddings.cls_token": torch.ones(1)}, "Hugging Face"),
         ({"state_dict": {"ae_net.a": torch.ones(1), "ist_net.b": torch.ones(1)}}, "GigaPose"),
         ({"conv1.weight": torch.ones(1)}, "another network"),
     ],
 )
-def test_other_files_are_recognised(tmp_path: Path, content: Any, said: str) -> None:
+def test_other_files_are_recognised(tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "weights.pth"
     torch.save(content, path)
-    assert said in _refusal(path)
+    assert message in _refusal(path)
 
 
 @pytest.mark.usefixtures("_tiny_is_released")
@@ -311,28 +311,28 @@ def test_own_tensors_must_fit_the_own_sizes(tmp_path: Path, state: State) -> Non
 
 
 @pytest.mark.parametrize(
-    ("metadata", "said"),
+    ("metadata", "message"),
     [
         ({"picopose_format_version": "2", "picopose_config": "{}"}, "format version 2, and this picopose reads 1"),
         ({"picopose_config": "{}"}, "format version None"),
         ({"picopose_format_version": "1", "picopose_config": "{"}, "no JSON"),
-        ({"picopose_format_version": "1", "picopose_config": "{}"}, "lacks"),
+        ({"picopose_format_version": "1", "picopose_config": "{}"}, "missing or unknown"),
     ],
 )
-def test_own_files_of_another_kind(tmp_path: Path, state: State, metadata: dict[str, str], said: str) -> None:
+def test_own_files_of_another_kind(tmp_path: Path, state: State, metadata: dict[str, str], message: str) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(state, path, metadata)
-    assert said in _refusal(path)
+    assert message in _refusal(path)
 
 
 @pytest.mark.usefixtures("_tiny_is_released")
 @pytest.mark.parametrize(
-    ("value", "said"), [(float("nan"), "NaN or infinity"), (float("inf"), "NaN or infinity"), (None, "needs")]
+    ("value", "message"), [(float("nan"), "NaN or infinity"), (float("inf"), "NaN or infinity"), (None, "needs")]
 )
-def test_values_that_cannot_be_weights(tmp_path: Path, state: State, value: float | None, said: str) -> None:
+def test_values_that_cannot_be_weights(tmp_path: Path, state: State, value: float | None, message: str) -> None:
     path, name = tmp_path / "weights.pth", "affine_regressor.fc2.bias"
     state[name] = torch.ones(16, dtype=torch.int64) if value is None else torch.full((16,), value)
     torch.save(state, path)
     text = _refusal(path)
     assert name in text
-    assert said in text
+    assert message in text

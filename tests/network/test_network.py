@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from helpers.networks import CROP_56, random_network
 from torch import Tensor
 
-from picopose_cli.network import correlation, winograd
+from picopose_cli.network import correlation
 from picopose_cli.network.affine import AffineEstimate, compose_affine
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import load_network
@@ -29,7 +29,6 @@ from picopose_cli.network.matching import (
 )
 from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures, sample_at, start_offsets, upsample
 from picopose_cli.network.picopose import PicoPose, store_in_bf16
-from picopose_cli.network.products import Linear, is_plain_inference, linear
 from picopose_cli.network.vit import Attention, resized_position_embedding
 
 NEVER_USED = (
@@ -308,7 +307,7 @@ def _plain_score(query_cells: Tensor, mask: Tensor, template_cells: Tensor) -> f
 
 @pytest.mark.parametrize("values_at_a_time", [1, 1000, 1 << 23])
 def test_template_scores(draw: torch.Generator, monkeypatch: pytest.MonkeyPatch, values_at_a_time: int) -> None:
-    monkeypatch.setattr("picopose_cli.network.matching._VALUES_AT_A_TIME", values_at_a_time)
+    monkeypatch.setattr("picopose_cli.network.matching._MAX_SIMILARITIES", values_at_a_time)
     query, templates, masks = _cells(3, draw), _cells(7, draw), _masks(3, draw)
     masks[2] = False
     scores = template_scores(query, masks, templates)
@@ -403,12 +402,12 @@ def _plain_lookup(template: Tensor, observation: Tensor, target: Tensor, radius:
     return torch.stack(sampled, dim=1)
 
 
-@pytest.mark.parametrize("values_on_cpu", [1, 5000, 1 << 22])
+@pytest.mark.parametrize("max_values", [1, 5000, 1 << 22])
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_lookup_against_the_whole_volume(
-    draw: torch.Generator, monkeypatch: pytest.MonkeyPatch, levels: int, values_on_cpu: int
+    draw: torch.Generator, monkeypatch: pytest.MonkeyPatch, levels: int, max_values: int
 ) -> None:
-    monkeypatch.setattr(correlation, "_VALUES_ON_CPU", values_on_cpu)
+    monkeypatch.setattr(correlation, "_MAX_VALUES_CPU", max_values)
     template, observation = (torch.randn(2, 7, 12, 12, generator=draw) for _ in range(2))
     target = torch.rand(2, 2, 12, 12, generator=draw) * 30 - 9  # some far outside
     target[:, :, 0] = target[:, :, 0].round()  # some on cells
@@ -417,19 +416,19 @@ def test_lookup_against_the_whole_volume(
     _close(looked_up, _plain_lookup(template, observation, target, 2, levels), 1e-4)
 
 
-@pytest.mark.parametrize("features_at_once", [1, 20000, 1 << 20])
-def test_reading_the_window_is_the_lookup_in_the_volume(
-    draw: torch.Generator, monkeypatch: pytest.MonkeyPatch, features_at_once: int
+@pytest.mark.parametrize("max_features", [1, 20000, 1 << 20])
+def test_gathered_features_give_the_values_of_the_volume(
+    draw: torch.Generator, monkeypatch: pytest.MonkeyPatch, max_features: int
 ) -> None:
     template, observation = (torch.randn(2, 7, 16, 12, generator=draw) for _ in range(2))
     target = torch.rand(2, 2, 16, 12, generator=draw) * 30 - 9
     wanted = lookup_correlation(template, observation, target, radius=2, pyramid_levels=3)
-    monkeypatch.setattr(correlation, "_CELLS_WORTH_A_READ", 0)
-    monkeypatch.setattr(correlation, "_FEATURES", features_at_once)
+    monkeypatch.setattr(correlation, "_MIN_CELLS_PER_VALUE", 0)
+    monkeypatch.setattr(correlation, "_MAX_READ_FEATURES", max_features)
     with torch.inference_mode():
-        assert correlation._is_rather_read(observation, 2)
+        assert correlation._gathers_features(observation, 2)
         _close(lookup_correlation(template, observation, target, radius=2, pyramid_levels=3), wanted, 1e-5)
-    assert not correlation._is_rather_read(observation, 2)  # gradients may be asked for
+    assert not correlation._gathers_features(observation, 2)  # gradients may be asked for
 
 
 def test_parity_first_window_axis_moves_x() -> None:
@@ -485,66 +484,7 @@ def test_levels_hand_over_twice_the_flow(draw: torch.Generator) -> None:
         _close(estimate.certainty_logits[level], logits)
 
 
-# ---- fast convolution
-
-
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize(("pairs", "height", "width"), [(1, 64, 64), (3, 32, 64), (2, 4, 1024)])
-def test_fast_convolution_is_the_plain_one(
-    draw: torch.Generator, pairs: int, height: int, width: int, with_bias: bool
-) -> None:
-    channels = 128
-    features = torch.randn(pairs, channels + 1, height, width, generator=draw)
-    weight = torch.randn(channels, channels + 1, 3, 3, generator=draw) / 30
-    bias = torch.randn(channels, generator=draw) if with_bias else None
-    wanted = F.conv2d(features.double(), weight.double(), None if bias is None else bias.double(), padding=1)
-    with torch.inference_mode():
-        assert winograd._pays(features, weight)
-        fast = winograd.conv3x3(features, weight, bias)
-    assert (fast - wanted).norm() < 5e-6 * wanted.norm()
-    _close(fast.double(), wanted, 1e-4)
-
-
-def test_fast_convolution_leaves_the_rest_to_pytorch(draw: torch.Generator) -> None:
-    features, weight = torch.randn(1, 128, 64, 64, generator=draw), torch.randn(128, 128, 3, 3, generator=draw)
-    with torch.inference_mode():
-        assert winograd._pays(features, weight)
-        assert not winograd._pays(features, weight[:9])
-        assert not winograd._pays(features[..., :62], weight)
-        assert not winograd._pays(features[..., :16, :16], weight)
-        assert not winograd._pays(features.half(), weight)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert not winograd._pays(features, weight)
-    assert not winograd._pays(features, weight)  # gradients may be asked for
-    odd = torch.randn(1, 3, 5, 7, generator=draw)
-    kernel = torch.randn(2, 3, 3, 3, generator=draw)
-    assert torch.equal(winograd.conv3x3(odd, kernel, None), F.conv2d(odd, kernel, padding=1))
-
-
-def test_several_convolutions_share_their_tiles(draw: torch.Generator) -> None:
-    features = torch.randn(2, 128, 32, 64, generator=draw)
-    kernels = [(torch.randn(width, 128, 3, 3, generator=draw) / 30, torch.randn(width)) for width in (128, 160)]
-    with torch.inference_mode():
-        together = winograd.convs3x3(features, kernels)
-        for output, (weight, bias) in zip(together, kernels, strict=True):
-            assert torch.equal(output, winograd.conv3x3(features, weight, bias))
-            _close(output, F.conv2d(features, weight, bias, padding=1), 1e-4)
-
-
 # ---- precision
-
-
-def test_fast_product_is_the_plain_one(draw: torch.Generator) -> None:
-    inputs, layer = torch.randn(2, 5, 64, generator=draw), Linear(64, 48)
-    assert layer(inputs).requires_grad
-    with torch.inference_mode():
-        assert is_plain_inference(inputs)
-        _close(layer(inputs), F.linear(inputs, layer.weight, layer.bias), 1e-5)
-        _close(linear(inputs, layer.weight), F.linear(inputs, layer.weight), 1e-5)
-        assert linear(inputs.bfloat16(), layer.weight.bfloat16()).dtype == torch.bfloat16
-        with torch.autocast("cpu", torch.bfloat16):
-            assert not is_plain_inference(inputs)
-            assert layer(inputs).dtype == torch.bfloat16
 
 
 def test_weights_stored_in_bf16_give_what_autocast_gives(draw: torch.Generator) -> None:
