@@ -31,8 +31,8 @@ class TrainReport:
 
     @property
     def exit_code(self) -> int:
-        """0, also for a run that stopped before its last step."""
-        return 0
+        """0, also for a run that stopped before its last step; 1 when entries of the source could not be used."""
+        return 1 if self.summary.skipped else 0
 
 
 def run(options: TrainOptions) -> TrainReport:

@@ -6,6 +6,7 @@ along two endless rows of them. So any sample can be made without those before i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -62,6 +63,12 @@ class ProceduralSource:
         """List the folder's meshes where there is one; raises PicoPoseError when it cannot be used."""
         self.options = options
         self.folder = None if options.objects is None else MeshFolder(options.objects)
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """The meshes of the folder that could not be used so far."""
+        problems = {} if self.folder is None else self.folder.problems
+        return Counter(f"{path.name}: {error.what}" for path, error in problems.items())
 
     def samples(self, worker: int, workers: int, start: int) -> Iterator[Sample]:
         """Yield the samples of share `worker` of `workers`, from its sample number `start` on."""

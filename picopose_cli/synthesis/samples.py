@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,6 +61,11 @@ class Sample:
 
 class SampleSource(Protocol):
     """An endless, seeded stream of samples, divided into shares, one for each worker."""
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """The entries that could not be used so far, by reason, without those before the stream's start."""
+        ...
 
     def samples(self, worker: int, workers: int, start: int) -> Iterator[Sample]:
         """Yield the samples of share `worker` of `workers`, from the share's sample number `start` on.

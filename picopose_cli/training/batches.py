@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import cv2
@@ -43,18 +44,23 @@ class ViewBatch:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B training pairs; `diameter_m` (B,) f64 is the diagonal of each object's bounding box."""
+    """B training pairs; `diameter_m` (B,) f64 is the diagonal of each object's bounding box.
+
+    `skipped` counts by reason the entries that the source could not use while it made the batch.
+    """
 
     observation: ViewBatch
     template: ViewBatch
     diameter_m: Tensor
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.diameter_m)
 
     def mapped(self, function: Any) -> PairBatch:
         """Return the batch with a function applied to each tensor."""
-        return PairBatch(self.observation.mapped(function), self.template.mapped(function), function(self.diameter_m))
+        observation, template = self.observation.mapped(function), self.template.mapped(function)
+        return PairBatch(observation, template, function(self.diameter_m), self.skipped)
 
     def to(self, device: torch.device) -> PairBatch:
         """Return the batch on a device; a pinned batch is copied in the background."""
@@ -128,8 +134,11 @@ class BatchStream(IterableDataset[PairBatch]):
         samples = self._source.samples(
             shares_before + share, self._position.world * self._shares, consumed * self._batch_size
         )
+        before = Counter(self._source.skipped)
         while batch := list(itertools.islice(samples, self._batch_size)):
-            yield collate(batch)
+            skipped = Counter(self._source.skipped)
+            yield replace(collate(batch), skipped=dict(skipped - before))
+            before = skipped
 
 
 def open_batches(

@@ -31,6 +31,7 @@ from picopose_cli.training.sample_pool import SamplePool
 from picopose_cli.training.state import (
     TrainState,
     find_checkpoint,
+    find_not_finite,
     learning_rate,
     read_checkpoint,
     set_learning_rate,
@@ -46,7 +47,7 @@ LOG_EVERY = 20
 """Number of steps whose mean losses make one line of the log."""
 _FULL_ROLL_SHARE = 0.3
 """Share of the curriculum's steps after which observations are rotated up to the largest angle."""
-_EXACT_OPTIONS = ("source", "batch_size", "accumulate", "workers", "reuse", "seed", "steps", "freeze_backbone")
+_EXACT_OPTIONS = ("source", "batch_size", "accumulate", "workers", "reuse", "seed", "steps")
 """Options on which the exact continuation of a run depends."""
 
 Validate = Callable[[PicoPose, int], dict[str, float]]
@@ -124,6 +125,7 @@ class _Trainer:
         if validated != state.step or (state.step and not summary.validation):
             self._run_validation()
         summary.step, summary.finished = state.step, state.step >= options.steps
+        summary.skipped = dict(state.skipped)
         summary.seconds = time.perf_counter() - self._started_s
         return summary
 
@@ -148,6 +150,7 @@ class _Trainer:
             batch = next(batches)
             self._waited_s += time.perf_counter() - started_s
             self._state.batches += 1
+            self._state.skipped.update(batch.skipped)
             yield batch
 
     def _step(self, batches: Iterator[PairBatch]) -> LossTerms:
@@ -211,17 +214,24 @@ class _Trainer:
         summary.pairs_per_s = (step - summary.first_step) * pairs_per_step / seconds
         summary.waiting_share = self._waited_s / seconds
         broken = [name for name, value in summary.losses.items() if not math.isfinite(value)]
-        if broken:
-            raise PicoPoseError(
-                f"the loss {broken[-1]} is not finite at step {step}",
-                where=options.output,
-                fix="continue from the last checkpoint with a smaller --lr",
-            )
+        self._raise_if_any(f"the loss {broken[-1]}" if broken else None)
         rate = learning_rate(self._recipe, step, options.steps)
         speed = {"pairs_per_s": summary.pairs_per_s, "waiting_share": summary.waiting_share}
         self.log.add("loss", step, summary.losses | {"lr": rate} | speed)
 
+    def _raise_if_any(self, broken: str | None) -> None:
+        """Raise PicoPoseError in every process when one of them names something that is not finite."""
+        if self._process.any_process(broken is not None):
+            raise PicoPoseError(
+                f"{broken or 'a number of another process'} is not finite at step {self._state.step}",
+                where=self._options.output,
+                fix="run again with a smaller --lr; it continues from the last checkpoint",
+            )
+
     def _save(self) -> None:
+        """Write a checkpoint; raises PicoPoseError when a weight is not finite: the last checkpoint is a sound one."""
+        name = find_not_finite(self._state)
+        self._raise_if_any(name and f"the tensor {name}")
         if self._process.is_leader:
             write_checkpoint(self._options.output, self._state, _facts(self._options, self._process))
 

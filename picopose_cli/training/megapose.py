@@ -11,11 +11,11 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,11 +29,14 @@ from picopose_cli.synthesis.sensor import photograph
 from picopose_cli.templates.bank import bank_path, read_bank
 from picopose_cli.training.megapose_files import decode_observation, read_shard
 
+Item = TypeVar("Item")
 _LOG = logging.getLogger(__name__)
 
 MODEL_LISTS = ("gso_models.json", "shapenet_models.json")
 _SHARD = re.compile(r"shard-\d{6}\.tar")
 _PARTS = ("rgb.jpg", "depth.png", "camera.json", "gt.json", "gt_info.json", "mask_visib.json")
+_ANNOTATIONS = ("gt.json", "gt_info.json")
+"""The parts that tell which instances are usable."""
 _MAX_BANKS = 16
 """Number of banks that a worker has in memory; one takes about 35 MB."""
 _MIN_FAILURES = 1000
@@ -67,14 +70,16 @@ class ShardSource:
     """Samples from tar shards; see `SampleSource`.
 
     Worker w of n reads shards w, w + n, ... of each epoch's order, or every n-th image where there are fewer shards
-    than workers. An entry that cannot be used is logged, counted in `problems` and replaced by the next one: the number
-    of a sample is its place in the stream, so that a run resumes exactly.
+    than workers. An entry that cannot be used is logged, counted in `skipped` and replaced by the next one: the number
+    of a sample is its place in the stream, so that a run resumes exactly. The instances before the place where it
+    resumes are counted once per shard, from the annotations alone.
     """
 
     def __init__(self, options: ShardOptions) -> None:
         """List the shards; raises PicoPoseError when the folder has none or cannot be read."""
         self.options = options
-        self.problems: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self._is_resuming = False
         self.shards = sorted(path for path in _listing(options.folder) if _SHARD.fullmatch(path.name))
         if not self.shards:
             raise PicoPoseError("contains no shard-000000.tar", where=options.folder, fix="check the download")
@@ -82,6 +87,7 @@ class ShardSource:
         self.object_names = _read_models(options.folder)
         self._banks: dict[int, TemplateBank] = {}
         self._bank_exists: dict[int, bool] = {}
+        self._counts: dict[tuple[int, int], tuple[int, int]] = {}
 
     def samples(self, worker: int, workers: int, start: int) -> Iterator[Sample]:
         """Yield the samples of share `worker` of `workers`, from its sample number `start` on.
@@ -89,9 +95,7 @@ class ShardSource:
         Raises PicoPoseError when a shard cannot be read or an epoch has no usable instance.
         """
         failures = 0
-        for number, instance in enumerate(self._shuffled(worker, workers)):
-            if number < start:
-                continue
+        for number, instance in enumerate(self._shuffled(worker, workers, start), start):
             sample = self._decode(instance, np.random.default_rng([self.options.seed, 1, worker, number]))
             failures = 0 if sample is not None else failures + 1
             if failures > max(10 * self.options.shuffle, _MIN_FAILURES):
@@ -101,33 +105,68 @@ class ShardSource:
                     yield sample
                 start = number + 1
 
-    def _shuffled(self, worker: int, workers: int) -> Iterator[_Instance]:
-        """Yield instances in random order, drawn from a buffer."""
+    def _shuffled(self, worker: int, workers: int, start: int) -> Iterator[_Instance]:
+        """Yield instances in random order, drawn from a buffer, from draw number `start` on."""
         rng = np.random.default_rng([self.options.seed, 0, worker, workers])
-        buffer: list[_Instance] = []
-        for instance in self._in_order(worker, workers):
+        numbers = list(range(self.options.shuffle)) if start else []
+        end = len(numbers) + start
+        for number in range(len(numbers), end):  # the draws before, of the instances' numbers
+            numbers.append(number)
+            _draw(rng, numbers)
+        first = min([*numbers, end - 1]) if start else 0
+        instances = self._in_order(worker, workers, first)
+        buffer = self._refill(instances, numbers, range(first, end))
+        for instance in instances:
             buffer.append(instance)
             if len(buffer) > self.options.shuffle:
-                index = int(rng.integers(len(buffer)))
-                buffer[index], buffer[-1] = buffer[-1], buffer[index]
-                yield buffer.pop()
+                yield _draw(rng, buffer)
 
-    def _in_order(self, worker: int, workers: int) -> Iterator[_Instance]:
-        """Yield usable instances shard by shard, epoch by epoch."""
+    def _refill(self, instances: Iterator[_Instance], numbers: Sequence[int], read: range) -> list[_Instance]:
+        """Return the instances with these numbers; `read` are the numbers of the next ones, up to where a run ended."""
+        wanted = set(numbers)
+        self._is_resuming = True
+        kept = {number: instance for number, instance in zip(read, instances, strict=False) if number in wanted}
+        self._is_resuming = False
+        return [kept[number] for number in numbers]
+
+    def _in_order(self, worker: int, workers: int, first: int = 0) -> Iterator[_Instance]:
+        """Yield usable instances shard by shard, epoch by epoch, from number `first` on."""
         share_shards = len(self.shards) >= workers
+        part = slice(worker, None, workers) if share_shards else slice(None)
+        modulus, remainder = (1, 0) if share_shards else (workers, worker)
         for epoch in count():
             order = np.random.default_rng([self.options.seed, 2, epoch]).permutation(len(self.shards))
             found, position = 0, 0
-            for shard in order[worker::workers] if share_shards else order:
-                for key, parts in read_shard(self.shards[int(shard)]):
-                    position += 1
-                    if not share_shards and position % workers != worker:
+            for shard in order[part].tolist():
+                if first:
+                    images, usable = self._count(shard, modulus, (remainder - position) % modulus)
+                    if usable < first:
+                        first, found, position = first - usable, found + usable, position + images
                         continue
-                    for instance in self._usable(key, parts):
+                for key, parts in read_shard(self.shards[shard]):
+                    position += 1
+                    for instance in self._usable(key, parts) if position % modulus == remainder else ():
                         found += 1
-                        yield instance
+                        if first:
+                            first -= 1
+                        else:
+                            yield instance
             if not found:
                 raise self._nothing_usable()
+
+    def _count(self, shard: int, modulus: int, remainder: int) -> tuple[int, int]:
+        """Return the numbers of images of a shard, and of usable instances of every image whose number has a remainder.
+
+        Images are numbered from 1.
+        """
+        if (shard, remainder) not in self._counts:
+            images = usable = 0
+            for key, parts in read_shard(self.shards[shard], _ANNOTATIONS):
+                images += 1
+                if images % modulus == remainder:
+                    usable += sum(1 for _ in self._usable(key, parts))
+            self._counts[shard, remainder] = images, usable
+        return self._counts[shard, remainder]
 
     def _usable(self, key: str, parts: dict[str, bytes]) -> Iterator[_Instance]:
         """Yield the instances of an image that are visible enough and have a template bank."""
@@ -181,17 +220,26 @@ class ShardSource:
         return Sample(key, bank.diameter_m, observation, _template(bank, view_id, T_tmpl_from_centre[view_id]))
 
     def _skip(self, key: str, reason: str) -> None:
-        self.problems[reason] += 1
+        if self._is_resuming:  # counted by the run before
+            return
+        self.skipped[reason] += 1
         _LOG.warning("%s: %s is skipped: %s", self.options.folder.name, key, reason)
 
     def _nothing_usable(self) -> PicoPoseError:
-        frequent = [f"{reason} ({times}x)" for reason, times in self.problems.most_common(3)]
+        frequent = [f"{reason} ({times}x)" for reason, times in self.skipped.most_common(3)]
         reasons = ", ".join(frequent) or "no object is visible enough"
         return PicoPoseError(
             f"no usable instance in the shards: {reasons}",
             where=self.options.folder,
             fix="check that --templates contains banks named obj_000001.h5",
         )
+
+
+def _draw(rng: np.random.Generator, buffer: list[Item]) -> Item:
+    """Remove a random element of a list and return it; the last one takes its place."""
+    index = int(rng.integers(len(buffer)))
+    buffer[index], buffer[-1] = buffer[-1], buffer[index]
+    return buffer.pop()
 
 
 def _template(bank: TemplateBank, view_id: int, T_tmpl_from_centre: Array) -> CropView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import cv2
@@ -20,14 +20,16 @@ from picopose_cli.synthesis.samples import CropView
 from picopose_cli.templates.crops import crop_affine, crop_colour, crop_mask, square_box
 
 
-def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_shard(path: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield (key, {part: file contents}) of a tar shard in its order; the parts of a key are consecutive.
+
+    With `wanted` only these parts are read; the others are skipped in the file and their contents are empty.
 
     Raises PicoPoseError when the file is missing, truncated or not a tar archive.
     """
     key, parts = "", dict[str, bytes]()
     try:
-        with tarfile.open(path, "r|") as archive:
+        with tarfile.open(path, "r|" if wanted is None else "r:") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
@@ -35,9 +37,11 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                 if name != key and parts:
                     yield key, parts
                     parts = {}
-                stream = archive.extractfile(member)
-                assert stream is not None
-                key, parts[part] = name, stream.read()
+                key, parts[part] = name, b""
+                if wanted is None or part in wanted:
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    parts[part] = stream.read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise PicoPoseError(f"the shard cannot be read ({error})", where=path, fix="download it again") from error
     if parts:

@@ -6,8 +6,9 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from picopose_cli.network.picopose import PicoPose
 from picopose_cli.training.muon import Muon
 from picopose_cli.training.recipes import Recipe
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MUON_MOMENTUM = 0.95
 _KEPT_CHECKPOINTS = 2
 """The newest checkpoint, and the one before in case the newest is damaged."""
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
 _FIX = "delete it to continue from the checkpoint before, or choose another --output"
+_FIX_TRAINED = (
+    "pass --freeze-backbone exactly as that run did, or start from its network: --init network.safetensors with "
+    "another --output"
+)
 
 
 @dataclass
@@ -34,7 +39,7 @@ class TrainState:
     """Everything that changes during a run. Random numbers are derived from seed and step, so they need no state.
 
     `mean` is the running mean of the weights by name, empty when there is none; `batches` is the number of batches that
-    each process has consumed.
+    each process has consumed; `skipped` counts by reason the entries that the leader's source could not use.
     """
 
     network: PicoPose
@@ -42,6 +47,7 @@ class TrainState:
     mean: dict[str, Tensor]
     step: int = 0
     batches: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def start_state(network: PicoPose, recipe: Recipe, *, ema: bool) -> TrainState:
@@ -127,6 +133,7 @@ def write_checkpoint(folder: Path, state: TrainState, facts: Mapping[str, Any]) 
         "facts": json.dumps(dict(facts)),
         "step": state.step,
         "batches": state.batches,
+        "skipped": dict(state.skipped),
         "network": state.network.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "mean": state.mean,
@@ -144,13 +151,41 @@ def write_checkpoint(folder: Path, state: TrainState, facts: Mapping[str, Any]) 
 def read_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     """Load the state from a file and return the facts that it was written with.
 
-    Raises PicoPoseError when the file is damaged, of another format version or of a network with other sizes.
+    Raises PicoPoseError when the file is damaged, of another format version, of a network with other sizes or with
+    other trained weights, or has numbers that are not finite.
     """
     content = _load(path)
     if content.get("format_version") != FORMAT_VERSION:
         raise PicoPoseError("is not a checkpoint of this version of picopose", where=path, fix=_FIX)
     if content["config"] != json.dumps(state.network.config.to_json_dict()):
         raise PicoPoseError("is of a network with other sizes", where=path, fix="pass the --preset of the first run")
+    try:
+        if _trained_counts(content["optimizers"]) != _trained_counts(one.state_dict() for one in state.optimizers):
+            raise PicoPoseError("is of a run that trained other weights", where=path, fix=_FIX_TRAINED)
+        facts = _load_content(content, state)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise PicoPoseError("is damaged", where=path, fix=_FIX) from error
+    if find_not_finite(state) is not None:
+        raise PicoPoseError("contains numbers that are not finite", where=path, fix=_FIX)
+    return facts
+
+
+def find_not_finite(state: TrainState) -> str | None:
+    """Return the name of a tensor of weights, mean or optimisers with a number that is not finite; None without one."""
+    named = [*state.network.state_dict().items(), *state.mean.items()]
+    for optimizer in state.optimizers:
+        named += [item for values in optimizer.state.values() for item in values.items()]
+    broken = (name for name, value in named if isinstance(value, Tensor) and not torch.isfinite(value).all())
+    return next(broken, None)
+
+
+def _trained_counts(optimizers: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """Return the number of parameters in each group of each optimiser's state."""
+    return [[len(group["params"]) for group in optimizer["param_groups"]] for optimizer in optimizers]
+
+
+def _load_content(content: Mapping[str, Any], state: TrainState) -> dict[str, Any]:
+    """Load the content of a checkpoint into the state and return its facts."""
     state.network.load_state_dict(content["network"])
     for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
@@ -159,7 +194,8 @@ def read_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
         state.mean = {name: tensor.to(device) for name, tensor in content["mean"].items()}
     elif state.mean:
         state.mean = {name: tensor.detach().clone() for name, tensor in state.network.state_dict().items()}
-    state.step, state.batches = content["step"], content["batches"]
+    state.step, state.batches = int(content["step"]), int(content["batches"])
+    state.skipped = Counter(content["skipped"])
     facts: dict[str, Any] = json.loads(content["facts"])
     return facts
 

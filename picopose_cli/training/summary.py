@@ -31,13 +31,16 @@ class TrainSummary:
     losses: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     finished: bool = False
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Entries of the source that could not be used since step 0, by reason."""
 
     def text(self) -> str:
-        """Return the summary as a line for the terminal."""
+        """Return the summary for the terminal: a line, and one for each reason why entries were skipped."""
         state = "finished" if self.finished else "not finished: run the same command again to continue"
+        skipped = "".join(f"\nskipped: {reason} ({times}x)" for reason, times in self.skipped.items())
         return (
             f"steps {self.first_step} to {self.step} in {self.seconds / 60:.1f} min, "
-            f"{self.pairs_per_s:.1f} pairs/s, {self.waiting_share:.0%} of the time waiting for data; {state}"
+            f"{self.pairs_per_s:.1f} pairs/s, {self.waiting_share:.0%} of the time waiting for data; {state}{skipped}"
         )
 
 

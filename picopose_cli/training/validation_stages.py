@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,9 +100,12 @@ class StageRunner:
         pairs = pairs_with_views(observed.batch, onboarded.views, views)
         masks = masks_on_grid(pairs.template.masks, network.config.grid)
         truth = true_affine(pairs.observation, pairs.template)
+        A = truth.A_obs_from_tmpl
+        if not from_truth:
+            with _true_fp32(self._process.device):  # as in inference
+                cells = onboarded.cells[views]
+                A = network.regress_affine(observed.cells, cells, masks, truth.origin_tmpl_crop).A_obs_from_tmpl
         with self._process.autocast():
-            affine = network.regress_affine(observed.cells, onboarded.cells[views], masks, truth.origin_tmpl_crop)
-            A = truth.A_obs_from_tmpl if from_truth else affine.A_obs_from_tmpl
             distinct, place = torch.unique(views, return_inverse=True)
             features = network.offset_features(tuple(level[distinct] for level in onboarded.maps))
             index = torch.stack([torch.arange(len(views), device=views.device), place], 1)
@@ -113,6 +117,18 @@ class StageRunner:
         with self._process.autocast():
             parts = [self._network.extract(network_inputs(part)) for part in torch.split(crops_rgb, _EXTRACTION_BATCH)]
         return tuple(torch.cat(level) for level in zip(*parts, strict=True))
+
+
+@contextmanager
+def _true_fp32(device: torch.device) -> Iterator[None]:
+    """Compute in fp32, without the autocast and the TF32 of training."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def pairs_with_views(batch: PairBatch, views: ViewBatch, index: Tensor) -> PairBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -95,6 +96,7 @@ class ToySource:
         loose: float = 0,
     ) -> None:
         self.seed, self.kept, self.tilt, self.keys, self.loose = seed, kept, tilt, keys, loose
+        self.skipped: Counter[str] = Counter()
         self._made: dict[int, Sample] = {}
 
     def samples(self, worker: int, workers: int, start: int) -> Iterator[Sample]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.networks import TRAINABLE, TRAINABLE_TINY, weights_of
+from helpers.toy_pairs import ToySource
 from helpers.training_runs import SOURCE, short_run
 from safetensors.torch import load_file
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import TrainOptions
+from picopose_cli.commands.train import TrainReport
 from picopose_cli.network.checkpoint import load_network, save_network
 from picopose_cli.network.config import VIT_L
 from picopose_cli.synthesis.samples import Sample
@@ -29,7 +32,14 @@ from picopose_cli.training.recipes import MINI_RECIPE, RELEASED_RECIPE, choose_r
 from picopose_cli.training.sample_pool import SamplePool
 from picopose_cli.training.sources import ramp_samples
 from picopose_cli.training.start import start_network
-from picopose_cli.training.state import find_checkpoint, learning_rate, read_checkpoint, start_state, write_checkpoint
+from picopose_cli.training.state import (
+    find_checkpoint,
+    find_not_finite,
+    learning_rate,
+    read_checkpoint,
+    start_state,
+    write_checkpoint,
+)
 
 CPU = TrainingProcess(torch.device("cpu"), "fp32")
 
@@ -90,6 +100,7 @@ class Numbered:
 
     def __init__(self) -> None:
         self.like = next(SOURCE.samples(0, 1, 0))
+        self.skipped: Counter[str] = Counter()
 
     def samples(self, worker: int, workers: int, start: int) -> Iterator[Sample]:
         while True:
@@ -191,6 +202,62 @@ def test_losses_that_break_end_the_run(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) is None
 
 
+@pytest.mark.parametrize("broken", ["weight", "running mean", "optimiser"])
+def test_a_network_that_is_not_finite_never_becomes_a_checkpoint(tmp_path: Path, broken: str) -> None:
+    """Whatever breaks, and whenever: the last step's update may break the weights though all losses were finite."""
+    network = start_network(TRAINABLE_TINY, None, 0)
+    state = start_state(network, MINI_RECIPE, ema=True)
+    assert find_not_finite(state) is None
+    path = write_checkpoint(tmp_path, state, {})
+    weight = network.affine_regressor.fc1.weight
+    with torch.no_grad():
+        if broken == "optimiser":
+            state.optimizers[0].state[weight] = {"exp_avg": torch.full_like(weight, torch.inf)}
+        else:
+            (weight if broken == "weight" else state.mean["affine_regressor.fc1.weight"])[0, 0] = torch.nan
+    assert find_not_finite(state) is not None
+    if broken != "optimiser":
+        with pytest.raises(PicoPoseError, match="not finite"):
+            read_checkpoint(write_checkpoint(tmp_path, state, {}), start_state(network, MINI_RECIPE, ema=True))
+    assert path.is_file()
+
+
+def test_an_update_that_breaks_the_weights_keeps_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third update gives NaN; the losses of all three steps are finite, and the next line of the log is far."""
+    network, updates = start_network(TRAINABLE_TINY, None, 0), []
+    plain_step = torch.optim.AdamW.step
+
+    def step(optimizer: torch.optim.AdamW) -> None:
+        plain_step(optimizer)
+        updates.append(optimizer)
+        if len(updates) == 3:
+            with torch.no_grad():
+                network.affine_regressor.fc1.weight[0, 0] = torch.nan
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(PicoPoseError, match="not finite at step 3"):
+        train(short_run(tmp_path, steps=20, checkpoint_every=1), network, SOURCE, CPU)
+    assert find_checkpoint(tmp_path) == tmp_path / "checkpoint_00000002.pt"
+
+
+def test_entries_that_are_skipped_are_counted_over_all_runs(tmp_path: Path) -> None:
+    class Broken(ToySource):
+        def samples(self, worker: int, workers: int, start: int) -> Iterator[Sample]:
+            for sample in super().samples(worker, workers, start):
+                self.skipped["broken image"] += 1
+                yield sample
+
+    network = start_network(TRAINABLE_TINY, None, 0)
+    first = train(short_run(tmp_path), network, Broken(kept=12), CPU, stop=StopAfter(3))
+    assert first.skipped == {"broken image": 6}
+    second = train(short_run(tmp_path), network, Broken(kept=12), CPU, stop=StopAfter(2))
+    assert second.skipped == {"broken image": 10}
+    assert "broken image (10x)" in second.text()
+    assert TrainReport(tmp_path, second).exit_code == 1
+
+
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "list"])
 def test_damaged_checkpoints_are_refused(tmp_path: Path, damage: str) -> None:
     state = start_state(start_network(TRAINABLE_TINY, None, 0), MINI_RECIPE, ema=True)
@@ -210,6 +277,31 @@ def test_checkpoints_of_other_sizes_are_refused(tmp_path: Path) -> None:
     other = start_state(start_network(TRAINABLE, None, 0), MINI_RECIPE, ema=False)
     with pytest.raises(PicoPoseError, match="other sizes"):
         read_checkpoint(path, other)
+
+
+@pytest.mark.parametrize("frozen_first", [True, False])
+def test_other_frozen_weights_are_refused(tmp_path: Path, frozen_first: bool) -> None:
+    """Also with AdamW alone, whose state is a single group of another size."""
+    for recipe in (MINI_RECIPE, RELEASED_RECIPE):
+        states = []
+        for frozen in (frozen_first, not frozen_first):
+            network = start_network(TRAINABLE_TINY, None, 0)
+            network.feature_extractor.requires_grad_(not frozen)
+            states.append(start_state(network, recipe, ema=True))
+        path = write_checkpoint(tmp_path, states[0], {})
+        with pytest.raises(PicoPoseError, match=r"trained other weights.*--freeze-backbone"):
+            read_checkpoint(path, states[1])
+
+
+@pytest.mark.parametrize("key", ["network", "optimizers", "mean", "step", "facts"])
+def test_checkpoints_with_missing_or_strange_parts_are_refused(tmp_path: Path, key: str) -> None:
+    state = start_state(start_network(TRAINABLE_TINY, None, 0), MINI_RECIPE, ema=True)
+    path = write_checkpoint(tmp_path, state, {})
+    whole = torch.load(path, weights_only=True)
+    for content in (whole | {key: [3]}, {name: part for name, part in whole.items() if name != key}):
+        torch.save(content, path)
+        with pytest.raises(PicoPoseError, match="is damaged"):
+            read_checkpoint(path, state)
 
 
 def test_changed_options_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from picopose_cli.synthesis.samples import Sample
 from picopose_cli.templates.bank import bank_path, write_bank
 from picopose_cli.templates.build import join_templates, make_template
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
+from picopose_cli.training import megapose
 from picopose_cli.training.megapose import ShardOptions, ShardSource
 from picopose_cli.training.megapose_files import read_shard
 
@@ -152,6 +154,43 @@ def test_streams_repeat_resume_and_are_shuffled(options):
     assert len(set(crops(first))) > 10
 
 
+@pytest.mark.parametrize(("worker", "workers"), [(0, 1), (1, 2), (3, 8)])
+def test_a_resumed_stream_opens_only_the_shards_that_it_needs(options, monkeypatch, worker, workers):
+    """Images before the start are counted once per shard by their annotations, whatever the number of epochs."""
+    whole = take(options, 205, worker, workers)
+    read = []
+
+    def counted(path: Path, wanted: object = None) -> Iterator[tuple[str, Parts]]:
+        for key, parts in read_shard(path, wanted):
+            read.append((key, len(parts["rgb.jpg"]) > 0))
+            yield key, parts
+
+    monkeypatch.setattr(megapose, "read_shard", counted)
+    assert crops(take(options, 5, worker, workers, start=200)) == crops(whole[200:])
+    images = [is_read for _, is_read in read]
+    assert 2 <= images.count(True) <= 40 * workers
+    assert images.count(False) <= 8 * workers
+
+
+def test_a_resumed_stream_counts_what_follows_only(tmp_path, banks, images):
+    changed = dict(images)
+    keys = list(changed)
+    changed[keys[1]] = BREAK["broken image"](changed[keys[1]])
+    changed[keys[4]] = BREAK["no JSON"](changed[keys[4]])
+    write_folder(tmp_path, changed)
+    options = ShardOptions(tmp_path, banks, shuffle=3, colour_share=0)
+
+    def skipped(start: int, count: int) -> Counter[str]:
+        source = ShardSource(options)
+        list(islice(source.samples(0, 1, start), count))
+        return source.skipped
+
+    whole = skipped(0, 60)
+    assert len(whole) == 2
+    for first in (7, 20, 21, 33):
+        assert skipped(0, first) + skipped(first, 60 - first) == whole
+
+
 def test_colours_of_most_observations_change_and_nothing_else(options):
     plain, changed = take(options, 40), take(replace(options, colour_share=0.8), 40)
     differ = [a != b for a, b in zip(crops(plain), crops(changed), strict=True)]
@@ -210,7 +249,7 @@ def test_broken_entries_are_counted_and_passed_over(tmp_path, banks, images, fau
     options = ShardOptions(tmp_path, banks, shuffle=3, colour_share=0)
     source = ShardSource(options)
     samples = list(islice(source.samples(0, 1, 0), 24))
-    assert sum(source.problems.values()) >= 3
+    assert sum(source.skipped.values()) >= 3
     assert len(set(crops(samples))) == 10
     for start in (3, 7, 8):  # a resumed run yields the same samples, also after unusable ones
         assert crops(take(options, 5, start=start)) == crops(samples[start : start + 5])
@@ -220,7 +259,7 @@ def test_objects_without_a_bank_are_passed_over(tmp_path, options, banks):
     (tmp_path / "obj_000001.h5").write_bytes((banks / "obj_000001.h5").read_bytes())
     source = ShardSource(replace(options, templates=tmp_path))
     assert {sample.object_key for sample in islice(source.samples(0, 1, 0), 10)} == {"gso-1"}
-    assert source.problems["no template bank"] == 1
+    assert source.skipped["no template bank"] == 1
     with pytest.raises(PicoPoseError, match="no usable instance"):
         take(replace(options, templates=tmp_path / "nowhere"), 1)
 

@@ -13,16 +13,18 @@ from scipy.spatial.transform import Rotation
 
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import TemplateBank
+from picopose_cli.network.matching import masks_on_grid
 from picopose_cli.network.offsets import OffsetEstimate
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.synthesis.samples import CropView, Sample
 from picopose_cli.training import validation_stages
 from picopose_cli.training.distributed import TrainingProcess
 from picopose_cli.training.start import start_network
-from picopose_cli.training.supervision import true_flow
+from picopose_cli.training.supervision import true_affine, true_flow
 from picopose_cli.training.validation import Validator
 from picopose_cli.training.validation_metrics import average_precision, pose_recalls, surface_points, view_angles_deg
 from picopose_cli.training.validation_set import ValidationSet, make_validation_set
+from picopose_cli.training.validation_stages import StageRunner
 
 EVERY = 6
 CPU = TrainingProcess(torch.device("cpu"), "fp32")
@@ -102,6 +104,20 @@ def test_true_similarity_without_stage_3_is_the_oracle(data: ValidationSet) -> N
         for stage in ("stage2", "stage3")
     }
     assert names | {"five_stage3_mssd", "chosen_inplane_deg", "true_template_translation_px"} <= set(numbers)
+
+
+def test_stage_2_runs_in_fp32_as_in_inference(data: ValidationSet, bank: TemplateBank) -> None:
+    network = random_network()
+    runner = StageRunner(network, TrainingProcess(torch.device("cpu"), "bf16"))
+    views = torch.tensor([3, 10, 20])
+    with torch.inference_mode():
+        onboarded, observed = runner.onboard(bank), runner.observe(data.samples)
+        attempt = runner.attempt(onboarded, observed, views)
+        masks = masks_on_grid(attempt.pairs.template.masks, network.config.grid)
+        origin = true_affine(attempt.pairs.observation, attempt.pairs.template).origin_tmpl_crop
+        expected = network.regress_affine(observed.cells, onboarded.cells[views], masks, origin)
+    assert attempt.offsets.flows[-1].isfinite().all()
+    assert torch.equal(attempt.A_obs_from_tmpl, expected.A_obs_from_tmpl)
 
 
 def test_viewing_angles() -> None:
