@@ -24,7 +24,7 @@ from picopose_cli.commands import check, infer, merge, score
 from picopose_cli.runs.identity import run_identity
 from picopose_cli.runs.inputs import read_inputs
 from picopose_cli.runs.journal import Journal, journal_path
-from picopose_cli.runs.merge import shard_path
+from picopose_cli.runs.shards import shard_path
 
 SCORES = (0.3, 0.9, 0.6)
 """Of the detections that each object of an image has."""
