@@ -1,6 +1,7 @@
 """Flows of one pass of the network, and the poses that each variant's rules make of them.
 
 The rules and solvers are the package's; a variant combines those of `PaperRules` and `DefaultRules`.
+The stage-2 poses of a mixed variant assume objects centred on their origin, as all procedural objects are.
 """
 
 from __future__ import annotations

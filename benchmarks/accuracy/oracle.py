@@ -36,7 +36,8 @@ class TrueStarts:
 def true_starts(banks: Sequence[TemplateBank], T_true: Array, K: Array, A_crop_from_image: Array) -> TrueStarts:
     """Return the templates nearest in viewing direction, with the true similarity to N observations.
 
-    `banks` one per detection, `T_true` (N,4,4) metres, `K` and `A_crop_from_image` (N,3,3) of the observations.
+    The objects are centred on their origin. `banks` one per detection, `T_true` (N,4,4) metres, `K` and
+    `A_crop_from_image` (N,3,3) of the observations.
     """
     views = [
         int(view_angles_deg(torch.from_numpy(T[None]), torch.from_numpy(bank.T_tmpl_from_obj)).argmin())
