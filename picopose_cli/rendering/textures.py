@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.texts import shorten
@@ -73,7 +73,7 @@ def read_texture(path: Path) -> Array:
             image.load()
             return image_rgb(image)
     except _UNREADABLE as error:
-        rgb = _read_deep(path)
+        rgb = _read_deep_tiff(path) if isinstance(error, UnidentifiedImageError) else None
         if rgb is None:
             raise PicoPoseError("the texture cannot be read", where=path, fix="export it again") from error
         return rgb
@@ -86,9 +86,15 @@ def image_rgb(image: Image.Image) -> Array:
     return np.asarray(image.convert("RGB"))
 
 
-def _read_deep(path: Path) -> Array | None:
-    """Return the colours of an image that only OpenCV reads, such as a TIFF of 16 bits a channel."""
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if is_file(path) else None
+def _read_deep_tiff(path: Path) -> Array | None:
+    """Return the colours of a TIFF of 16 bits a channel, which Pillow does not know; None for any other file.
+
+    Of other formats OpenCV reads damaged files too, which are to be refused.
+    """
+    data = np.fromfile(path, np.uint8)
+    if data[:4].tobytes() not in (b"II*\0", b"MM\0*"):
+        return None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     return None if image is None else np.ascontiguousarray(_to_8_bits(np.asarray(image))[..., ::-1])
 
 

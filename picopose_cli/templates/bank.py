@@ -46,6 +46,8 @@ _STORED: dict[str, tuple[str, tuple[int, ...]]] = {
     "T_tmpl_from_obj": ("float64", (_V, 4, 4)),
 }
 _PER_VIEW: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+_SINGLE: dict[str, Any] = {"fletcher32": True}
+"""A checksum; compressed data has one of its own."""
 
 
 def bank_path(folder: Path, obj_id: int) -> Path:
@@ -59,14 +61,17 @@ def write_bank(path: Path, bank: TemplateBank) -> None:
     Raises PicoPoseError when the folder cannot be written or the disk is full.
     """
     # Made in memory, about 10 MB: a full disk is then one plain write that fails, not a broken HDF5 library state.
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        file.attrs.update(format=FORMAT, format_version=BANK_VERSION)
-        provenance = {name: text for name, text in asdict(bank.provenance).items() if text or name not in _OPTIONAL}
+    # The latest format has checksums of its structure: without, a changed byte can make the HDF5 library loop forever.
+    with h5py.File(path.name, "w", driver="core", backing_store=False, libver="latest") as file:
+        file.attrs.update(format=_fixed(FORMAT), format_version=BANK_VERSION)
+        provenance = {
+            name: _fixed(text) for name, text in asdict(bank.provenance).items() if text or name not in _OPTIONAL
+        }
         file.attrs.update(obj_id=bank.obj_id, diameter_m=bank.diameter_m, **provenance)
         if bank.centre_m.any():
             file.attrs[_CENTRE] = bank.centre_m
         for name, (dtype, shape) in _STORED.items():
-            options = _PER_VIEW | {"chunks": (1, *shape[1:])} if len(shape) > 2 else {}
+            options = _PER_VIEW | {"chunks": (1, *shape[1:])} if len(shape) > 2 else _SINGLE | {"chunks": shape}
             file.create_dataset(name, data=np.asarray(getattr(bank, name), dtype), **options)
         file.flush()
         image = file.id.get_file_image()
@@ -145,6 +150,12 @@ def _checked_provenance(file: Any, path: Path) -> Provenance:
     if stored["mesh_unit"] not in MESH_UNITS:
         raise _unusable(path, f"its mesh unit {shorten(str(stored['mesh_unit']))!r} is not known")
     return Provenance(**{name: str(value) for name, value in stored.items()})
+
+
+def _fixed(text: str) -> Array:
+    """Return a text of fixed length: those of variable length are stored in a heap without a checksum."""
+    data = text.encode()
+    return np.array(data, f"S{max(len(data), 1)}")
 
 
 def _text(value: Any) -> str | None:

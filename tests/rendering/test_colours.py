@@ -231,6 +231,17 @@ def test_deep_textures_are_scaled_to_8_bits(tmp_path: Path, kind: str):
     assert corners(mesh) == wanted
 
 
+@pytest.mark.parametrize("name", ["t.png", "t.jpg", "t.tiff"])
+def test_a_truncated_texture_is_refused(tmp_path: Path, name: str):
+    save_texture(tmp_path / name)
+    path = write_ply(tmp_path / "a.ply", make_poster(), texture=name)
+    assert read_mesh(path).texture_rgb is not None
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(PicoPoseError, match="the texture cannot be read"):
+        read_mesh(path)
+
+
 def test_a_mesh_that_ends_up_grey_says_why(tmp_path: Path):
     assert read_mesh(write_ply(tmp_path / "a.ply", make_box(coloured=False))).notes == (GREY,)
     notes = read_mesh(write_ply(tmp_path / "b.ply", make_poster())).notes
