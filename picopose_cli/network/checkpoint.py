@@ -23,6 +23,7 @@ from torch import Tensor
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_path
 from picopose_cli.network.config import VIT_L, ModelConfig
+from picopose_cli.network.integrity import FETCH_AGAIN, require_intact_archive, tensors_sha256
 from picopose_cli.network.picopose import PicoPose
 
 FORMAT_VERSION = 1
@@ -32,9 +33,10 @@ LIGHTNING_PREFIX = "network."
 
 _VERSION_KEY = "picopose_format_version"
 _CONFIG_KEY = "picopose_config"
+_SHA256_KEY = "picopose_tensors_sha256"
+"""Files of earlier versions lack it."""
 _NAMES_SHOWN = 3
 _USE_PICOPOSE_WEIGHTS = "pass the released PicoPose checkpoint or a .safetensors file written by picopose"
-_FETCH_AGAIN = "copy or download it again and compare its SHA-256"
 # Exceptions of torch.load for damaged files: of the pickle, of the archive, and of decoding garbage.
 _UNREADABLE = (
     RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, AssertionError,
@@ -89,10 +91,12 @@ def save_network(path: Path, network: PicoPose, *, half: bool = False) -> None:
     the file cannot be written or a value does not fit into f16.
     """
     tensors = {name: _as_stored(name, tensor, half) for name, tensor in network.state_dict().items()}
+    config = json.dumps(network.config.to_json_dict())
     metadata = {
         "format": "pt",
         _VERSION_KEY: str(FORMAT_VERSION),
-        _CONFIG_KEY: json.dumps(network.config.to_json_dict()),
+        _CONFIG_KEY: config,
+        _SHA256_KEY: tensors_sha256(tensors, config),
     }
     with atomic_path(path) as temporary:
         try:
@@ -107,6 +111,14 @@ def _read_head(path: Path) -> bytes:
             return stream.read(64)
     except OSError as error:
         raise _cannot_open(path, error) from error
+
+
+def carries_hash(path: Path) -> bool:
+    """Return whether a weight file has the hash of its tensors; raises PicoPoseError when it cannot be read."""
+    if _read_head(path)[8:9] != b"{":
+        return False
+    with _opened_safetensors(path) as handle:
+        return _SHA256_KEY in (handle.metadata() or {})
 
 
 def _read_file(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
@@ -131,20 +143,22 @@ def _describe_head(head: bytes) -> str:
 
 
 def _read_torch(path: Path, *, mapped: bool) -> Any:
+    if mapped:
+        require_intact_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refused_pickle(path, str(error)) from error
     except _UNREADABLE as error:
         what = "is truncated, damaged, or no PyTorch file"
-        raise PicoPoseError(f"{what} ({_first_line(error)})", where=path, fix=_FETCH_AGAIN) from error
+        raise PicoPoseError(f"{what} ({_first_line(error)})", where=path, fix=FETCH_AGAIN) from error
 
 
 def _refused_pickle(path: Path, message: str) -> PicoPoseError:
     """Return the error of a pickle with objects, or of one that is garbage: PyTorch raises the same for both."""
     found = re.search(r"GLOBAL (\S+)", message)
     if found is None:
-        return PicoPoseError("is damaged or no PyTorch file", where=path, fix=_FETCH_AGAIN)
+        return PicoPoseError("is damaged or no PyTorch file", where=path, fix=FETCH_AGAIN)
     rewrite = "torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
     return PicoPoseError(
         f"contains objects besides tensors ({found[1]}), and reading those could run foreign code",
@@ -167,13 +181,26 @@ def _state_dict_in(path: Path, content: Any) -> Mapping[str, Tensor]:
     others = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if others:
         raise PicoPoseError(f"contains {_some(others)} instead of a state dict", where=path, fix=_USE_PICOPOSE_WEIGHTS)
+    empty = [name for name, value in state.items() if not _is_plain(value)]
+    if empty:
+        what = f"contains tensors without plain values (meta, sparse, nested or quantized: {_some(empty)})"
+        raise PicoPoseError(what, where=path, fix=_USE_PICOPOSE_WEIGHTS)
     return state
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor has its values in memory, one after another."""
+    return tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
 
 
 def _read_safetensors(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
     config = _config_of_safetensors(path)
     with _opened_safetensors(path) as handle:
         state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (no Mapping)
+        metadata = handle.metadata() or {}
+    expected = metadata.get(_SHA256_KEY)
+    if expected is not None and expected != tensors_sha256(state, metadata.get(_CONFIG_KEY, "")):
+        raise PicoPoseError("is damaged (its tensors do not have their checksum)", where=path, fix=FETCH_AGAIN)
     return (VIT_L, _state_dict_in(path, state)) if config is None else (config, state)
 
 
@@ -197,14 +224,14 @@ def _opened_safetensors(path: Path) -> Iterator[Any]:
             yield handle
     except (SafetensorError, OSError) as error:
         what = f"is truncated, damaged, or no safetensors file ({_first_line(error)})"
-        raise PicoPoseError(what, where=path, fix=_FETCH_AGAIN) from error
+        raise PicoPoseError(what, where=path, fix=FETCH_AGAIN) from error
 
 
 def _parse_config(path: Path, text: str) -> ModelConfig:
     try:
         return ModelConfig.from_json_dict(json.loads(text))
     except json.JSONDecodeError as error:
-        raise PicoPoseError(f"its sizes are no JSON ({error})", where=path, fix=_FETCH_AGAIN) from error
+        raise PicoPoseError(f"its sizes are no JSON ({error})", where=path, fix=FETCH_AGAIN) from error
     except PicoPoseError as error:
         raise PicoPoseError(error.what, where=path, fix=error.fix) from error
 

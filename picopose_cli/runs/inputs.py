@@ -20,11 +20,12 @@ from picopose_cli.bop.images import read_image_rgb, read_mask
 from picopose_cli.bop.result_names import require_result_path, result_file_name
 from picopose_cli.bop.targets import choose_targets, targets_by_image
 from picopose_cli.network.bundled import bundled_weights
-from picopose_cli.network.checkpoint import read_config
+from picopose_cli.network.checkpoint import carries_hash, read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
+from picopose_cli.network.integrity import unverified_weights
 from picopose_cli.pose.pipeline import ImageGroup, plan_groups, shard_of_groups
 from picopose_cli.runs.input_warnings import input_warnings
-from picopose_cli.runs.journal import ImageKey, journal_path, read_identity
+from picopose_cli.runs.journal import ImageKey, batch_size_in, journal_path
 from picopose_cli.runs.objects import ObjectInputs, read_objects
 from picopose_cli.runs.shards import begun_outputs, shard_path
 
@@ -105,6 +106,8 @@ def read_inputs(options: InferOptions) -> RunInputs:
     tasks = limit_detections(tasks, targets, usable)
     batch_size = _batch_size(options, output, weights, devices[0])
     groups = _groups(options, tasks, batch_size)
+    weights_sha256 = file_sha256(weights)
+    unverified = unverified_weights(weights, weights_sha256, carries_hash(weights))
     return RunInputs(
         options=options,
         dataset=dataset,
@@ -113,9 +116,9 @@ def read_inputs(options: InferOptions) -> RunInputs:
         detections_file=detections_file,
         objects=objects,
         problems=[*detections.problems, *problems],
-        warnings=input_warnings([task for group in groups for task in group]),
+        warnings=[*input_warnings([task for group in groups for task in group]), *unverified],
         weights=weights,
-        weights_sha256=file_sha256(weights),
+        weights_sha256=weights_sha256,
         devices=devices,
         precision=choose_precision(options.precision, devices[0]),
         batch_size=batch_size,
@@ -233,8 +236,8 @@ def _batch_size(options: InferOptions, output: Path, weights: Path, device: str)
     """
     if options.batch_size is not None:
         return options.batch_size
-    begun = [] if options.restart else [read_identity(journal_path(path)) for path in begun_outputs(output)]
-    sizes = [int(found["batch_size"]) for found in begun if found and isinstance(found.get("batch_size"), int)]
+    begun = [] if options.restart else [batch_size_in(journal_path(path)) for path in begun_outputs(output)]
+    sizes = [size for size in begun if size is not None]
     if sizes:
         return sizes[0]
     if options.part is not None:

@@ -15,17 +15,14 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.locks import NO_LOCK_ERRORS
-from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
-from picopose_cli.base.types import PoseEstimate
+from picopose_cli.base.tasks import ImageResult, ImageTask
 from picopose_cli.runs.identity import differences
+from picopose_cli.runs.journal_records import image_record, image_result, is_valid_record
 
 ImageKey = tuple[int, int]
 """(scene_id, im_id)."""
@@ -69,7 +66,7 @@ class Journal:
         task = self._tasks[self.done]
         if (task.scene_id, task.im_id) != (result.task.scene_id, result.task.im_id):
             raise ValueError(f"scene {result.task.scene_id}, image {result.task.im_id} is not the next of the journal")
-        self._write(_line(_image_record(result)))
+        self._write(_line(image_record(result)))
         self.done += 1
 
     def results(self) -> Iterator[ImageResult]:
@@ -78,9 +75,9 @@ class Journal:
             stream.readline()
             for task in self._tasks[: self.done]:
                 record = _payload(stream.readline())
-                if record is None:
+                if record is None or not is_valid_record(record):
                     raise PicoPoseError("was changed by another program", where=self.path, fix="run the command again")
-                yield _image_result(task, record)
+                yield image_result(task, record)
 
     def __enter__(self) -> Journal:
         return self
@@ -119,7 +116,7 @@ class Journal:
         return done
 
     def _is_image(self, record: Mapping[str, Any] | None, index: int) -> bool:
-        if record is None or index >= len(self._tasks):
+        if record is None or index >= len(self._tasks) or not is_valid_record(record):
             return False
         task = self._tasks[index]
         return (record.get("scene_id"), record.get("im_id")) == (task.scene_id, task.im_id)
@@ -151,6 +148,12 @@ def read_identity(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def batch_size_in(path: Path) -> int | None:
+    """Return the batch size of the run of a journal, None where it has no valid one."""
+    size = (read_identity(path) or {}).get("batch_size")
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+
+
 def finished_images(
     path: Path, identity: Mapping[str, Any], tasks: Mapping[ImageKey, ImageTask]
 ) -> dict[ImageKey, ImageResult]:
@@ -161,11 +164,11 @@ def finished_images(
         if other is None or json.loads(json.dumps({**identity, "shard": None})) != {**other, "shard": None}:
             return {}
         for record in map(_payload, stream):
-            if record is None:
+            if record is None or not is_valid_record(record):
                 break
             key = (record["scene_id"], record["im_id"])
             if key in tasks:
-                found[key] = _image_result(tasks[key], record)
+                found[key] = image_result(tasks[key], record)
     return found
 
 
@@ -256,34 +259,8 @@ def _payload(line: bytes) -> dict[str, Any] | None:
     rest = line[_PREFIX_BYTES:]
     if not line.endswith(b"\n") or line[:_PREFIX_BYTES] != _START + b'%08x", ' % zlib.crc32(rest):
         return None
-    payload: dict[str, Any] = json.loads(b"{" + rest)
+    try:
+        payload: dict[str, Any] = json.loads(b"{" + rest)
+    except (ValueError, RecursionError):
+        return None
     return payload
-
-
-def _image_record(result: ImageResult) -> dict[str, Any]:
-    return {
-        "scene_id": int(result.task.scene_id),
-        "im_id": int(result.task.im_id),
-        "time_s": float(result.time_s),
-        "estimates": [
-            [int(one.obj_id), float(one.score), np.asarray(one.T_cam_from_obj, np.float64).ravel().tolist()]
-            for one in result.estimates
-        ],
-        "skips": [[skip.obj_id, skip.reason] for skip in result.skips],
-        "seconds": asdict(result.seconds),
-    }
-
-
-def _image_result(task: ImageTask, record: Mapping[str, Any]) -> ImageResult:
-    image = (task.scene_id, task.im_id)
-    time_s = record["time_s"]
-    return ImageResult(
-        task,
-        tuple(
-            PoseEstimate(*image, obj_id, score, np.array(T, np.float64).reshape(4, 4), time_s)
-            for obj_id, score, T in record["estimates"]
-        ),
-        tuple(Skip(*image, obj_id, reason) for obj_id, reason in record["skips"]),
-        StageSeconds(**record["seconds"]),
-        time_s,
-    )

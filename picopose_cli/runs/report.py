@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from picopose_cli.base.environment import machine, package_versions
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes
+from picopose_cli.base.json_numbers import finite_number, whole_number
 from picopose_cli.base.option_fields import options_record
 from picopose_cli.base.tasks import ImageResult, Skip, StageSeconds
 from picopose_cli.bop.check import ERROR, Finding
@@ -131,14 +132,42 @@ def read_report(output: Path) -> InferReport:
     content = read_json_object(path)
     try:
         values = {one.name: content[one.name] for one in fields(InferReport)}
-        values["skipped"] = [Skip(**skip) for skip in values["skipped"]]
-        values["stages_s"] = StageSeconds(**values["stages_s"])
-        report = InferReport(**values)
-        _ = report.seconds_per_image, dict(report.identity)
+        values["skipped"] = [_parsed(Skip, skip) for skip in values["skipped"]]
+        values["stages_s"] = _parsed(StageSeconds, values["stages_s"])
+        report: InferReport = _parsed(InferReport, values)
     except (KeyError, TypeError, ValueError) as error:
         what = f"is not a report of this version of picopose infer ({error!r})"
         raise PicoPoseError(what, where=path, fix="run the shard again") from error
     return report
+
+
+def _parsed(cls: Any, values: dict[str, Any]) -> Any:
+    """Return a dataclass of exactly these values, which must have its types; raises TypeError otherwise."""
+    if set(values) != {one.name for one in fields(cls)}:
+        raise TypeError(f"a {cls.__name__} has other fields")
+    found = cls(**values)
+    hints = get_type_hints(cls)
+    wrong = [one.name for one in fields(cls) if not _is_of(getattr(found, one.name), hints[one.name])]
+    if wrong:
+        raise TypeError(f"{wrong[0]} is of another type")
+    return found
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Return whether a value is of a type of the report's fields; numbers must be finite and not negative."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is list:
+        return isinstance(value, list) and all(_is_of(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_of(item, arguments[1]) for item in value.values())
+    if arguments:  # a union
+        return any(_is_of(value, one) for one in arguments)
+    if hint is Any:
+        return True
+    if hint in (int, float):
+        number = whole_number(value) if hint is int else finite_number(value)
+        return number is not None and number >= 0
+    return isinstance(value, hint)
 
 
 def no_estimate_error(output: Path, report: InferReport) -> PicoPoseError:

@@ -61,8 +61,8 @@ def write_bank(path: Path, bank: TemplateBank) -> None:
     Raises PicoPoseError when the folder cannot be written or the disk is full.
     """
     # Made in memory, about 10 MB: a full disk is then one plain write that fails, not a broken HDF5 library state.
-    # The latest format has checksums of its structure: without, a changed byte can make the HDF5 library loop forever.
-    with h5py.File(path.name, "w", driver="core", backing_store=False, libver="latest") as file:
+    # The format of HDF5 1.10 has checksums of its structure: without, a changed byte made the library loop forever.
+    with h5py.File(path.name, "w", driver="core", backing_store=False, libver="v110") as file:
         file.attrs.update(format=_fixed(FORMAT), format_version=BANK_VERSION)
         provenance = {
             name: _fixed(text) for name, text in asdict(bank.provenance).items() if text or name not in _OPTIONAL

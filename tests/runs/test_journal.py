@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,16 @@ import pytest
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
+from picopose_cli.runs import journal
 from picopose_cli.runs.identity import differences
-from picopose_cli.runs.journal import Journal, JournalFollower, journal_path, read_identity
+from picopose_cli.runs.journal import (
+    Journal,
+    JournalFollower,
+    batch_size_in,
+    finished_images,
+    journal_path,
+    read_identity,
+)
 
 HEADER = {"dataset": "toy", "batch_size": 16, "shard": None, "banks": {"1": "ab", "2": None}}
 IMAGES = 7
@@ -153,6 +162,46 @@ def test_a_journal_of_another_run_is_refused_and_left_alone(tmp_path, change, te
         assert journal.done == 0
         journal.append(RESULTS[0])
     assert read_identity(path) != json.loads(before.splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("time_s", -1), ("time_s", "1"), ("time_s", float("nan")), ("estimates", None), ("estimates", [[3, 0.5]]),
+        ("estimates", [[3, 0.5, [1.0] * 15]]), ("estimates", [["3", 0.5, [1.0] * 16]]),
+        ("estimates", [[3, float("inf"), [1.0] * 16]]), ("skips", [[None, 3]]), ("skips", {}), ("seconds", {}),
+        ("seconds", {"read": 1, "crop": 1, "network": 1, "pnp": 1, "refine": None}), ("scene_id", True),
+    ],
+)  # fmt: skip
+def test_a_well_formed_record_of_nonsense_is_computed_again(tmp_path, name, value):
+    path = journal_path(tmp_path / "a_toy-test.csv")
+    lines = written(path).splitlines(keepends=True)
+    record = json.loads(lines[4])
+    del record["crc32"]
+    path.write_bytes(b"".join([*lines[:4], journal._line(record | {name: value}), *lines[5:]]))
+    assert finished_images(path, HEADER, {(7, im_id): task for im_id, task in enumerate(TASKS)}).keys() == {
+        (7, im_id) for im_id in range(3)
+    }
+    with open_journal(path) as opened:
+        assert_holds(opened, 3)
+
+
+def test_a_line_that_is_no_json_under_a_valid_checksum_is_damage(tmp_path):
+    path = journal_path(tmp_path / "a_toy-test.csv")
+    lines = written(path).splitlines(keepends=True)
+    for rest in (b"}{\n", b'"a": ' + b"[" * 100_000 + b"\n"):
+        path.write_bytes(b"".join([*lines[:3], b'{"crc32": "%08x", ' % zlib.crc32(rest) + rest]))
+        with open_journal(path) as opened:
+            assert_holds(opened, 2)
+
+
+@pytest.mark.parametrize("value", [0, -3, True, "16", 1.5, None])
+def test_a_batch_size_that_is_none_is_not_continued(tmp_path, value):
+    path = journal_path(tmp_path / "a_toy-test.csv")
+    path.write_bytes(journal._line(HEADER | {"batch_size": value}))
+    assert batch_size_in(path) is None
+    path.write_bytes(journal._line(HEADER))
+    assert batch_size_in(path) == HEADER["batch_size"]
 
 
 def test_a_journal_of_another_run_without_images_is_replaced(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -15,12 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.networks import random_network
 from helpers.rendered_bop import write_bop_dataset
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.interrupts import StoppedError
 from picopose_cli.base.options import InferOptions, MergeOptions
 from picopose_cli.commands import infer, merge
+from picopose_cli.network.checkpoint import save_network
 from picopose_cli.runs import onboarding
 from picopose_cli.runs.journal import Journal, JournalFollower, journal_path
 from picopose_cli.runs.report import read_report
@@ -263,7 +266,7 @@ def test_other_weights_or_banks_are_another_run(folder, tmp_path, monkeypatch):
         infer.run(options(tmp_path / "bop", output))
     shutil.copy(folder / "toy/templates/obj_000002.h5", tmp_path / "bop/toy/templates")
     weights = tmp_path / "bop/tiny.safetensors"
-    weights.write_bytes(weights.read_bytes() + b" ")
+    save_network(weights, random_network(seed=1))
     with pytest.raises(PicoPoseError, match="weights_sha256"):
         infer.run(options(tmp_path / "bop", output))
 
@@ -397,6 +400,25 @@ def cut_file(shards: list[Path]) -> None:
         (lambda shards: edit_report(shards[2], lambda r: r["identity"].update(shard=[3, 4])), "different numbers"),
         (lambda shards: edit_report(shards[0], lambda r: r["identity"].update(shard=None)), "is not a shard"),
         (lambda shards: edit_report(shards[0], lambda r: r.pop("stages_s")), "is not a report"),
+        *(
+            (lambda shards, change=change: edit_report(shards[0], lambda r: r.update(change)), "is not a report")
+            for change in (
+                {"estimates": "6"},
+                {"images": -1},
+                {"images": True},
+                {"banks": []},
+                {"versions": None},
+                {"peak_memory_mb": math.nan},
+                {"problems": [1]},
+                {"skipped": [{"scene_id": 1}]},
+                {"stages_s": {}},
+                {"skipped": [{"scene_id": "1", "im_id": 1, "obj_id": None, "reason": "x"}]},
+                {"options": 5},
+                {"identity": []},
+                {"shards": {}},
+                {"images_per_second": "fast"},
+            )
+        ),
         (cut_file, "is not the file that"),
         (lambda shards: shards[0].unlink(), "cannot be read"),
         (lambda shards: shards[0].with_suffix(".json").write_text("{"), "JSON"),
