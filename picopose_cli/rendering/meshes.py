@@ -27,7 +27,8 @@ _DAMAGED = (ValueError, IndexError, OverflowError, MemoryError)
 def read_mesh(path: Path, unit: str = "mm") -> Mesh:
     """Read a mesh file and return it in metres, in the file's own object frame, vertices in the file's order or split.
 
-    A vertex with several texture coordinates or a face with its own colour is split; no vertex is merged or moved.
+    A vertex with several texture coordinates or a face with its own colour is split, one that no face uses is left out;
+    no vertex is merged or moved.
     Colours are those of the file; a mesh without any has none. What is not used is in its `notes`.
 
     Raises PicoPoseError when the file is missing, truncated, not a mesh, without faces, holds NaN or faces with an
@@ -41,7 +42,7 @@ def read_mesh(path: Path, unit: str = "mm") -> Mesh:
     parts = [part for part in parts if len(part.faces)]
     if not parts:
         raise _no_faces(path)
-    mesh = join_parts(parts, path)
+    mesh = _without_unused_vertices(join_parts(parts, path))
     if mesh.uv is not None and not np.isfinite(mesh.uv).all():
         raise _unreadable(path, ValueError("its texture coordinates hold NaN or infinity"))
     vertices_m = _in_metres(mesh.vertices_m, unit, path)
@@ -113,6 +114,22 @@ def _check_file(path: Path) -> str:
             return suffix
     except OSError as error:
         raise PicoPoseError(f"cannot be read ({error.strerror or error})", where=path, fix="check the file") from error
+
+
+def _without_unused_vertices(mesh: Mesh) -> Mesh:
+    """Return a mesh without the vertices that no face uses, the others in their order."""
+    used = np.zeros(len(mesh.vertices_m), bool)
+    used[mesh.faces] = True
+    if used.all():
+        return mesh
+    number = np.cumsum(used, dtype=np.int32) - 1
+    return replace(
+        mesh,
+        vertices_m=mesh.vertices_m[used],
+        faces=number[mesh.faces],
+        vertex_rgb=None if mesh.vertex_rgb is None else mesh.vertex_rgb[used],
+        uv=None if mesh.uv is None else mesh.uv[used],
+    )
 
 
 def _in_metres(vertices: Array, unit: str, path: Path) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,19 @@ def test_models_of_a_real_data_set(shared_dir: Path):
         np.testing.assert_array_equal(mesh.vertices_m, np.array(wanted) * 1e-3)
         faces = [[int(word) for word in line.split()[1:4]] for line in lines[len(wanted) :]]
         np.testing.assert_array_equal(mesh.faces, faces)
+
+
+def test_vertices_that_no_face_uses_are_left_out_of_templates_only(tmp_path):
+    """The order of the others decides the sums of smooth normals, and so the last bits of generated images."""
+    loose = replace(
+        BOX,
+        vertices_m=np.insert(BOX.vertices_m, 3, [0.0, 0.0, 0.0], axis=0),
+        faces=np.where(BOX.faces >= 3, BOX.faces + 1, BOX.faces),
+        vertex_rgb=np.insert(BOX.vertex_rgb, 3, [1, 2, 3], axis=0),
+    )
+    path = write_ply(tmp_path / "obj_000001.ply", loose)
+    mesh = read_mesh(path)
+    np.testing.assert_array_equal(mesh.faces, BOX.faces)
+    np.testing.assert_array_equal(mesh.vertex_rgb, BOX.vertex_rgb)
+    np.testing.assert_allclose(mesh.vertices_m, BOX.vertices_m, atol=1e-9)
+    assert len(read_shape(path).vertices_m) == len(BOX.vertices_m) + 1
