@@ -204,7 +204,7 @@ class JournalFollower:
 
 
 def stopped_message(images: int, journals: Sequence[Path]) -> str:
-    """Return what the user is told when a run of `images` images is stopped: what is kept, and how to continue."""
+    """Return the message of a stopped run of `images` images: what is kept, and how to continue."""
     done = sum(JournalFollower(journal).done() for journal in journals)
     kept = f"{done} of {images} images are kept in {', '.join(map(str, journals))}" if done else "no image was finished"
     return f"stopped; {kept}; run the same command again to continue"

@@ -67,7 +67,7 @@ class Trace:
             try:
                 self._stream.write("\n]}\n")
                 self._stream.close()
-            except OSError as error:  # poses are worth more than the trace
+            except OSError as error:  # no reason to lose poses
                 _LOG.warning("%s: cannot be written (%s)", self._path, error.strerror)
 
     def _write(self, event: dict[str, Any]) -> None:
