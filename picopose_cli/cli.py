@@ -71,6 +71,10 @@ def infer(options: InferOptions) -> int:
 
     Writes a JSON report beside the result file. The same command continues a stopped run.
     """
+    from picopose_cli.commands.early_checks import check_names
+
+    check_names(options)
+
     from picopose_cli.commands import infer as command
 
     return command.run(options).exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -84,4 +85,10 @@ def _publish(temporary: Path, path: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> PicoPoseError:
     reason = error.strerror or str(error)
-    return PicoPoseError(f"cannot be written ({reason})", where=path, fix="free space there or choose another place")
+    full, forbidden = (
+        error.errno in (errno.ENOSPC, errno.EDQUOT),
+        error.errno in (errno.EROFS, errno.EACCES, errno.EPERM),
+    )
+    fix = "free space there or choose another place" if full else "choose another place"
+    fix = "choose a folder that you may write to" if forbidden else fix
+    return PicoPoseError(f"cannot be written ({reason})", where=path, fix=fix)

@@ -35,6 +35,7 @@ from picopose_cli.bop.layouts import (
     models_folders,
     require_scored_sensor,
     scene_folders,
+    split_folders,
 )
 from picopose_cli.bop.result_names import drop_separators
 
@@ -60,6 +61,9 @@ class Dataset:
     layouts: Mapping[int, ImageLayout]
     """By scene, which may have different sensors."""
     has_public_gt: bool
+    """Whether there is ground truth on disk that is not private."""
+    has_private_gt: bool
+    """Whether BOP keeps the ground truth of the split secret."""
     has_vsd: bool
     """Whether BOP scores the data set by VSD."""
     vsd_delta_m: float
@@ -146,6 +150,7 @@ def open_dataset(
         layout=layout,
         layouts=layouts,
         has_public_gt=False,
+        has_private_gt=False,
         has_vsd=row is None or row.has_vsd,
         vsd_delta_m=(row.vsd_delta_mm if row else DEFAULT_VSD_DELTA_MM) / MM_PER_M,
     )
@@ -154,6 +159,11 @@ def open_dataset(
         _refuse_fisheye(dataset)
     _LOG.info("data set %s: split %s, images %s, meshes %s", root, folder, dataset.layout, dataset.models_dir.name)
     return dataset
+
+
+def require_dataset(name: str, data_dir: Path) -> None:
+    """Raise PicoPoseError when there is no data set of this name below `data_dir`."""
+    _find_root(name, data_dir)
 
 
 def read_scene_cameras(dataset: Dataset, scene_id: int) -> dict[int, Camera]:
@@ -216,8 +226,13 @@ def _find_root(name: str, data_dir: Path) -> Path:
     if len(matching) == 1:
         return data_dir / matching[0]
     fix = "pass the folder above the data set as --data-dir" if data_dir.resolve().name == name else "check the name"
-    names = ", ".join(present[:20]) or "none"
+    names = ", ".join(_dataset_names(data_dir, present)[:20]) or "none"
     raise PicoPoseError(f"there is no data set {name!r} (found: {names})", where=data_dir, fix=fix)
+
+
+def _dataset_names(data_dir: Path, folders: list[str]) -> list[str]:
+    """Return the folders that have models or scenes, as data sets do."""
+    return [name for name in folders if models_folders(data_dir / name) or split_folders(data_dir / name)]
 
 
 def _split_or_default(root: Path, split: str | None, rows: tuple[KnownSplit, ...], need_images: bool) -> str:
@@ -235,7 +250,7 @@ def _row_of(folder: str, rows: tuple[KnownSplit, ...]) -> KnownSplit | None:
 
 def _with_ground_truth(dataset: Dataset, row: KnownSplit | None) -> Dataset:
     private = row is not None and toolkit_split(dataset.split)[0] in row.private_splits
-    return replace(dataset, has_public_gt=dataset.has_gt_files() and not private)
+    return replace(dataset, has_private_gt=private, has_public_gt=dataset.has_gt_files() and not private)
 
 
 def _refuse_fisheye(dataset: Dataset) -> None:

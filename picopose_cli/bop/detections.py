@@ -58,6 +58,7 @@ def detections_sha256(path: Path) -> str:
 def find_detections(dataset: Dataset, data_dir: Path) -> Path:
     """Return the default CNOS-FastSAM detections of a data set, found by their official name in the usual folders.
 
+    Without those it is the only JSON file in the data set's folder whose name begins with `detections`.
     Raises PicoPoseError when there are none, or several.
     """
     split = toolkit_split(dataset.split)[0]
@@ -69,12 +70,15 @@ def find_detections(dataset: Dataset, data_dir: Path) -> Path:
     begins, ends = (f"{start}_", f"{start}."), (".json", ".json.gz")
     usable = sorted(path for path in found if path.name.startswith(begins) and path.name.endswith(ends))
     official = [path for path in usable if OFFICIAL_UUIDS.get(dataset.name, "?") in path.name]
-    candidates = official or usable
-    if candidates and (official or len(candidates) == 1):
+    if official:
+        return official[0]
+    candidates = usable or sorted(path for path in dataset.root.glob("detections*.json*") if path.name.endswith(ends))
+    if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        names = ", ".join(map(str, candidates[:5]))
-        raise PicoPoseError(f"there are several detection files: {names}", fix="choose one with --detections")
+        names = ", ".join(str(path) for path in candidates[:5])
+        what = f"there are several files of detections: {names}"
+        raise PicoPoseError(what, fix=f"choose one with --detections, for example {candidates[-1]}")
     places = ", ".join(str(data_dir / name) for name in _USUAL_FOLDERS)
     raise PicoPoseError(
         f"no detections {start}_*.json in {places}, {data_dir} or {dataset.root}",

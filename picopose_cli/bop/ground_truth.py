@@ -30,7 +30,8 @@ def read_ground_truth(
     """
     path = dataset.annotation_path(scene_id, "scene_gt")
     if not path.is_file():
-        fix = "the ground truth of this split is not public" if not dataset.has_public_gt else "unpack the annotations"
+        fix = "unpack or add the annotations of the split"
+        fix = "the ground truth of this split is not public" if dataset.has_private_gt else fix
         raise PicoPoseError("there is no ground truth", where=path, fix=fix)
     infos = _read_infos(dataset, scene_id)
     by_image: dict[int, list[GroundTruth]] = {}

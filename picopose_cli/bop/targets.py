@@ -16,10 +16,16 @@ from picopose_cli.base.types import MIN_VISIB_FRACT, AnyTarget, ImageTarget, Tar
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.json_files import read_json_list
-from picopose_cli.bop.known_datasets import max_estimates_per_image, toolkit_split
+from picopose_cli.bop.known_datasets import known_splits, max_estimates_per_image, toolkit_split
 from picopose_cli.bop.layouts import split_folders
 
 _LOG = logging.getLogger(__name__)
+
+_EXAMPLES = {
+    "bop19": '[{"scene_id": 1, "im_id": 0, "obj_id": 5, "inst_count": 1}]',
+    "bop24": '[{"scene_id": 1, "im_id": 0}]',
+}
+"""Targets files by kind."""
 
 Key = TypeVar("Key", bound=tuple[int, ...])
 
@@ -219,11 +225,13 @@ def _made_from_ground_truth(dataset: Dataset) -> list[Target]:
 
 def _require_ground_truth(dataset: Dataset, kind: str) -> None:
     if not dataset.has_public_gt:
+        name, public = f"{toolkit_split(dataset.split)[0]}_targets_{kind}.json", "public " * dataset.has_private_gt
+        known = "download the target file (it is in the data set's base archive) or pass it with --targets"
+        own = f"write it there, or anywhere and pass it with --targets: a JSON list such as {_EXAMPLES[kind]}"
         raise PicoPoseError(
-            f"there is no {toolkit_split(dataset.split)[0]}_targets_{kind}.json, and no public ground truth to make "
-            "targets from",
+            f"there is no {name}, and no {public}ground truth to make targets from",
             where=dataset.root,
-            fix="download the target file (it is in the data set's base archive) or pass it with --targets",
+            fix=known if known_splits(dataset.name) else own,
         )
 
 

@@ -12,7 +12,7 @@ from picopose_cli.base.options import CheckOptions
 from picopose_cli.bop.check import ERROR, Finding, check_results, grouped_lines
 from picopose_cli.bop.targets import targets_by_image
 from picopose_cli.runs.check_detections import check_detections, is_detections
-from picopose_cli.runs.check_inputs import CheckInputs, read_check_inputs
+from picopose_cli.runs.check_inputs import NOT_COMPARED, CheckInputs, read_check_inputs
 from picopose_cli.runs.progress import add_bar, progress_bar
 
 _RESULT_VERDICTS = ("no faults", "accepted by the toolkit, with the warnings above", "rejected by the toolkit")
@@ -27,8 +27,6 @@ class CheckReport:
     path: Path
     findings: tuple[Finding, ...]
     compared_with: str
-    has_targets: bool
-    """Whether there were targets to compare it with."""
     lines: tuple[str, ...] = ()
     """Of detections: what `infer` would do with them."""
 
@@ -42,8 +40,8 @@ class CheckReport:
     @property
     def verdict(self) -> str:
         """One line about the whole file."""
-        if self.exit_code == 0 and not self.has_targets:
-            return "no faults in the file by itself; it was not compared with targets"
+        if self.exit_code == 1 and all(finding.kind == NOT_COMPARED for finding in self.findings):
+            return "no faults in the file by itself, but it was not compared with targets"
         return (_DETECTION_VERDICTS if is_detections(self.path) else _RESULT_VERDICTS)[self.exit_code]
 
 
@@ -63,13 +61,12 @@ def run(options: CheckOptions) -> CheckReport:
 
 
 def _check_results(path: Path, inputs: CheckInputs) -> CheckReport:
-    findings = check_results(path, inputs.dataset, inputs.targets)
-    return CheckReport(path, tuple(findings), inputs.compared_with, inputs.targets is not None)
+    findings = [*inputs.findings, *check_results(path, inputs.dataset, inputs.targets)]
+    return CheckReport(path, tuple(findings), inputs.compared_with)
 
 
 def _check_detections(path: Path, inputs: CheckInputs) -> CheckReport:
     with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as progress:
         bar = add_bar(progress, "images", len(targets_by_image(inputs.targets or ())), "images")
         review = check_detections(path, inputs, lambda count: progress.advance(bar, count))
-    findings, lines = tuple(review.findings), tuple(review.lines)
-    return CheckReport(path, findings, inputs.compared_with, inputs.targets is not None, lines)
+    return CheckReport(path, (*inputs.findings, *review.findings), inputs.compared_with, tuple(review.lines))

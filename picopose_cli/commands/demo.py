@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes, file_sha256, require_writable
+from picopose_cli.base.option_fields import command_line
 from picopose_cli.base.options import DemoOptions, InferOptions, RenderTemplatesOptions, ScoreOptions
 from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.network.bundled import bundled_weights
@@ -72,6 +74,10 @@ def run(
     with _timed(seconds, "pictures"):
         correct = draw_result_overlays(open_dataset(DATASET, output), results, output / OVERLAYS_NAME)
     console.print("time: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items()))
+    again = shlex.join(
+        ["picopose", "infer", *command_line(replace(_infer_options(options, root, None), restart=False))]
+    )
+    console.print(f"the data set can be used again, for example: {again}")
     console.print(f"{sum(correct)} of {len(correct)} poses are correct ({LEGEND[0]}): {output / OVERLAYS_NAME}")
     return DemoReport(output, tuple(correct), max(report.exit_code for report in reports))
 
@@ -82,7 +88,7 @@ def _check_inputs(options: DemoOptions) -> None:
     choose_device(options.device)
 
 
-def _infer_options(options: DemoOptions, root: Path, results: Path) -> InferOptions:
+def _infer_options(options: DemoOptions, root: Path, results: Path | None) -> InferOptions:
     return InferOptions(
         DATASET,
         options.output,

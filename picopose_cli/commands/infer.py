@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
 
 from rich.console import Console
 
 from picopose_cli.base.options import InferOptions
+from picopose_cli.base.tasks import ImageTask
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups
 from picopose_cli.pose.refine import Refiner
@@ -55,6 +58,8 @@ def _estimate(run: Run, console: Console) -> None:
             if found.mesh is not None
         }
         renderer = EstimateRenderer(meshes)
+        total, left = _detections(inputs.tasks), _detections(task for group in run.groups for task in group)
+        bar = add_bar(progress, "poses", total, "poses", total - left)
         results = estimate_groups(
             run.groups,
             load_image,
@@ -62,12 +67,16 @@ def _estimate(run: Run, console: Console) -> None:
             PipelineOptions(inputs.batch_size, options.workers, options.timing == "sequential"),
             refiner=Refiner(matcher, renderer, options.rounds) if meshes else None,
             record=record,
+            on_progress=partial(progress.advance, bar),
         )
-        bar = add_bar(progress, "images", len(inputs.tasks), "images", run.report.kept_images)
         run.begin_estimating()
         with closing(results):
             for result in results:
                 finished_at = time.perf_counter()
-                progress.advance(bar, run.keep(result))
+                run.keep(result)
                 record("journal", finished_at, time.perf_counter(), result.task.name)
     run.report.problems += [f"object {obj_id} is not refined: {error}" for obj_id, error in renderer.errors.items()]
+
+
+def _detections(tasks: Iterable[ImageTask]) -> int:
+    return sum(len(task.detections) for task in tasks)

@@ -70,11 +70,14 @@ class FeaturesOnDisk:
             dataset.read_direct(array, views)
             # A chunk of zeros, such as a hole in a copy, has a valid checksum.
             if not array.reshape(len(array), -1).any(axis=1).all():
-                raise ValueError("a view has no data")
+                raise self._damaged(": a view has no data")
             return torch.from_numpy(array.view(array_type)).view(dtype)
         except _READ_ERRORS as error:
-            fix = "delete the file and run again: the features are computed anew"
-            raise PicoPoseError(f"template features are damaged ({error})", where=self._path, fix=fix) from error
+            raise self._damaged() from error
+
+    def _damaged(self, reason: str = "") -> PicoPoseError:
+        fix = "delete the file and run again: the features are computed anew"
+        return PicoPoseError(f"template features are damaged{reason}", where=self._path, fix=fix)
 
 
 class _Staging(threading.local):

@@ -28,6 +28,8 @@ OPEN_GROUPS = 2
 """Groups whose PnP may run while the network works on later ones."""
 
 LoadImage = Callable[[ImageTask], LoadedImage]
+OnProgress = Callable[[int], None]
+"""Takes the number of detections that are done since the last call."""
 Record = Callable[[str, float, float, str], None]
 """Takes (stage, start, end, subject) of each piece of work, from any thread; seconds of `time.perf_counter`."""
 ImageGroup = tuple[ImageTask, ...]
@@ -106,13 +108,15 @@ def estimate_groups(
     *,
     refiner: Refiner | None = None,
     record: Record | None = None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Generator[ImageResult, None, None]:
     """Yield the result of each image of the groups, in order.
 
     `load_image` raises PicoPoseError for an image that cannot be used, which is reported as a skip. Detections of
     objects that the matcher's store does not have are skipped too. `refiner` refines the poses if it is given.
+    `on_progress` is called after each pass of the network; skipped detections count as done.
     """
-    work = _Work(load_image, matcher, options, refiner, record or _forget)
+    work = _Work(load_image, matcher, options, refiner, record or _forget, on_progress)
     sequential = options.sequential
     with _threads(options.workers, "read") as readers, _threads(options.workers, "pnp") as solvers:
         solving: deque[list[_OpenImage]] = deque()
@@ -138,6 +142,7 @@ class _Work:
     options: PipelineOptions
     refiner: Refiner | None
     record: Record
+    on_progress: OnProgress
 
 
 Solution = tuple[Sequence[RankedPose], float]
@@ -233,6 +238,7 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
 def _run_network(images: list[_OpenImage], work: _Work, solvers: ThreadPoolExecutor) -> None:
     """Run the network on a group's queries, at most a batch at a time, and begin PnP on each."""
     members = [(image, query) for image in images for query in image.queries]
+    work.on_progress(sum(len(image.task.detections) for image in images) - len(members))
     for start in range(0, len(members), work.options.batch_size):
         _run_batch(members[start : start + work.options.batch_size], work, solvers)
 
@@ -253,6 +259,7 @@ def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work, solvers: Th
         futures = _refine_batch(members, batch, matched, futures, work, work.refiner, solvers)
     for (image, query), future in zip(members, futures, strict=True):
         image.solutions[query.position] = future
+    work.on_progress(len(members))
 
 
 def _refine_batch(

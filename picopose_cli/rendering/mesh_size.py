@@ -54,6 +54,17 @@ def largest_distance_m(mesh: Mesh) -> float:
     return float(np.ptp(along, axis=0).max())
 
 
+def exact_diameter_m(mesh: Mesh) -> float:
+    """Return BOP's diameter, the largest distance in metres between two vertices.
+
+    One end is searched among the outermost vertices along many directions, the other among all.
+    """
+    vertices = _used_vertices(mesh)
+    along = vertices @ _half_sphere(_DIRECTIONS).T
+    outermost = np.unique([along.argmin(axis=0), along.argmax(axis=0)])
+    return max(float(np.linalg.norm(vertices - vertices[index], axis=1).max()) for index in outermost)
+
+
 def check_size(mesh: Mesh, unit: str, path: Path) -> None:
     """Raise PicoPoseError when the size of a mesh that was read in `unit` is implausible."""
     diameter_mm = mesh_diameter_m(mesh) * 1000

@@ -10,6 +10,7 @@ from pathlib import Path
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import DATA_DIR_VARIABLE, TARGET_KINDS, CheckOptions, resolve_data_dir
 from picopose_cli.base.types import AnyTarget
+from picopose_cli.bop.check import WARNING, Finding
 from picopose_cli.bop.datasets import Dataset, open_dataset
 from picopose_cli.bop.result_names import ResultName, parse_result_name
 from picopose_cli.bop.targets import (
@@ -20,14 +21,21 @@ from picopose_cli.bop.targets import (
     targets_text,
 )
 
+NOT_COMPARED = "not compared"
+"""Kind of the finding that there are no targets."""
+
 
 @dataclass(frozen=True)
 class CheckInputs:
-    """The data set and the targets of a checked file, None where there are none; `compared_with` describes them."""
+    """The data set and the targets of a checked file, None where there are none; `compared_with` describes them.
+
+    `findings` is a warning where there are no targets.
+    """
 
     dataset: Dataset | None
     targets: Sequence[AnyTarget] | None
     compared_with: str
+    findings: tuple[Finding, ...] = ()
 
 
 def read_check_inputs(options: CheckOptions) -> CheckInputs:
@@ -50,7 +58,8 @@ def read_check_inputs(options: CheckOptions) -> CheckInputs:
     elif options.targets is not None:
         targets = read_target_file(Path(options.targets), name.dataset if name else "")
         return CheckInputs(dataset, targets, f"the targets {targets_text(targets, options.targets)}")
-    return CheckInputs(dataset, None, f"no targets: images, objects and counts are not checked ({problem})")
+    text = f"images, objects and counts are not checked: {problem}"
+    return CheckInputs(dataset, None, "no targets", (Finding(WARNING, None, text, NOT_COMPARED),))
 
 
 def _has_targets(dataset: Dataset) -> bool:
@@ -67,9 +76,9 @@ def _name_or_none(options: CheckOptions) -> ResultName | None:
 def _find_dataset(options: CheckOptions, name: ResultName | None) -> tuple[Dataset | None, str]:
     """Return the data set of the file, or None with the reason; one that the options name must exist."""
     if options.data_dir is None and not os.environ.get(DATA_DIR_VARIABLE) and options.dataset is None:
-        return None, f"no data folder is given with --data-dir or {DATA_DIR_VARIABLE}"
+        return None, f"no data folder is given; pass --data-dir or set {DATA_DIR_VARIABLE}, or pass --targets FILE"
     if name is None and options.dataset is None:
-        return None, "the file's name has no data set"
+        return None, "the file's name has no data set; pass --dataset NAME, or --targets FILE"
     dataset = options.dataset or (name.dataset if name else "")
     split = options.split or (name.split_folder if name else None)
     try:

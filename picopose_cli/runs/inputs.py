@@ -26,7 +26,7 @@ from picopose_cli.network.integrity import unverified_weights
 from picopose_cli.pose.pipeline import ImageGroup, plan_groups, shard_of_groups
 from picopose_cli.runs.input_warnings import input_warnings
 from picopose_cli.runs.journal import ImageKey, batch_size_in, journal_path
-from picopose_cli.runs.objects import ObjectInputs, read_objects
+from picopose_cli.runs.objects import ObjectInputs, read_objects, symmetry_warnings
 from picopose_cli.runs.shards import begun_outputs, shard_path
 
 METHOD = "picopose"
@@ -116,7 +116,7 @@ def read_inputs(options: InferOptions) -> RunInputs:
         detections_file=detections_file,
         objects=objects,
         problems=[*detections.problems, *problems],
-        warnings=[*input_warnings([task for group in groups for task in group]), *unverified],
+        warnings=[*symmetry_warnings(dataset), *_image_warnings(groups), *unverified],
         weights=weights,
         weights_sha256=weights_sha256,
         devices=devices,
@@ -131,6 +131,8 @@ def read_inputs(options: InferOptions) -> RunInputs:
 def notes(inputs: RunInputs) -> list[str]:
     """Return what a person should know of the inputs before the run begins."""
     lines = [f"targets: {inputs.targets_source}"]
+    if inputs.options.detections is None:
+        lines.append(f"detections: {inputs.detections_source}")
     if inputs.options.weights is None:
         shipped = f"weights: {inputs.weights.name}, the small network that ships with picopose, for trying it out"
         lines.append(f"{shipped}; for results pass --weights FILE: {RELEASED_WEIGHTS}")
@@ -212,6 +214,10 @@ def _read_detections(
         return None, ground_truth_detections(dataset, targets)
     path = Path(options.detections) if options.detections else find_detections(dataset, data_dir)
     return path, read_detections(path)
+
+
+def _image_warnings(groups: Sequence[ImageGroup]) -> list[str]:
+    return input_warnings([task for group in groups for task in group])
 
 
 def _require_detections(file: Path | None, detections: DetectionSet, tasks: Sequence[ImageTask]) -> None:

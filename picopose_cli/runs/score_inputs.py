@@ -11,7 +11,7 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import ScoreOptions, resolve_data_dir
 from picopose_cli.base.symmetries import symmetry_transforms
-from picopose_cli.base.types import AnyTarget, Array, GroundTruth, ImageTarget, Mesh, Target
+from picopose_cli.base.types import AnyTarget, Array, GroundTruth, ImageTarget, Mesh, ObjectInfo, Target
 from picopose_cli.bop.datasets import (
     Dataset,
     mesh_path,
@@ -27,7 +27,7 @@ from picopose_cli.bop.known_datasets import known_splits, toolkit_split
 from picopose_cli.bop.result_names import parse_result_name
 from picopose_cli.bop.results import ResultTable, read_results
 from picopose_cli.bop.targets import ChosenTargets, choose_targets
-from picopose_cli.rendering.mesh_size import check_diameter
+from picopose_cli.rendering.mesh_size import check_diameter, exact_diameter_m
 from picopose_cli.rendering.meshes import read_shape
 from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.pair_errors import ObjectModel
@@ -71,6 +71,9 @@ def read_score_inputs(path: Path, options: ScoreOptions) -> ScoreInputs:
             fix="check visib_fract in scene_gt_info",
         )
     notes = [*_row_notes(table), *_selection_notes(selection, len(table.score))]
+    if _computes_infos(dataset):
+        missing = models_info_path(dataset)
+        notes.append(f"there is no {missing}: diameters are computed from the meshes, and no object has symmetries")
     if no_vsd_reason is not None:
         notes.append(f"VSD and AR are not computed: {no_vsd_reason}")
     scorer = _load_scorer(dataset, jobs, options, with_averages=options.per_object and localisation)
@@ -93,7 +96,7 @@ def _open_dataset(path: Path, options: ScoreOptions) -> Dataset:
     raise private or PicoPoseError(
         f"{dataset.split} has no ground truth (scene_gt{dataset.layout.suffix}.json)",
         where=dataset.split_dir,
-        fix="unpack the annotations of the split",
+        fix="scores need it: unpack or add the annotations of the split",
     )
 
 
@@ -209,17 +212,10 @@ class _MeshRenderer:
 def _load_scorer(
     dataset: Dataset, jobs: Sequence[ImageJob], options: ScoreOptions, *, with_averages: bool
 ) -> ImageScorer:
-    infos = read_object_infos(dataset)
     obj_ids = sorted({item.obj_id for job in jobs for item in job.objects})
-    unknown = [obj_id for obj_id in obj_ids if obj_id not in infos]
-    if unknown:
-        raise PicoPoseError(
-            f"object {unknown[0]} has no entry, so its diameter and symmetries are unknown",
-            where=models_info_path(dataset),
-            fix="unpack the models of the data set again",
-        )
     paths = {obj_id: mesh_path(dataset, obj_id, evaluation=True) for obj_id in obj_ids}
     meshes = {obj_id: read_shape(path, options.mesh_unit) for obj_id, path in paths.items()}
+    infos = _read_infos(dataset, meshes)
     for obj_id, path in paths.items():
         check_diameter(meshes[obj_id], options.mesh_unit, infos[obj_id].diameter_m, path)
     models = {
@@ -227,6 +223,26 @@ def _load_scorer(
         for obj_id, mesh in meshes.items()
     }
     return ImageScorer(models, dataset.vsd_delta_m, _DepthReader(dataset), _MeshRenderer(meshes), with_averages)
+
+
+def _read_infos(dataset: Dataset, meshes: Mapping[int, Mesh]) -> dict[int, ObjectInfo]:
+    """Return diameters and symmetries from models_info.json; an own data set without it has those of its meshes."""
+    if _computes_infos(dataset):
+        no_symmetries = np.zeros((0, 4, 4))
+        return {one: ObjectInfo(one, exact_diameter_m(mesh), no_symmetries, ()) for one, mesh in meshes.items()}
+    infos = read_object_infos(dataset)
+    unknown = [obj_id for obj_id in meshes if obj_id not in infos]
+    if unknown:
+        raise PicoPoseError(
+            f"object {unknown[0]} has no entry, so its diameter and symmetries are unknown",
+            where=models_info_path(dataset),
+            fix="add the object, or unpack the models of the data set again",
+        )
+    return infos
+
+
+def _computes_infos(dataset: Dataset) -> bool:
+    return not models_info_path(dataset).is_file() and not known_splits(dataset.name)
 
 
 def _first_size_hw(image_path: Path, depth_path: Path | None) -> tuple[int, int]:

@@ -329,6 +329,18 @@ def test_official_file_is_preferred_and_others_must_be_unique(lmo, tmp_path):
     assert find_detections(lmo, tmp_path) == official
 
 
+def test_the_only_file_of_detections_in_the_data_set_is_taken(lmo, tmp_path):
+    mine = write_json(lmo.root / "detections_rough.json", [])
+    write_json(lmo.root / "targets.json", [])
+    assert find_detections(lmo, tmp_path) == mine
+    others = [write_json(lmo.root / name, []) for name in ("detections.json.gz", "detections_gt.json")]
+    with pytest.raises(PicoPoseError, match="choose one with --detections, for example") as caught:
+        find_detections(lmo, tmp_path)
+    assert all(str(path) in str(caught.value) for path in (mine, *others))
+    official = write_json(lmo.root / "cnos-fastsam_lmo-test_any.json", [])
+    assert find_detections(lmo, tmp_path) == official
+
+
 def test_no_file_says_where_it_looked_and_what_to_pass(lmo, tmp_path):
     with pytest.raises(PicoPoseError) as caught:
         find_detections(lmo, tmp_path)

@@ -266,10 +266,10 @@ def test_name_that_drops_separators_fits(tmp_path):
 def test_without_data_only_the_file_is_checked_and_said_so(data, capsys, monkeypatch):
     _, path = data
     monkeypatch.delenv("BOP_PATH", raising=False)
-    assert command.run(CheckOptions(path)).exit_code == 0
-    assert "not checked (no data folder is given" in capsys.readouterr().out
+    assert {finding.kind for finding in command.run(CheckOptions(path)).findings} == {"not compared"}
+    assert "not checked: no data folder is given" in capsys.readouterr().out
     monkeypatch.setenv("BOP_PATH", str(path.parent))
-    assert command.run(CheckOptions(path)).exit_code == 0
+    assert command.run(CheckOptions(path)).exit_code == 1
     assert "not checked" in capsys.readouterr().out
     bad = write_rows(path.parent / "nonsense.csv", row(0, 1))
     assert command.run(CheckOptions(bad)).exit_code == 2
@@ -279,7 +279,7 @@ def test_without_data_only_the_file_is_checked_and_said_so(data, capsys, monkeyp
 def test_private_set_without_target_file_is_checked_by_itself(tmp_path, capsys):
     write_scene(tmp_path / "hope/test/000001", {0: [1]}, gt=False)
     path = write_rows(tmp_path / "m_hope-test.csv", row(0, 1))
-    assert command.run(CheckOptions(path, data_dir=tmp_path)).exit_code == 0
+    assert command.run(CheckOptions(path, data_dir=tmp_path)).exit_code == 1
     assert "no test_targets_bop19.json" in capsys.readouterr().out
 
 
@@ -294,7 +294,7 @@ def test_public_files_pass_without_data(shared_dir, pattern, monkeypatch):
     paths = sorted((shared_dir / "bop_results").glob(pattern))
     assert paths
     for path in paths:
-        assert command.run(CheckOptions(path)).exit_code == 0
+        assert {finding.kind for finding in command.run(CheckOptions(path)).findings} == {"not compared"}
 
 
 def test_recorded_scoring_files(shared_dir):
@@ -335,7 +335,9 @@ def test_kind_of_targets_may_be_named(data, capsys, monkeypatch):
         command.run(CheckOptions(path, targets="bop24"))
 
 
-def test_verdict_without_targets_does_not_call_the_file_clean(data, capsys, monkeypatch):
+def test_a_file_that_is_compared_with_nothing_is_a_warning(data, capsys, monkeypatch):
     monkeypatch.delenv("BOP_PATH", raising=False)
-    command.run(CheckOptions(data[1]))
-    assert capsys.readouterr().out.strip().endswith("it was not compared with targets")
+    assert command.run(CheckOptions(data[1])).exit_code == 1
+    printed = capsys.readouterr().out.strip()
+    assert "warning: images, objects and counts are not checked: no data folder is given; pass --data-dir" in printed
+    assert printed.endswith("it was not compared with targets")

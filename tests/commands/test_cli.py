@@ -140,6 +140,23 @@ def test_error_is_one_line_on_stderr_and_exit_code_2(tmp_path):
     assert "nothere" in done.stderr
 
 
+def test_a_wrong_name_of_a_data_set_is_refused_before_the_imports_of_torch(tmp_path):
+    (tmp_path / "mine/models").mkdir(parents=True)
+    (tmp_path / "else").mkdir()
+    program = """
+import sys
+from picopose_cli.cli import main
+try:
+    main()
+except SystemExit as stopped:
+    print(stopped.code, "torch" in sys.modules)
+"""
+    arguments = ["infer", "--dataset", "nothere", "--data-dir", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+    assert "there is no data set 'nothere' (found: mine); check the name" in done.stderr
+
+
 def test_bad_object_ids_are_named():
     done = run_picopose("render-templates", "--dataset", "lmo", "--object-ids", "1,five")
     assert done.returncode == 2
@@ -214,13 +231,14 @@ def test_default_options_need_no_arguments():
     assert command_line(options.MergeOptions(Path("a"), (Path("b"), Path("-c")))) == ["--", "a", "b", "-c"]
 
 
-def test_a_command_runs_with_its_options(monkeypatch):
+def test_a_command_runs_with_its_options(monkeypatch, tmp_path):
     pytest.importorskip("torch")
     from picopose_cli.commands import infer
 
     received = []
     monkeypatch.setattr(infer, "run", lambda given: received.append(given) or SimpleNamespace(exit_code=1))
-    wanted = options.InferOptions("lmo", rules="paper", cache=False, data_dir=Path("a b"))
+    wanted = options.InferOptions("lmo", rules="paper", cache=False, data_dir=tmp_path / "a b")
+    (tmp_path / "a b/lmo").mkdir(parents=True)
     assert RUNNER.invoke(cli.app, ["infer", *command_line(wanted)]).exit_code == 1
     assert received == [wanted]
 

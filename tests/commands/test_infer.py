@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -239,12 +240,15 @@ def test_object_without_a_usable_bank_is_skipped(data_dir, kind):
     [
         ({"weights": Path("nowhere.ckpt")}, "nowhere.ckpt"),
         ({"detections": "nowhere.json"}, "nowhere.json"),
-        ({"detections": None}, "--detections"),
         ({"dataset": "nothere"}, "nothere"),
         ({"split": "val"}, "val"),
         ({"output": Path("bad_name_for_bop.v2.csv")}, "bad_name"),
         ({"device": "tpu"}, "--device"),
-        ({"templates": Path("nowhere")}, "render-templates"),
+        (
+            {"templates": Path("no where")},
+            r"^no object can be estimated: no where has no bank of 2 objects \(1, 2\); "
+            r"run picopose render-templates --dataset toy --data-dir \S+ --templates 'no where'$",
+        ),
         ({"targets": Path("nowhere.json")}, "nowhere.json"),
     ],
 )
@@ -253,6 +257,61 @@ def test_what_stops_the_run_is_named(toy_dir, tmp_path, monkeypatch, changes, te
     with pytest.raises(PicoPoseError, match=text):
         run(toy_dir, **({"output": tmp_path / "a_toy-test.csv"} | changes))
     assert not list(tmp_path.glob("*.csv"))
+
+
+def test_missing_and_broken_banks_are_one_line_each_with_the_command(data_dir):
+    templates = data_dir / "toy/templates"
+    (templates / "obj_000001.h5").write_text("no bank")
+    (templates / "obj_000002.h5").unlink()
+    command = f"run picopose render-templates --dataset toy --data-dir {data_dir}"
+    with pytest.raises(PicoPoseError) as caught:
+        run(data_dir)
+    missing, broken = str(caught.value).removeprefix("no object can be estimated: ").split("; object 1: ")
+    assert missing == f"{templates} has no bank of object 2; {command}"
+    assert broken.endswith(f"; {command} --object-ids 1")
+    next((data_dir / "toy/models").glob("obj_000002.*")).unlink()
+    with pytest.raises(
+        PicoPoseError, match=r"no bank of object 2, and \S+models no mesh to make it from; pass .*--templates"
+    ):
+        run(data_dir)
+
+
+def test_an_own_data_set_without_symmetries_and_with_the_only_detections(data_dir, capsys):
+    (data_dir / "toy/models/models_info.json").unlink()
+    report = run(data_dir, detections=None, limit=1)
+    assert report.exit_code == 0
+    assert any("models_info.json: every object is estimated as one without symmetries" in w for w in report.warnings)
+    assert f"detections: {data_dir / 'toy/detections.json'}" in capsys.readouterr().out.splitlines()
+
+
+def test_an_own_data_set_without_targets_and_ground_truth_is_told_what_to_write(data_dir):
+    (data_dir / "toy/test_targets_bop19.json").unlink()
+    (data_dir / "toy/test/000001/scene_gt.json").unlink()
+    with pytest.raises(
+        PicoPoseError, match=r"no ground truth to make targets from; write it there.*inst_count"
+    ) as caught:
+        run(data_dir)
+    assert "public" not in str(caught.value)
+    assert "download" not in str(caught.value)
+
+
+def test_the_bar_counts_poses_as_the_network_makes_them(toy_dir, tmp_path, monkeypatch):
+    counts = []
+
+    class Bars(list):
+        def add_task(self, what, total, completed, **_):
+            counts.append((what, total, completed))
+            return len(counts) - 1
+
+        def advance(self, bar, count):  # noqa: ARG002
+            counts.append(count)
+
+        def remove_task(self, bar):
+            assert bar < len(counts)
+
+    monkeypatch.setattr(infer, "progress_bar", lambda _: nullcontext(Bars()))
+    run(toy_dir, output=tmp_path / "a_toy-test.csv", batch_size=2)
+    assert counts[counts.index(("poses", 6, 0)) + 1 :] == [0, 2] * 3
 
 
 def test_without_weights_the_bundled_network_is_used_and_the_released_one_is_named(

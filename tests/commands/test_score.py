@@ -224,7 +224,6 @@ def test_one_of_several_files_that_cannot_be_scored_is_reported(toy, tmp_path, c
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("models/models_info.json", r"models_info\.json: the file does not exist"),
         ("models/obj_000002.ply", r"models: no mesh of object 2"),
         ("test/000001/depth/000001.png", r"000001\.png: this depth image is missing \(1 of 3 are\)"),
         ("test/000001/scene_camera.json", r"scene_camera"),
@@ -235,6 +234,20 @@ def test_missing_files_are_named(toy, tmp_path, broken, message):
     (toy.root / broken).unlink()
     with pytest.raises(PicoPoseError, match=message):
         run(toy, path)
+
+
+def test_an_own_data_set_needs_no_models_info(toy, tmp_path, capsys):
+    """Its diameters are those of the meshes, to the last digit; data sets of BOP have the file, with symmetries."""
+    path = write_csv(toy, tmp_path / "moved_toy-test.csv", noise_m=0.013)
+    described = run(toy, path).scores
+    (toy.root / "models/models_info.json").unlink()
+    capsys.readouterr()
+    assert run(toy, path).scores == described
+    assert "models_info.json: diameters are computed from the meshes" in capsys.readouterr().out
+    known = write_bop_dataset(tmp_path / "known", name="tudl")
+    (known.root / "models/models_info.json").unlink()
+    with pytest.raises(PicoPoseError, match=r"models_info\.json: the file does not exist"):
+        run(known, write_csv(known, tmp_path / "gt_tudl-test.csv"))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -109,6 +109,17 @@ def test_batches_are_groups_and_a_large_image_is_split():
     assert matcher.batches == [[1, 1, 1, 2], [3] * 3, [4] * 4, [4] * 4, [4] * 2, [5, 6, 6]]
 
 
+def test_progress_is_reported_after_each_pass_and_adds_up_to_all_detections():
+    """Skipped detections are done, too: those without templates, and those of an image that cannot be read."""
+    tasks = [make_task(0, [1, 2, 1]), make_task(13, [1, 1]), make_task(1, [1] * 6), make_task(2, [])]
+    counts = []
+    groups = plan_groups(tasks, 4)
+    matcher = FakeMatcher(obj_ids=[1])
+    list(estimate_groups(groups, load_grey, matcher, PipelineOptions(4), on_progress=counts.append))
+    assert sum(counts) == 11
+    assert [count for count in counts if count] == [1, 2, 2, 4, 2]
+
+
 def test_a_group_has_the_same_batches_whichever_groups_come_before():
     tasks = [make_task(im_id, [1, 2, 3][: im_id % 4]) for im_id in range(20)]
     groups = plan_groups(tasks, 4)

@@ -11,7 +11,13 @@ from scipy.spatial.distance import pdist
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import Mesh
-from picopose_cli.rendering.mesh_size import check_diameter, largest_distance_m, mesh_centre_m, stray_text
+from picopose_cli.rendering.mesh_size import (
+    check_diameter,
+    exact_diameter_m,
+    largest_distance_m,
+    mesh_centre_m,
+    stray_text,
+)
 
 BOX = make_box((0.1, 0.06, 0.02), coloured=False)
 PATH = Path("obj_000001.ply")
@@ -63,6 +69,15 @@ def test_a_diameter_that_does_not_agree_names_the_unit(ratio: float, unit: str, 
     with pytest.raises(PicoPoseError, match=text) as caught:
         check_diameter(BOX, unit, ratio * largest_distance_m(BOX), PATH)
     assert "models_info.json" in str(caught.value)
+
+
+def test_the_exact_diameter_is_the_largest_distance_of_two_vertices():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        vertices = rng.normal(size=(300, 3)) * rng.uniform(0.02, 1, 3)
+        faces = np.arange(300).reshape(100, 3)
+        distances = np.linalg.norm(vertices[:, None] - vertices[None], axis=2)
+        assert exact_diameter_m(Mesh(vertices, faces)) == distances.max()
 
 
 def test_stray_triangles_are_said():
