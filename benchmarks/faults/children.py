@@ -58,20 +58,16 @@ class Child:
         if self._pid == 0:
             _run(arguments, folder, prepare)
 
-    def kill(self) -> None:
-        """End the command at once, as `kill -9` does."""
-        os.kill(self._pid, signal.SIGKILL)
-
     @property
     def pid(self) -> int:
         """The process."""
         return self._pid
 
-    def poll(self) -> Outcome | None:
+    def poll(self, timeout_s: float = TIMEOUT_S) -> Outcome | None:
         """Return how the command ended, None while it runs; a command that takes too long is killed."""
         seconds = time.perf_counter() - self._started
         pid, status, usage = os.wait4(self._pid, os.WNOHANG)
-        late = not pid and seconds > TIMEOUT_S
+        late = not pid and seconds > timeout_s
         if late:
             os.kill(self._pid, signal.SIGKILL)
             pid, status, usage = os.wait4(self._pid, 0)
@@ -96,7 +92,8 @@ def _run(arguments: list[str], folder: Path, prepare: Callable[[], None]) -> Non
     try:
         os.chdir(folder)
         for name, number in (("stdout", 1), ("stderr", 2)):
-            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            Path(name).unlink(missing_ok=True)  # it may be a link to another folder's
+            file = os.open(name, os.O_WRONLY | os.O_CREAT)
             os.dup2(file, number)
         limit = _address_space() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -19,6 +19,7 @@ from faults.folder import RESULT
 from faults.kinds import COMMANDS
 
 _POLL_S = 0.005
+_TIMEOUT_S = 600.0
 _WRITES = ("os.rename", "os.remove", "tempfile.mkstemp", "os.truncate")
 
 
@@ -148,7 +149,7 @@ class KillBench:
 
 
 def _ended(child: Child) -> Outcome:
-    while (outcome := child.poll()) is None:
+    while (outcome := child.poll(_TIMEOUT_S)) is None:
         time.sleep(_POLL_S)
     return outcome
 

@@ -169,8 +169,8 @@ def records(before: Path, after: Path) -> Touched:
     changed = set()
     data = after.read_bytes().split(b"\n") if after.is_file() else []
     for im_id, line in enumerate(data[1:]):
-        rest = line[21:] + b"\n"
-        if line not in before.read_bytes() and line[:21] == b'{"crc32": "%08x", ' % zlib.crc32(rest):
+        rest = line[22:] + b"\n"
+        if line not in before.read_bytes() and line[:22] == b'{"crc32": "%08x", ' % zlib.crc32(rest):
             changed.add(im_id)
     return lambda im_id, _obj_id: im_id in changed
 
