@@ -27,13 +27,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
         _publish(temporary, path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -56,10 +56,10 @@ def require_writable(path: Path) -> None:
         raise PicoPoseError("is a folder", where=path, fix="name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=path.parent):  # without a name where possible: a kill leaves nothing
             pass
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
 
 
 def file_sha256(path: Path) -> str:
@@ -83,7 +83,8 @@ def _publish(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-def _unwritable(path: Path, error: OSError) -> PicoPoseError:
+def unwritable_error(path: Path, error: OSError) -> PicoPoseError:
+    """Return the error of a file that cannot be written."""
     reason = error.strerror or str(error)
     full, forbidden = (
         error.errno in (errno.ENOSPC, errno.EDQUOT),

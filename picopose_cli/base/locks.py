@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import remove_leftovers, unwritable_error
 
 _LOG = logging.getLogger(__name__)
 NO_LOCK_ERRORS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -18,23 +18,48 @@ NO_LOCK_ERRORS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, e
 
 
 @contextmanager
-def writer_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock `<name>.lock` of the writers of a file; yield False where the file system has no locks.
+def writer_lock(path: Path) -> Iterator[None]:
+    """Hold the lock `<name>.lock` of the writers of a file, and first remove what killed ones have left.
 
-    Raises PicoPoseError when the folder cannot be written.
+    Where the file system has no locks, nothing is locked or removed. Raises PicoPoseError when the folder cannot be
+    written.
     """
-    lock = path.with_name(f"{path.name}.lock")
+    lock = _lock_path(path)
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         handle, is_locked = _open_lock(lock)
     except OSError as error:
-        raise PicoPoseError(f"cannot be written ({error.strerror or error})", where=path) from error
+        raise unwritable_error(path, error) from error
     try:
-        yield is_locked
+        if is_locked:
+            remove_leftovers(path)
+        yield
     finally:
         if is_locked:
             with suppress(OSError):
                 lock.unlink()
         os.close(handle)
+
+
+def remove_stale_lock(path: Path) -> None:
+    """Remove the lock and the temporary files that killed writers of `path` have left; nothing if one is at work."""
+    lock = _lock_path(path)
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except OSError:
+        return  # there is none, or the folder is read-only
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(lock, handle):
+                remove_leftovers(path)
+                lock.unlink()
+    finally:
+        os.close(handle)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
 
 def _open_lock(lock: Path) -> tuple[int, bool]:

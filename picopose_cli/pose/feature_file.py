@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.files import atomic_path, file_sha256, remove_leftovers
-from picopose_cli.base.locks import writer_lock
+from picopose_cli.base.files import atomic_path, file_sha256
+from picopose_cli.base.locks import remove_stale_lock, writer_lock
 from picopose_cli.base.types import Array
 
 FORMAT = "picopose template features"
@@ -118,6 +118,7 @@ class FeatureFile:
         except (*_READ_ERRORS, PicoPoseError) as error:
             _LOG.info("template features cannot be used and are computed again (%s): %s", error, self.path)
             return None
+        remove_stale_lock(self.path)
         return features
 
     def read_or_write(self, views: int, chunks: Iterator[FeatureChunk]) -> FeaturesOnDisk:
@@ -125,9 +126,7 @@ class FeatureFile:
 
         One process writes a file at a time; others wait for it. Raises PicoPoseError when the file cannot be written.
         """
-        with writer_lock(self.path) as is_locked:
-            if is_locked:
-                remove_leftovers(self.path)
+        with writer_lock(self.path):
             return self.read() or self.write(views, chunks)
 
     def write(self, views: int, chunks: Iterator[FeatureChunk]) -> FeaturesOnDisk:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.locks import remove_stale_lock, writer_lock
 from picopose_cli.base.options import RenderTemplatesOptions, resolve_data_dir
 from picopose_cli.base.types import Provenance
 from picopose_cli.base.workers import WorkerDiedError, run_jobs
@@ -125,6 +126,7 @@ def jobs_to_do(jobs: Sequence[BankJob], overwrite: bool, report: RenderReport) -
         if made is None:
             todo.append(job)
         else:
+            remove_stale_lock(job.bank)
             report.kept.append(job.obj_id)
             report.notes |= {job.obj_id: made.notes} if made.notes else {}
     return todo
@@ -180,7 +182,8 @@ def make_bank(job: BankJob, share: int) -> str:
             threads=share,
             known_diameter_m=job.diameter_m,
         )
-    write_bank(job.bank, bank)
+    with writer_lock(job.bank):  # for what a killed run has left of it
+        write_bank(job.bank, bank)
     return bank.provenance.notes
 
 

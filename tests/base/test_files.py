@@ -31,9 +31,22 @@ def test_the_remedy_of_a_failed_write_fits_its_reason(tmp_path, monkeypatch, num
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, "the reason")
 
-    for name in ("mkstemp", "NamedTemporaryFile"):
+    for name in ("mkstemp", "TemporaryFile"):
         monkeypatch.setattr(tempfile, name, fail)
     for write in (require_writable, lambda path: atomic_write_bytes(path, b"")):
         with pytest.raises(PicoPoseError, match=rf"cannot be written \(the reason\); .*{fix}") as caught:
             write(tmp_path / "file")
         assert ("space" in str(caught.value)) == ("space" in fix)
+
+
+def test_trying_to_write_makes_no_file_that_a_kill_could_leave(tmp_path, monkeypatch):
+    found, real = [], tempfile.TemporaryFile
+
+    def watched(**options):
+        stream = real(**options)
+        found.append(list(tmp_path.iterdir()))
+        return stream
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", watched)
+    require_writable(tmp_path / "result.csv")
+    assert found == [[]]

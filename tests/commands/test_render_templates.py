@@ -68,6 +68,18 @@ def test_every_object_gets_a_bank_once(data_dir: Path, capsys):
 
 
 @pytest.mark.usefixtures("few_views")
+def test_what_killed_runs_have_left_is_removed(data_dir: Path):
+    """A lock and half a bank, of an object without a bank and of one whose bank is finished."""
+    folder = data_dir / "toy/templates"
+    folder.mkdir()
+    for _ in range(2):
+        (folder / "obj_000001.h5.lock").touch()
+        (folder / ".obj_000001.h5.abc123.tmp.h5").touch()
+        render(data_dir, object_ids=(1,))
+        assert [path.name for path in folder.iterdir()] == ["obj_000001.h5"]
+
+
+@pytest.mark.usefixtures("few_views")
 def test_what_does_not_fit_is_made_again(data_dir: Path):
     one = {"object_ids": (1,)}
     assert render(data_dir, **one).written == [1]
