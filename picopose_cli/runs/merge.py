@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.files import atomic_path, file_sha256
+from picopose_cli.base.files import atomic_path, file_sha256, remove_leftovers
 from picopose_cli.base.tasks import StageSeconds
 from picopose_cli.runs.identity import differences, shard_of
 from picopose_cli.runs.journal import JournalFollower, is_being_written, journal_path
@@ -27,6 +27,8 @@ def merge_shards(output: Path, shards: Sequence[Path]) -> InferReport:
     The rows are those of an unsharded run except for the measured time. Raises PicoPoseError when a shard is missing,
     given twice, incomplete or of another run, and when there are no estimates.
     """
+    for path in (output, report_path(output)):
+        remove_leftovers(path)
     reports = {path: read_report(path) for path in shards}
     ordered = _in_order(reports)
     _require_one_run(ordered, reports)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.files import atomic_write_bytes
+from picopose_cli.base.files import atomic_write_bytes, remove_leftovers
 from picopose_cli.base.options import ScoreOptions
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.targets import ChosenTargets
@@ -121,4 +121,5 @@ def print_toolkit_comparison(
 def write_summaries(path: Path, summaries: dict[str, dict[str, Any]], options: ScoreOptions) -> None:
     """Write the scores as JSON: those of one result file directly, of several by their names."""
     content = summaries if len(options.results) > 1 else next(iter(summaries.values()))
+    remove_leftovers(path)
     atomic_write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -355,6 +355,16 @@ def test_shards_merge_to_the_file_of_the_whole(folder, whole, tmp_path, count):
     assert not list(tmp_path.glob("*.journal"))
 
 
+def test_leftovers_of_a_killed_merge_are_removed(shards, tmp_path):
+    given = copied(shards, tmp_path)
+    output = tmp_path / NAME
+    left = [path.with_name(f".{path.name}.abc123.tmp{path.suffix}") for path in (output, output.with_suffix(".json"))]
+    for path in left:
+        path.write_text("half")
+    merge.run(MergeOptions(output, tuple(given)))
+    assert not any(path.exists() for path in left)
+
+
 def test_a_finished_shard_is_not_computed_again_until_it_is_merged(folder, tmp_path, monkeypatch):
     output = tmp_path / NAME
     (first, second) = run_shards(folder, output, 2)
