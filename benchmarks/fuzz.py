@@ -91,7 +91,8 @@ class Running:
         change = rng.choice(self.kind.changes)
         damaged = self.folder / self._file.relative_to(root)
         self._change = change(damaged, rng)
-        self._noticed = self.kind.has_checksum and change in (change_bytes, change_file)
+        has_checksum = self.kind.has_checksum or self._file.suffix == ".png"
+        self._noticed = has_checksum and change in (change_bytes, change_file)
         self._command = rng.choice(self.kind.commands)
         self._touched = self.kind.touched(self._file, damaged)
         self._root = root

@@ -70,6 +70,8 @@ def read_texture(path: Path) -> Array:
     """
     try:
         with Image.open(path) as image:
+            image.verify()  # the checksums of a PNG, which are not compared when it is decoded
+        with Image.open(path) as image:
             image.load()
             return image_rgb(image)
     except _UNREADABLE as error:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask
-from picopose_cli.base.types import Array
+from picopose_cli.base.types import Array, Detection
 from picopose_cli.bop.image_headers import ORIENTATION_TEXTS, ImageHeader, read_image_header
 from picopose_cli.bop.images import read_used_bits
 
@@ -34,6 +34,22 @@ def input_warnings(tasks: Sequence[ImageTask]) -> list[str]:
         found = (*_camera_warnings(of_scene), *_rotation_warnings(of_scene), *_bits_warnings(of_scene))
         warnings += [f"scene {scene_id}: {text}" for text in found]
     return warnings
+
+
+def relabelled_warnings(
+    tasks: Iterable[ImageTask], detections: Mapping[tuple[int, int], Sequence[Detection]]
+) -> list[str]:
+    """Return a warning when objects get the detections of others (see `select_detections`); `detections` by image."""
+    relabelled = [
+        (task.name, obj_id)
+        for task in tasks
+        for obj_id in sorted({detection.obj_id for detection in task.detections})
+        if not any(found.obj_id == obj_id for found in detections.get((task.scene_id, task.im_id), ()))
+    ]
+    if not relabelled:
+        return []
+    (image, obj_id), what = relabelled[0], "by BOP's rule the best detections of other objects are taken for them"
+    return [f"{len(relabelled)} targets have no detection of their object; {what}: first {image}, object {obj_id}"]
 
 
 def _camera_warnings(images: Sequence[OpenedImage]) -> Iterator[str]:

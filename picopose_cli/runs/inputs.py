@@ -24,7 +24,7 @@ from picopose_cli.network.checkpoint import carries_hash, read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
 from picopose_cli.network.integrity import unverified_weights
 from picopose_cli.pose.pipeline import ImageGroup, plan_groups, shard_of_groups
-from picopose_cli.runs.input_warnings import input_warnings
+from picopose_cli.runs.input_warnings import input_warnings, relabelled_warnings
 from picopose_cli.runs.journal import ImageKey, batch_size_in, journal_path
 from picopose_cli.runs.objects import ObjectInputs, read_objects, symmetry_warnings
 from picopose_cli.runs.shards import begun_outputs, shard_path
@@ -116,7 +116,7 @@ def read_inputs(options: InferOptions) -> RunInputs:
         detections_file=detections_file,
         objects=objects,
         problems=[*detections.problems, *problems],
-        warnings=[*symmetry_warnings(dataset), *_image_warnings(groups), *unverified],
+        warnings=[*symmetry_warnings(dataset), *_image_warnings(groups, detections), *unverified],
         weights=weights,
         weights_sha256=weights_sha256,
         devices=devices,
@@ -216,8 +216,9 @@ def _read_detections(
     return path, read_detections(path)
 
 
-def _image_warnings(groups: Sequence[ImageGroup]) -> list[str]:
-    return input_warnings([task for group in groups for task in group])
+def _image_warnings(groups: Sequence[ImageGroup], detections: DetectionSet) -> list[str]:
+    tasks = [task for group in groups for task in group]
+    return [*relabelled_warnings(tasks, detections.by_image), *input_warnings(tasks)]
 
 
 def _require_detections(file: Path | None, detections: DetectionSet, tasks: Sequence[ImageTask]) -> None:

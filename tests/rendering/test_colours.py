@@ -242,6 +242,17 @@ def test_a_truncated_texture_is_refused(tmp_path: Path, name: str):
         read_mesh(path)
 
 
+def test_a_changed_byte_of_a_png_texture_is_noticed(tmp_path: Path):
+    """Decoders compare the checksums of a PNG's header only."""
+    save_texture(tmp_path / "a.png")
+    path = write_ply(tmp_path / "a.ply", make_poster(), texture="a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[data.index(b"IDAT") + 30] ^= 4
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(PicoPoseError, match="the texture cannot be read"):
+        read_mesh(path)
+
+
 def test_a_mesh_that_ends_up_grey_says_why(tmp_path: Path):
     assert read_mesh(write_ply(tmp_path / "a.ply", make_box(coloured=False))).notes == (GREY,)
     notes = read_mesh(write_ply(tmp_path / "b.ply", make_poster())).notes

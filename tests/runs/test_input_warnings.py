@@ -12,7 +12,7 @@ from PIL import Image
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import NO_BOX, Detection
-from picopose_cli.runs.input_warnings import input_warnings
+from picopose_cli.runs.input_warnings import input_warnings, relabelled_warnings
 
 K = np.array([[300.0, 0, 32], [0, 310, 24], [0, 0, 1]])
 
@@ -78,3 +78,15 @@ def test_boxes_beside_masks_and_boxes_that_leave_the_image_are_no_corners(tmp_pa
     assert input_warnings([replace(task, detections=(replace(masked[0], box_xywh=NO_BOX),))]) == []
     amodal = [(40.0, 20.0, 30.0, 35.0), (50.0, 30.0, 20.0, 25.0), (5.0, 5.0, 20.0, 12.0)]
     assert input_warnings([make_task(tmp_path, boxes=amodal)]) == []
+
+
+def test_objects_with_detections_of_others_are_named(tmp_path):
+    """As `select_detections` relabels them."""
+    box = Detection(1, 0.9, (1.0, 2.0, 30.0, 20.0), None, 0.1)
+    sound = replace(make_task(tmp_path, 0), detections=(box,))
+    relabelled = replace(make_task(tmp_path, 4), detections=(box, replace(box, obj_id=7)))
+    found = {(1, 0): [box], (1, 4): [box]}
+    assert relabelled_warnings([sound], found) == []
+    (text,) = relabelled_warnings([sound, relabelled], found)
+    assert text.startswith("1 targets have no detection of their object")
+    assert text.endswith("first scene 1, image 4, object 7")
