@@ -251,11 +251,11 @@ def test_the_learning_rates_in_the_help_are_those_of_the_recipes():
 
 
 def exit_code(monkeypatch, work) -> int:
-    """Exit code of the program when the work of `picopose merge` is replaced."""
-    from picopose_cli.commands import merge
+    """Exit code of the program when the work of `picopose check` is replaced."""
+    from picopose_cli.commands import check
 
-    monkeypatch.setattr(merge, "run", work)
-    monkeypatch.setattr(sys, "argv", ["picopose", "merge", "a_b-c.csv", "a_b-c_1of1.csv"])
+    monkeypatch.setattr(check, "run", work)
+    monkeypatch.setattr(sys, "argv", ["picopose", "check", "a_b-c.csv"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code
