@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=_MOST_KILLS, help="most kills of one run")
+    parser.add_argument("--one-device", action="store_true", help="leave out the runs on two devices")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
@@ -58,9 +59,10 @@ def main() -> int:
         import_everything()
         render_few_views()
         prepare_folder(work / "root")
-        bench, runs, left = KillBench(work / "root", work), list[Killed](), arguments.kills
+        scenarios = [scenario for scenario in SCENARIOS if not (arguments.one_device and scenario.has_children)]
+        bench, runs, left = KillBench(work / "root", work, scenarios), list[Killed](), arguments.kills
         while left > 0:
-            scenario = SCENARIOS[len(runs) % len(SCENARIOS)]
+            scenario = scenarios[len(runs) % len(scenarios)]
             runs.append(bench.run(scenario, min(left, rng.randint(1, arguments.most)), rng))
             left -= runs[-1].kills
             if runs[-1].is_fault:

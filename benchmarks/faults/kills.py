@@ -96,10 +96,10 @@ def _writes(arguments: tuple[object, ...]) -> bool:
 class KillBench:
     """The scenarios in copies of a prepared folder, compared with runs that are left alone."""
 
-    def __init__(self, root: Path, work: Path) -> None:
+    def __init__(self, root: Path, work: Path, scenarios: Sequence[Scenario]) -> None:
         self._root, self._work, self._writes = root, work, Writes()
         self._alone: dict[str, tuple[dict[str, bytes], set[str], float, int]] = {}
-        for scenario in SCENARIOS:
+        for scenario in scenarios:
             folder, started = self._copy(scenario), time.perf_counter()
             outcome = _ended(Child(list(scenario.arguments), folder, self._writes.hook(None)))
             if outcome.exit != 0:
