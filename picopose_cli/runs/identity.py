@@ -81,6 +81,12 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     ]
 
 
+def is_same_run(identity: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two identities, whole runs or shards, are of one run: all but `shard` is equal as JSON."""
+    one, two = (json.loads(json.dumps({**values, "shard": None})) for values in (identity, other))
+    return bool(one == two)
+
+
 def shard_of(identity: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the shard (i, n) of an identity, None for a run that is not sharded."""
     shard = identity.get("shard")

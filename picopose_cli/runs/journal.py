@@ -21,7 +21,7 @@ from typing import Any
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.locks import NO_LOCK_ERRORS
 from picopose_cli.base.tasks import ImageResult, ImageTask
-from picopose_cli.runs.identity import differences
+from picopose_cli.runs.identity import differences, is_same_run
 from picopose_cli.runs.journal_records import image_record, image_result, is_valid_record
 
 ImageKey = tuple[int, int]
@@ -161,7 +161,7 @@ def finished_images(
     found: dict[ImageKey, ImageResult] = {}
     with suppress(OSError), path.open("rb") as stream:
         other = _payload(stream.readline())
-        if other is None or json.loads(json.dumps({**identity, "shard": None})) != {**other, "shard": None}:
+        if other is None or not is_same_run(identity, other):
             return {}
         for record in map(_payload, stream):
             if record is None or not is_valid_record(record):

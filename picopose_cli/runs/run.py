@@ -67,16 +67,15 @@ class Run:
         """Start the clock of the images, when the objects are onboarded."""
         self._estimating_since = time.perf_counter()
 
-    def keep(self, result: ImageResult) -> bool:
-        """Write an image of `groups`, in order, to the journal; return False for one that the journal has already."""
+    def keep(self, result: ImageResult) -> None:
+        """Write an image of `groups`, in order, to the journal, unless it is there already."""
         index = self._index[_key(result.task)]
         if index < self._journal.done:
-            return False
+            return
         self._keep_finished(index)
         self._journal.append(result)
         for skip in result.skips:
             _LOG.info("skipped %s", skip)
-        return True
 
     def _keep_finished(self, end: int) -> None:
         """Write the images before index `end`, which are finished, to the journal."""

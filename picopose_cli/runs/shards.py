@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from picopose_cli.base.tasks import ImageResult, ImageTask
+from picopose_cli.runs.identity import is_same_run
 from picopose_cli.runs.journal import ImageKey, finished_images, is_being_written, journal_path, read_identity
 from picopose_cli.runs.report import report_path
 
@@ -54,7 +55,7 @@ def remove_other_shards(output: Path, identity: Mapping[str, Any]) -> None:
         theirs = read_identity(journal_path(other))
         if other == output or theirs is None or is_being_written(journal_path(other)):
             continue
-        if {**theirs, "shard": None} == {**identity, "shard": None}:
+        if is_same_run(identity, theirs):
             remove_shard(other)
 
 
