@@ -8,19 +8,19 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from picopose_cli import __version__
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
 from picopose_cli.base.interrupts import stoppable
+from picopose_cli.base.logs import log_to_file, silenced, start_log
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
 from picopose_cli.base.options import (
     CheckOptions,
@@ -40,8 +40,8 @@ app = typer.Typer(
     help="6D poses of unseen objects for BOP: render templates, infer, score.",
     rich_markup_mode=None,  # rich markup would swallow units such as [px]
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 
@@ -178,21 +178,30 @@ for _name, _command in COMMANDS.items():
 
 def _print_version(value: bool) -> None:
     if value:
-        typer.echo(f"picopose {__version__}")
+        from picopose_cli.base.environment import environment_lines
+
+        typer.echo("\n".join(environment_lines()))
         raise typer.Exit
 
 
 @app.callback()
 def common(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print log messages.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings of the log only.")] = False,
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", metavar="FILE", help="Append versions, log and errors to this file.")
+    ] = None,
     version: Annotated[  # noqa: ARG001 - Typer calls the callback
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the versions and exit.")
     ] = False,
 ) -> None:
     """Options of every command."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    if verbose and quiet:
+        raise PicoPoseError("--quiet and --verbose exclude each other", fix="pass one of them")
+    start_log(verbose=verbose, file=log_file)
+    if quiet:
+        context.with_resource(silenced())
 
 
 def main() -> None:
@@ -206,7 +215,9 @@ def main() -> None:
         app(prog_name="picopose")
     except PicoPoseError as error:
         typer.echo(f"picopose: {error}", err=True)
+        log_to_file(str(error))
         sys.exit(error.exit_code)
     except Exception:  # noqa: BLE001 - reported whole
         traceback.print_exc()
+        log_to_file(traceback.format_exc())
         sys.exit(BUG_EXIT_CODE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 from picopose_cli import __version__
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "h5py", "trimesh", "pyrender2")
+SETTINGS = ("BOP_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_CPUS_PER_TASK")
+"""Environment variables that change what a command does."""
+_QUERY_S = 10.0
 
 
 def package_versions() -> dict[str, str]:
@@ -28,6 +32,26 @@ def package_versions() -> dict[str, str]:
 def machine() -> dict[str, str | int]:
     """Return the processor, cores and operating system, as stored beside measured times."""
     return {"processor": _processor(), "cores": available_cores(), "system": platform.platform()}
+
+
+def environment_lines() -> list[str]:
+    """Return versions, machine and settings as a bug report needs them; no heavy library is imported."""
+    versions, here = package_versions(), machine()
+    lines = [f"picopose {versions.pop('picopose')}"]
+    lines.append(f"python {versions.pop('python')}, {here['system']}, {here['cores']} cores, {here['processor']}")
+    lines.append(", ".join(f"{name} {version}" for name, version in versions.items()))
+    settings = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
+    return [*lines, f"GPUs: {'; '.join(gpu_lines()) or 'none found'}", f"settings: {' '.join(settings) or 'none'}"]
+
+
+def gpu_lines() -> list[str]:
+    """Return name, memory and driver of each NVIDIA GPU as nvidia-smi prints them; none without it."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=_QUERY_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
 def available_cores() -> int:

@@ -32,7 +32,7 @@ DEFAULT_PROCESSES = min(available_cores(), MAX_DEFAULT_PROCESSES)
 
 _DATA_DIR_HELP = "Folder that contains the BOP data sets."
 _DATA_DIR_DEFAULT = f"environment variable {DATA_DIR_VARIABLE}"
-_DATASET_HELP = "Name of the BOP data set, for example ycbv."
+_DATASET_HELP = "BOP data set: its name, for example ycbv, or the path of its folder."
 _DATASET_DEFAULT = "from the file name"
 _SPLIT_HELP = "Folder of the split, for example test or val."
 _SPLIT_DEFAULT = "the data set's test split"
@@ -66,12 +66,31 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
     return Path(value)
 
 
+def resolve_dataset(dataset: str, data_dir: Path | None) -> tuple[str, Path]:
+    """Return the name of a data set and the folder that contains it, given its name or the path of its own folder.
+
+    A path has a separator, or is an existing folder where no data folder is given. Raises PicoPoseError when it is a
+    name without a data folder, or a path beside --data-dir.
+    """
+    has_data_dir = data_dir is not None or bool(os.environ.get(DATA_DIR_VARIABLE))
+    is_path = os.sep in dataset or dataset in (".", "..") or (not has_data_dir and Path(dataset).is_dir())
+    if not is_path:
+        return dataset, resolve_data_dir(data_dir)
+    if data_dir is not None:
+        what = f"--dataset {dataset} is a path, so it needs no --data-dir {data_dir}"
+        raise PicoPoseError(what, fix="pass the path alone, or the name with the folder that contains it")
+    folder = Path(dataset).expanduser()
+    if folder.name in ("", ".."):
+        folder = Path(os.path.normpath(Path.cwd() / folder))  # a link keeps its own name
+    return folder.name, folder.parent
+
+
 @dataclass(frozen=True)
 class RenderTemplatesOptions:
     """Options of `picopose render-templates`."""
 
     dataset: str | None = option(
-        None, f"{_DATASET_HELP} Not needed with both --from-images and --templates.", value="NAME"
+        None, f"{_DATASET_HELP} Not needed with both --from-images and --templates.", value="NAME|DIR"
     )
     data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
     templates: Path | None = option(None, _TEMPLATES_HELP, value="DIR", default_text=_TEMPLATES_DEFAULT)
@@ -103,7 +122,7 @@ class RenderTemplatesOptions:
 class InferOptions:
     """Options of `picopose infer`."""
 
-    dataset: str = option(REQUIRED, _DATASET_HELP, value="NAME")
+    dataset: str = option(REQUIRED, _DATASET_HELP, value="NAME|DIR")
     data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
     templates: Path | None = option(None, _TEMPLATES_HELP, value="DIR", default_text=_TEMPLATES_DEFAULT)
     detections: str | None = option(
@@ -197,7 +216,7 @@ class ScoreOptions:
 
     results: tuple[Path, ...] = option(REQUIRED, "Result files.", argument=True)
     data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
-    dataset: str | None = option(None, _DATASET_HELP, value="NAME", default_text=_DATASET_DEFAULT)
+    dataset: str | None = option(None, _DATASET_HELP, value="NAME|DIR", default_text=_DATASET_DEFAULT)
     split: str | None = option(None, _SPLIT_HELP, value="NAME", default_text=_SPLIT_DEFAULT)
     models: str | None = option(None, _MODELS_HELP, value="NAME", default_text=_MODELS_DEFAULT)
     targets: str = option("bop19", f"{_TARGETS_HELP} They decide the task.", value=_TARGETS_VALUE)
@@ -221,7 +240,7 @@ class CheckOptions:
 
     file: Path = option(REQUIRED, "Result file (CSV), or detections (JSON, or a folder of masks).", argument=True)
     data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
-    dataset: str | None = option(None, _DATASET_HELP, value="NAME", default_text=_DATASET_DEFAULT)
+    dataset: str | None = option(None, _DATASET_HELP, value="NAME|DIR", default_text=_DATASET_DEFAULT)
     split: str | None = option(None, _SPLIT_HELP, value="NAME", default_text=_SPLIT_DEFAULT)
     targets: str | None = option(None, _TARGETS_HELP, value=_TARGETS_VALUE, default_text=_TARGETS_DEFAULT)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,7 @@ OFFICIAL_UUIDS = {
 }
 """In the names of the default CNOS-FastSAM detections, cnos-fastsam_{dataset}-test_{uuid}.json."""
 _DETECTOR = "cnos-fastsam"
+_START_BYTES = 1 << 16
 _USUAL_FOLDERS = ("bop23_default_detections_for_task4", "default_detections", "detections")
 
 
@@ -58,7 +61,8 @@ def detections_sha256(path: Path) -> str:
 def find_detections(dataset: Dataset, data_dir: Path) -> Path:
     """Return the default CNOS-FastSAM detections of a data set, found by their official name in the usual folders.
 
-    Without those it is the only JSON file in the data set's folder whose name begins with `detections`.
+    Without those it is the only JSON file in the data set's folder whose name begins with `detections` or, where there
+    is none, the only one that begins like a list of detections.
     Raises PicoPoseError when there are none, or several.
     """
     split = toolkit_split(dataset.split)[0]
@@ -72,7 +76,9 @@ def find_detections(dataset: Dataset, data_dir: Path) -> Path:
     official = [path for path in usable if OFFICIAL_UUIDS.get(dataset.name, "?") in path.name]
     if official:
         return official[0]
-    candidates = usable or sorted(path for path in dataset.root.glob("detections*.json*") if path.name.endswith(ends))
+    own = sorted(path for path in dataset.root.glob("*.json*") if path.name.endswith(ends))
+    candidates = usable or [path for path in own if path.name.startswith("detections")]
+    candidates = candidates or [path for path in own if _begins_like_detections(path)]
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
@@ -84,6 +90,16 @@ def find_detections(dataset: Dataset, data_dir: Path) -> Path:
         f"no detections {start}_*.json in {places}, {data_dir} or {dataset.root}",
         fix="pass --detections FILE or FOLDER, or --detections gt for the ground-truth masks",
     )
+
+
+def _begins_like_detections(path: Path) -> bool:
+    """Return whether the start of a JSON file names the fields of detections."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            start = stream.read(_START_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return b'"category_id"' in start and (b'"bbox"' in start or b'"segmentation"' in start)
 
 
 def select_detections(targets: Sequence[AnyTarget], detections: Sequence[Detection]) -> list[Detection]:

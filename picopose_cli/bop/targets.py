@@ -63,6 +63,26 @@ def choose_targets(dataset: Dataset, wanted: str | None = None) -> ChosenTargets
     )
 
 
+def needs_detected_targets(dataset: Dataset, wanted: str | None) -> bool:
+    """Return whether targets can follow from the detections alone (see `detected_targets`).
+
+    That is so for own data without target files and ground truth, unless `wanted` names a file or BOP19. Of a data set
+    of BOP the target file decides what counts, so it is not replaced.
+    """
+    has_files = (find_targets(dataset) or find_image_targets(dataset)) is not None
+    return wanted in (None, "bop24") and not (has_files or dataset.has_public_gt or known_splits(dataset.name))
+
+
+def detected_targets(dataset: Dataset, detected: Collection[tuple[int, int]]) -> ChosenTargets:
+    """Return the targets that follow from detections: each (scene_id, im_id) with a detection is one of BOP24's kind.
+
+    `detected` has at least one.
+    """
+    max_estimates = max_estimates_per_image(dataset.name)
+    targets = [ImageTarget(*image, max_estimates) for image in sorted(detected)]
+    return ChosenTargets(targets, None, targets_text(targets, "every image with a detection, and no other"))
+
+
 def _find_wanted(dataset: Dataset, wanted: str | None) -> Path | None:
     if wanted is None:
         return find_targets(dataset) or find_image_targets(dataset)
@@ -227,7 +247,10 @@ def _require_ground_truth(dataset: Dataset, kind: str) -> None:
     if not dataset.has_public_gt:
         name, public = f"{toolkit_split(dataset.split)[0]}_targets_{kind}.json", "public " * dataset.has_private_gt
         known = "download the target file (it is in the data set's base archive) or pass it with --targets"
-        own = f"write it there, or anywhere and pass it with --targets: a JSON list such as {_EXAMPLES[kind]}"
+        own = (
+            "pass a file of detections, whose images are the targets then, or write targets there, or anywhere and "
+            f"pass them with --targets: a JSON list such as {_EXAMPLES[kind]}"
+        )
         raise PicoPoseError(
             f"there is no {name}, and no {public}ground truth to make targets from",
             where=dataset.root,

@@ -66,7 +66,7 @@ def _check_results(path: Path, inputs: CheckInputs) -> CheckReport:
 
 
 def _check_detections(path: Path, inputs: CheckInputs) -> CheckReport:
-    with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as progress:
+    with progress_bar(Console(stderr=True, quiet=not (sys.stdout.isatty() and sys.stderr.isatty()))) as progress:
         bar = add_bar(progress, "images", len(targets_by_image(inputs.targets or ())), "images")
         review = check_detections(path, inputs, lambda count: progress.advance(bar, count))
     return CheckReport(path, (*inputs.findings, *review.findings), inputs.compared_with, tuple(review.lines))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from picopose_cli.base.options import InferOptions, resolve_data_dir
+from picopose_cli.base.options import InferOptions, resolve_dataset
 from picopose_cli.bop.datasets import require_dataset
 
 
 def check_names(options: InferOptions) -> None:
     """Raise PicoPoseError when there is no such data folder or data set."""
-    require_dataset(options.dataset, resolve_data_dir(options.data_dir))
+    require_dataset(*resolve_dataset(options.dataset, options.data_dir))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import DATA_DIR_VARIABLE, TARGET_KINDS, CheckOptions, resolve_data_dir
+from picopose_cli.base.options import DATA_DIR_VARIABLE, TARGET_KINDS, CheckOptions, resolve_dataset
 from picopose_cli.base.types import AnyTarget
 from picopose_cli.bop.check import WARNING, Finding
 from picopose_cli.bop.datasets import Dataset, open_dataset
@@ -83,7 +83,8 @@ def _find_dataset(options: CheckOptions, name: ResultName | None) -> tuple[Datas
     split = options.split or (name.split_folder if name else None)
     try:
         need_images = options.split is not None  # a target file is enough to compare with
-        return open_dataset(dataset, resolve_data_dir(options.data_dir), split=split, need_images=need_images), ""
+        dataset, data_dir = resolve_dataset(dataset, options.data_dir)
+        return open_dataset(dataset, data_dir, split=split, need_images=need_images), ""
     except PicoPoseError as error:
         if options.dataset is not None or options.split is not None:
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from picopose_cli.base.cameras import Camera
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256, require_writable
-from picopose_cli.base.options import InferOptions, resolve_data_dir
+from picopose_cli.base.options import InferOptions, resolve_dataset
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import AnyTarget, Array, Detection, ImageTarget
 from picopose_cli.bop.datasets import Dataset, open_dataset, read_scene_cameras
@@ -18,7 +18,7 @@ from picopose_cli.bop.detections import find_detections, read_detections, select
 from picopose_cli.bop.ground_truth_masks import ground_truth_detections
 from picopose_cli.bop.images import read_image_rgb, read_mask
 from picopose_cli.bop.result_names import require_result_path, result_file_name
-from picopose_cli.bop.targets import choose_targets, targets_by_image
+from picopose_cli.bop.targets import choose_targets, detected_targets, needs_detected_targets, targets_by_image
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import carries_hash, read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
@@ -91,13 +91,18 @@ def read_inputs(options: InferOptions) -> RunInputs:
 
     Raises PicoPoseError when data set, targets, detections, template banks, weights, device or output cannot be used.
     """
-    data_dir = resolve_data_dir(options.data_dir)
-    dataset = open_dataset(options.dataset, data_dir, split=options.split)
+    name, data_dir = resolve_dataset(options.dataset, options.data_dir)
+    dataset = open_dataset(name, data_dir, split=options.split)
     devices = choose_devices(options.device)
     output = _output_path(options, dataset)
-    chosen = choose_targets(dataset, options.targets)
+    from_detections = options.detections != "gt" and needs_detected_targets(dataset, options.targets)
+    chosen = None if from_detections else choose_targets(dataset, options.targets)
+    detections_file, detections = _read_detections(options, dataset, data_dir, chosen.targets if chosen else ())
+    if chosen is None:
+        if not detections.by_image:
+            _require_detections(detections_file, detections, ())
+        chosen = detected_targets(dataset, detections.by_image)
     targets = sorted(chosen.targets, key=astuple)
-    detections_file, detections = _read_detections(options, dataset, data_dir, targets)
     tasks = make_image_tasks(dataset, targets, detections.by_image)[: options.limit]
     _require_detections(detections_file, detections, tasks)
     weights = options.weights or bundled_weights()
@@ -130,9 +135,7 @@ def read_inputs(options: InferOptions) -> RunInputs:
 
 def notes(inputs: RunInputs) -> list[str]:
     """Return what a person should know of the inputs before the run begins."""
-    lines = [f"targets: {inputs.targets_source}"]
-    if inputs.options.detections is None:
-        lines.append(f"detections: {inputs.detections_source}")
+    lines = [f"targets: {inputs.targets_source}", f"detections: {inputs.detections_source}"]
     if inputs.options.weights is None:
         shipped = f"weights: {inputs.weights.name}, the small network that ships with picopose, for trying it out"
         lines.append(f"{shipped}; for results pass --weights FILE: {RELEASED_WEIGHTS}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import ScoreOptions, resolve_data_dir
+from picopose_cli.base.options import ScoreOptions, resolve_dataset
 from picopose_cli.base.symmetries import symmetry_transforms
 from picopose_cli.base.types import AnyTarget, Array, GroundTruth, ImageTarget, Mesh, ObjectInfo, Target
 from picopose_cli.bop.datasets import (
@@ -86,9 +86,10 @@ def _open_dataset(path: Path, options: ScoreOptions) -> Dataset:
     if name is None:
         parts = parse_result_name(path)
         name, split = parts.dataset, split or parts.split_folder
+    name, data_dir = resolve_dataset(name, options.data_dir)
     private = _private_error(path, name, split)
     try:
-        dataset = open_dataset(name, resolve_data_dir(options.data_dir), split=split, models=options.models)
+        dataset = open_dataset(name, data_dir, split=split, models=options.models)
     except PicoPoseError as error:
         raise private or error from error
     if dataset.has_gt_files():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.locks import remove_stale_lock, writer_lock
-from picopose_cli.base.options import RenderTemplatesOptions, resolve_data_dir
+from picopose_cli.base.options import RenderTemplatesOptions, resolve_dataset
 from picopose_cli.base.types import Provenance
 from picopose_cli.base.workers import WorkerDiedError, run_jobs
 from picopose_cli.bop.datasets import (
@@ -72,8 +72,8 @@ def plan_banks(options: RenderTemplatesOptions, report: RenderReport) -> tuple[P
     """
     folder, sources, diameters_m = options.templates, dict[int, Path](), dict[int, float]()
     if options.dataset is not None:
-        data_dir = resolve_data_dir(options.data_dir)
-        dataset = open_dataset(options.dataset, data_dir, models=options.models, need_images=False)
+        name, data_dir = resolve_dataset(options.dataset, options.data_dir)
+        dataset = open_dataset(name, data_dir, models=options.models, need_images=False)
         folder = folder or dataset.root / "templates"
         if options.from_images is None:
             sources = {obj_id: mesh_path(dataset, obj_id) for obj_id in object_ids(dataset)}

@@ -341,6 +341,17 @@ def test_the_only_file_of_detections_in_the_data_set_is_taken(lmo, tmp_path):
     assert find_detections(lmo, tmp_path) == official
 
 
+def test_a_file_of_any_name_that_begins_like_detections_is_found(lmo, tmp_path):
+    write_json(lmo.root / "targets.json", [{"scene_id": 1, "im_id": 0, "obj_id": 5, "inst_count": 1}])
+    (lmo.root / "broken.json.gz").write_bytes(b"no gzip")
+    mine = write_json(lmo.root / "yolo.json", [entry()])
+    assert find_detections(lmo, tmp_path) == mine
+    packed = lmo.root / "yolo2.json.gz"
+    packed.write_bytes(gzip.compress(mine.read_bytes()))
+    with pytest.raises(PicoPoseError, match=r"yolo\.json, \S+yolo2\.json\.gz"):
+        find_detections(lmo, tmp_path)
+
+
 def test_no_file_says_where_it_looked_and_what_to_pass(lmo, tmp_path):
     with pytest.raises(PicoPoseError) as caught:
         find_detections(lmo, tmp_path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -71,8 +72,83 @@ def test_help_fits_80_columns_with_whole_words_and_each_default_once(command):
     assert text.count("[default:") == sum(bool(one.default_text) for one in fields)
 
 
-def test_version():
-    assert RUNNER.invoke(cli.app, ["--version"]).stdout.startswith("picopose 0.")
+def test_the_version_is_worth_pasting_and_imports_nothing_heavy():
+    program = """
+import sys
+from picopose_cli.cli import main
+try:
+    main()
+except SystemExit:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert re.match(r"picopose \d+\.\d+\.\d+$", lines[0])
+    assert re.match(r"python \d+\.\d+\S*, .* \d+ cores", lines[1])
+    assert re.match(r"torch \d+\.\d+", lines[2])
+    assert lines[-1] == "False"
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in OPTIONS)])
+def test_h_is_short_for_help(command):
+    assert RUNNER.invoke(cli.app, [*command, "-h"]).stdout == RUNNER.invoke(cli.app, [*command, "--help"]).stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(shell, tmp_path):
+    def completed(line: str) -> str:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}  # bash
+        words |= {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        environment = os.environ | words | {"_PICOPOSE_COMPLETE": f"complete_{shell}", "HOME": str(tmp_path)}
+        command = [sys.executable, "-m", "picopose_cli"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+
+    assert "render-templates" in completed("picopose ren")
+    assert "--hypotheses" in completed("picopose infer --hyp")
+
+
+def test_quiet_prints_errors_alone_and_the_log_file_has_versions_and_error(tmp_path):
+    log = tmp_path / "logs/run.log"
+    done = run_picopose("--quiet", "--log-file", str(log), "check", "nowhere_a-b.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("picopose: ")
+    text = log.read_text()
+    for words in ("check nowhere_a-b.csv", "picopose 0.", "torch ", done.stderr.strip().removeprefix("picopose: ")):
+        assert words in text
+    (tmp_path / "a_b-c.csv").write_text("scene_id,im_id,obj_id,score,R,t,time\n")
+    assert run_picopose("-q", "check", str(tmp_path / "a_b-c.csv")).stdout == ""
+    assert run_picopose("check", str(tmp_path / "a_b-c.csv")).stdout != ""
+    refused = run_picopose("--quiet", "--verbose", "check", "x")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    refused = run_picopose("--log-file", str(log / "below"), "check", "x")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert str(log) in refused.stderr
+
+
+def test_nothing_is_coloured_outside_a_terminal(tmp_path):
+    (tmp_path / "a_b-c.csv").write_text("scene_id,im_id,obj_id,score,R,t,time\n")
+    for arguments in (["--help"], ["infer", "--help"], ["check", str(tmp_path / "a_b-c.csv")], ["infer", "--nonsense"]):
+        done = run_picopose(*arguments)
+        assert "\x1b" not in done.stdout + done.stderr, arguments
+
+
+def test_a_data_set_is_named_or_given_as_the_path_of_its_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv(options.DATA_DIR_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert options.resolve_dataset("lmo", tmp_path) == ("lmo", tmp_path)
+    assert options.resolve_dataset("bop/lmo/", None) == ("lmo", Path("bop"))
+    assert options.resolve_dataset("mine", None) == ("mine", Path())
+    monkeypatch.chdir(tmp_path / "mine")
+    assert options.resolve_dataset(".", None) == ("mine", tmp_path)
+    with pytest.raises(PicoPoseError, match="--data-dir"):
+        options.resolve_dataset("lmo", None)
+    with pytest.raises(PicoPoseError, match="is a path, so it needs no --data-dir"):
+        options.resolve_dataset("./lmo", tmp_path)
+    monkeypatch.setenv(options.DATA_DIR_VARIABLE, str(tmp_path / "env"))
+    assert options.resolve_dataset("mine", None) == ("mine", tmp_path / "env")
+    assert options.resolve_dataset("./mine", None) == ("mine", Path())
 
 
 @pytest.mark.parametrize(

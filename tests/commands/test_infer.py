@@ -284,13 +284,26 @@ def test_an_own_data_set_without_symmetries_and_with_the_only_detections(data_di
     assert f"detections: {data_dir / 'toy/detections.json'}" in capsys.readouterr().out.splitlines()
 
 
-def test_an_own_data_set_without_targets_and_ground_truth_is_told_what_to_write(data_dir):
+def test_an_own_data_set_without_targets_and_ground_truth_needs_detections_alone(data_dir, capsys):
+    (data_dir / "toy/test_targets_bop19.json").unlink()
+    for path in (data_dir / "toy/test/000001").glob("scene_gt*.json"):
+        path.unlink()
+    edit_json(data_dir / "toy/detections.json", lambda entries: entries.pop(0))  # of object 1 in image 0
+    whole = run(data_dir)
+    assert whole.exit_code == 0
+    assert "targets: every image with a detection, and no other (BOP24, detection)" in capsys.readouterr().out
+    table = read_results(data_dir / "picopose_toy-test.csv")
+    assert list(zip(table.im_id, table.obj_id, strict=True)) == [(0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
+    (data_dir / "toy/detections.json").write_text("[]")
+    with pytest.raises(PicoPoseError, match="there are no detections"):
+        run(data_dir)
+
+
+def test_of_an_own_data_set_without_detections_and_ground_truth_it_is_said_what_to_write(data_dir):
     (data_dir / "toy/test_targets_bop19.json").unlink()
     (data_dir / "toy/test/000001/scene_gt.json").unlink()
-    with pytest.raises(
-        PicoPoseError, match=r"no ground truth to make targets from; write it there.*inst_count"
-    ) as caught:
-        run(data_dir)
+    with pytest.raises(PicoPoseError, match=r"pass a file of detections.*inst_count") as caught:
+        run(data_dir, detections="gt")
     assert "public" not in str(caught.value)
     assert "download" not in str(caught.value)
 

@@ -13,7 +13,7 @@ from picopose_cli.base.option_fields import option_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-GLOBAL_OPTIONS = {"--verbose", "--version", "--help"}
+GLOBAL_OPTIONS = {"--verbose", "--quiet", "--log-file", "--version", "--help", "--install-completion"}
 DOCUMENTS = ["README.md", "weights/README.md", "benchmarks/README.md", "benchmarks/training.md"]
 
 
