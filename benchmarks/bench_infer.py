@@ -36,6 +36,7 @@ from released_schedule import (
 from run_info import describe_run, write_result
 from torch.utils.flop_counter import FlopCounterMode
 
+from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.environment import peak_memory_mb
 from picopose_cli.base.files import file_sha256
 from picopose_cli.base.geometry import apply_affine, project_points
@@ -107,7 +108,7 @@ def make_tasks(images: int) -> tuple[list[ImageTask], list[LoadedImage]]:
             box = (float(col), float(row), 170.0, 150.0)
             detections.append(Detection(OBJECTS[number % len(OBJECTS)], 0.9, box, None, 0.0))
         image = rng.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
-        tasks.append(ImageTask(0, im_id, Path(f"{im_id}.png"), K, tuple(detections)))
+        tasks.append(ImageTask(0, im_id, Path(f"{im_id}.png"), Pinhole(K), tuple(detections)))
         loaded.append(LoadedImage(image, tuple(masks)))
     return tasks, loaded
 

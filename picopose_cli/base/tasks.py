@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from picopose_cli.base.cameras import CameraModel, Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import Array, Detection, PoseEstimate
 
@@ -13,13 +14,13 @@ from picopose_cli.base.types import Array, Detection, PoseEstimate
 class ImageTask:
     """The unit of work: one image with the detections to estimate, independent of where it runs.
 
-    `K` (3,3) f64, or None with `problem` set; `problem` says why the image cannot be used at all.
+    `camera` is None with `problem` set; `problem` says why the image cannot be used at all.
     """
 
     scene_id: int
     im_id: int
     image_path: Path
-    K: Array | None
+    camera: CameraModel | None
     detections: tuple[Detection, ...]
     problem: str | None = None
 
@@ -27,6 +28,11 @@ class ImageTask:
     def name(self) -> str:
         """The image as messages name it."""
         return f"scene {self.scene_id}, image {self.im_id}"
+
+    @property
+    def K(self) -> Array | None:
+        """Matrix (3,3) f64, px, of a pinhole camera; None for other cameras."""
+        return self.camera.K if isinstance(self.camera, Pinhole) else None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import Array, Detection, ObjectInfo, TemplateBank
@@ -101,7 +102,7 @@ class PoseEstimator:
         if not detections:
             return []
         listed, masks = zip(*(_detection(obj_id, area) for obj_id, area in detections), strict=True)
-        task = ImageTask(0, 0, Path(), np.asarray(K, np.float64), listed)
+        task = ImageTask(0, 0, Path(), Pinhole(np.asarray(K, np.float64)), listed)
         image = LoadedImage(image_rgb, masks)
         (result,) = estimate_images([task], lambda _: image, self._matcher, self._options, refiner=self._refiner)
         for skip in result.skips:

@@ -47,13 +47,14 @@ def crop_queries(
     `known_objects`: ids of the objects that have templates.
     """
     queries, skips = [], []
-    assert task.K is not None
     for position, (detection, mask) in enumerate(zip(task.detections, image.masks, strict=True)):
         try:
             if detection.obj_id not in known_objects:
                 raise PicoPoseError("the object has no usable templates")
             if isinstance(mask, PicoPoseError):
                 raise mask
+            if task.K is None:
+                raise PicoPoseError("the image is of a fisheye camera, which is not supported")
             queries.append(_crop(position, detection, mask, image.image_rgb, task.K))
         except PicoPoseError as error:
             skips.append(Skip(task.scene_id, task.im_id, detection.obj_id, str(error)))

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from picopose_cli.base.cameras import CameraModel, Pinhole
 from picopose_cli.base.environment import package_versions
 from picopose_cli.base.option_fields import options_record
 from picopose_cli.base.tasks import ImageTask
@@ -63,11 +64,15 @@ def tasks_sha256(tasks: Iterable[ImageTask]) -> str:
     """Return a hash of the images, cameras and detections of tasks, in their order; of paths only the file names."""
     digest = hashlib.sha256()
     for task in tasks:
-        K = None if task.K is None else task.K.tolist()
         detections = [asdict(detection) for detection in task.detections]
-        content = [task.scene_id, task.im_id, task.image_path.name, K, task.problem, detections]
+        content = [task.scene_id, task.im_id, task.image_path.name, _numbers(task.camera), task.problem, detections]
         digest.update(json.dumps(content, default=_json_value).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _numbers(camera: CameraModel | None) -> object:
+    """Return what a camera is made of as JSON."""
+    return camera.K.tolist() if isinstance(camera, Pinhole) else camera and list(camera.numbers)
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -54,21 +54,18 @@ def relabelled_warnings(
 
 def _camera_warnings(images: Sequence[OpenedImage]) -> Iterator[str]:
     for task, header in images:
-        if task.K is not None and not _is_central(task.K, header.size_hw):
-            (fx, _, cx), (_, fy, cy) = task.K[:2].tolist()
-            height, width = header.size_hw
+        if task.camera is None:
+            continue
+        fx, fy, cx, cy = task.camera.pinhole_numbers
+        height, width = header.size_hw
+        if not (width / 4 <= cx <= width * 3 / 4 and height / 4 <= cy <= height * 3 / 4):
+            name = "cam_model" if task.K is None else "cam_K"
             yield (
-                f"the principal point of image {task.im_id} is far from the middle of its {width}x{height} px (cam_K: "
-                f"fx {fx:g}, fy {fy:g}, cx {cx:g}, cy {cy:g}); if cam_K belongs to another resolution, distances are "
+                f"the principal point of image {task.im_id} is far from the middle of its {width}x{height} px ({name}: "
+                f"fx {fx:g}, fy {fy:g}, cx {cx:g}, cy {cy:g}); if {name} belongs to another resolution, distances are "
                 "wrong by the same factor"
             )
             return
-
-
-def _is_central(K: Array, size_hw: tuple[int, int]) -> bool:
-    """Return whether the principal point is in the middle half of the image."""
-    height, width = size_hw
-    return bool(width / 4 <= K[0, 2] <= width * 3 / 4 and height / 4 <= K[1, 2] <= height * 3 / 4)
 
 
 def _rotation_warnings(images: Sequence[OpenedImage]) -> Iterator[str]:

@@ -147,7 +147,7 @@ def make_image_tasks(
 ) -> list[ImageTask]:
     """Return one task for each image with targets, sorted by scene and image, with the detections to estimate.
 
-    An image without detections gets a task without any; an image without a usable camera one with K None and `problem`.
+    An image without detections gets a task without any; an image without a usable camera one with a `problem`.
     """
     by_image = targets_by_image(targets)
     cameras: dict[int, dict[int, Camera] | PicoPoseError] = {}
@@ -158,7 +158,7 @@ def make_image_tasks(
         camera = _camera_of(cameras[scene_id], im_id)
         chosen = select_detections(by_image[scene_id, im_id], detections.get((scene_id, im_id), ()))
         path = dataset.image_path(scene_id, im_id)
-        tasks.append(ImageTask(scene_id, im_id, path, camera.K, tuple(chosen), camera.problem))
+        tasks.append(ImageTask(scene_id, im_id, path, camera.model, tuple(chosen), camera.problem))
     return tasks
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from picopose_cli.base.cameras import Camera, CameraModel, Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import ScoreOptions, resolve_dataset
 from picopose_cli.base.symmetries import symmetry_transforms
@@ -62,8 +63,9 @@ def read_score_inputs(path: Path, options: ScoreOptions) -> ScoreInputs:
     targets = choose_targets(dataset, options.targets)
     selection = _select(dataset, table, targets)
     localisation = targets.kind == "bop19"
-    no_vsd_reason = _find_no_vsd_reason(dataset, list(selection.images)) if localisation else None
-    jobs = _make_jobs(dataset, selection, with_vsd=localisation and no_vsd_reason is None)
+    cameras = _read_cameras(dataset, selection)
+    no_vsd_reason = _find_no_vsd_reason(dataset, cameras) if localisation else None
+    jobs = _make_jobs(dataset, selection, cameras, with_vsd=localisation and no_vsd_reason is None)
     if not localisation and not any(item.is_target.any() for job in jobs for item in job.objects):
         raise PicoPoseError(
             "no target image has an object that is visible enough",
@@ -163,13 +165,33 @@ def _selection_notes(selection: Selection, rows: int) -> list[str]:
     return notes
 
 
-def _find_no_vsd_reason(dataset: Dataset, images: Sequence[ImageKey]) -> str | None:
+def _read_cameras(dataset: Dataset, selection: Selection) -> dict[ImageKey, tuple[CameraModel, Camera]]:
+    """Return the model and the camera of each image; raises PicoPoseError when one has none."""
+    of_scenes = {
+        scene_id: read_scene_cameras(dataset, scene_id) for scene_id in {scene for scene, _ in selection.images}
+    }
+    found = {}
+    for scene_id, im_id in selection.images:
+        camera = of_scenes[scene_id].get(im_id)
+        if camera is None or camera.model is None:
+            problem = "no camera" if camera is None else camera.problem
+            path = dataset.annotation_path(scene_id, "scene_camera")
+            raise PicoPoseError(
+                f"image {im_id}: {problem}", where=path, fix="scores need the camera of each target image"
+            )
+        found[scene_id, im_id] = camera.model, camera
+    return found
+
+
+def _find_no_vsd_reason(dataset: Dataset, images: Mapping[ImageKey, tuple[CameraModel, Camera]]) -> str | None:
     """Return why VSD cannot be computed, or None; raises PicoPoseError when only some depth images are missing."""
     if not dataset.has_vsd:
         return f"BOP defines no VSD for {dataset.name}"
+    if any(not isinstance(model, Pinhole) for model, _ in images.values()):
+        return "the images are of fisheye cameras"
     missing = [image for image in images if not dataset.depth_path(*image).is_file()]
     if len(missing) == len(images):
-        return f"there are no depth images ({dataset.depth_path(*images[0])})"
+        return f"there are no depth images ({dataset.depth_path(*missing[0])})"
     if missing:
         raise PicoPoseError(
             f"this depth image is missing ({len(missing)} of {len(images)} are)",
@@ -179,16 +201,13 @@ def _find_no_vsd_reason(dataset: Dataset, images: Sequence[ImageKey]) -> str | N
     return None
 
 
-def _make_jobs(dataset: Dataset, selection: Selection, *, with_vsd: bool) -> list[ImageJob]:
+def _make_jobs(
+    dataset: Dataset, selection: Selection, cameras: Mapping[ImageKey, tuple[CameraModel, Camera]], *, with_vsd: bool
+) -> list[ImageJob]:
     jobs = []
     usual_size_hw: tuple[int, int] | None = None
-    cameras = {scene_id: read_scene_cameras(dataset, scene_id) for scene_id in {scene for scene, _ in selection.images}}
     for (scene_id, im_id), objects in selection.images.items():
-        camera = cameras[scene_id].get(im_id)
-        if camera is None or camera.K is None:
-            problem = "no camera" if camera is None else camera.problem
-            path = dataset.annotation_path(scene_id, "scene_camera")
-            raise PicoPoseError(f"image {im_id}: {problem}", where=path, fix="scores need cam_K of each target image")
+        model, camera = cameras[scene_id, im_id]
         if with_vsd and camera.depth_problem is not None:
             path = dataset.annotation_path(scene_id, "scene_camera")
             raise PicoPoseError(f"image {im_id}: {camera.depth_problem}", where=path, fix="correct it: VSD needs depth")
@@ -196,7 +215,7 @@ def _make_jobs(dataset: Dataset, selection: Selection, *, with_vsd: bool) -> lis
         size_hw = dataset.known_size_hw(scene_id) or usual_size_hw
         if size_hw is None:
             size_hw = usual_size_hw = _first_size_hw(dataset.image_path(scene_id, im_id), depth_path)
-        jobs.append(ImageJob(scene_id, im_id, camera.K, size_hw, objects, depth_path, camera.depth_scale))
+        jobs.append(ImageJob(scene_id, im_id, model, size_hw, objects, depth_path, camera.depth_scale))
     return jobs
 
 

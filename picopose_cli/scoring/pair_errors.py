@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from picopose_cli.base.cameras import CameraModel
 from picopose_cli.base.types import MM_PER_M, Array
 from picopose_cli.scoring.pose_errors import add, adds, mspd, mssd, overlapping_sphere_images, overlapping_spheres
 from picopose_cli.scoring.thresholds import (
@@ -103,7 +104,7 @@ class DepthView:
 def compute_pair_errors(
     item: ObjectInImage,
     model: ObjectModel,
-    K: Array,
+    camera: CameraModel,
     width_px: int,
     *,
     view: DepthView | None = None,
@@ -111,7 +112,7 @@ def compute_pair_errors(
 ) -> PairErrors:
     """Return the errors of all pairs of estimate and instance of one object in one image.
 
-    `K` (3,3) and `width_px` are those of the sensor; VSD is computed with a `view`; `with_averages` adds ADD and ADD-S.
+    `camera` and `width_px` are those of the sensor; VSD is computed with a `view`; `with_averages` adds ADD and ADD-S.
     """
     T_est, T_gt, points = item.T_est, item.T_gt, model.xyz_obj_m
     widest_m = max(MSSD_THRESHOLDS[-1] * model.diameter_m, MSSD_THRESHOLDS_MM[-1] / MM_PER_M) * _LIMIT_MARGIN
@@ -125,7 +126,7 @@ def compute_pair_errors(
         item.scores,
         item.is_target,
         mssd_m,
-        mspd(T_est, T_gt, K, points, model.symmetries, limit_px=widest_px) * scale,
+        mspd(T_est, T_gt, camera, points, model.symmetries, limit_px=widest_px) * scale,
         None if view is None else _vsd_errors(item, model, view),
         add(T_est, T_gt, points) if with_averages else None,
         adds(T_est, T_gt, points) if with_averages else None,

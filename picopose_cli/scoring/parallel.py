@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from picopose_cli.base.cameras import CameraModel, Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import Array
 from picopose_cli.scoring.pair_errors import (
@@ -33,14 +34,14 @@ _PARENT_CHECK_S = 1.0
 
 @dataclass(frozen=True)
 class ImageJob:
-    """One image: the objects to compare in it, its camera `K` (3,3), and its depth image (None: no VSD).
+    """One image: the objects to compare in it, its camera, and its depth image (None: no VSD), which needs a pinhole.
 
     `size_hw` (height, width) px of the sensor, whose width scales MSPD.
     """
 
     scene_id: int
     im_id: int
-    K: Array
+    camera: CameraModel
     size_hw: tuple[int, int]
     objects: tuple[ObjectInImage, ...]
     depth_path: Path | None = None
@@ -67,14 +68,14 @@ class ImageScorer:
 
     def __call__(self, job: ImageJob) -> list[PairErrors]:
         """Return the errors of each object in the image; the depth image is read once."""
-        view = None
-        if job.depth_path is not None:
+        view, camera = None, job.camera
+        if job.depth_path is not None and isinstance(camera, Pinhole):
             measured_m = self.read_depth(job, job.depth_path)
-            view = DepthView(measured_m, job.K, self.tolerance_m, self.render)
+            view = DepthView(measured_m, camera.K, self.tolerance_m, self.render)
         with np.errstate(all="ignore"):  # numbers of estimates may be too large to compute with: infinite errors
             return [
                 compute_pair_errors(
-                    item, self.models[item.obj_id], job.K, job.size_hw[1], view=view, with_averages=self.with_averages
+                    item, self.models[item.obj_id], camera, job.size_hw[1], view=view, with_averages=self.with_averages
                 )
                 for item in job.objects
             ]

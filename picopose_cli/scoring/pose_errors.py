@@ -5,11 +5,12 @@ E estimates, G ground-truth poses, S symmetries, N model points. Poses are T_cam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from picopose_cli.base.cameras import CameraModel, Pinhole
 from picopose_cli.base.geometry import project_points, transform_points
 from picopose_cli.base.types import Array
 
@@ -27,24 +28,39 @@ def mssd(T_est: Array, T_gt: Array, xyz_obj_m: Array, symmetries: Array, *, limi
     `T_est` (E,4,4), `T_gt` (G,4,4), `xyz_obj_m` (N,3), `symmetries` (S,4,4): the smallest over the symmetries of the
     largest distance of a model point. Source: Hodan et al., BOP Challenge 2020 (toolkit: pose_error.mssd).
     """
-    return _pairwise(T_est[:, :3], T_gt[:, :3], xyz_obj_m, symmetries, limit_m, projected=False)
+    return _pairwise(T_est[:, :3], T_gt[:, :3], xyz_obj_m, symmetries, limit_m, None)
 
 
 def mspd(
-    T_est: Array, T_gt: Array, K: Array, xyz_obj_m: Array, symmetries: Array, *, limit_px: float = np.inf
+    T_est: Array, T_gt: Array, camera: CameraModel, xyz_obj_m: Array, symmetries: Array, *, limit_px: float = np.inf
 ) -> Array:
     """Return the maximum symmetry-aware projection distances (E,G) in pixels, infinite above `limit_px`.
 
-    `K` (3,3) is the camera, the other shapes are as in `mssd`. Source: Hodan et al., BOP Challenge 2020 (toolkit:
-    pose_error.mspd).
+    Points are projected by the image's own `camera`; the other shapes are as in `mssd`. Source: Hodan et al., BOP
+    Challenge 2020 (toolkit: pose_error.mspd).
     """
-    return _pairwise(K @ T_est[:, :3], K @ T_gt[:, :3], xyz_obj_m, symmetries, limit_px, projected=True)
+    if isinstance(camera, Pinhole):
+        return _pairwise(camera.K @ T_est[:, :3], camera.K @ T_gt[:, :3], xyz_obj_m, symmetries, limit_px, _divide)
+
+    def project(xyz_cam: Array) -> Array:
+        return np.stack(camera.project_axes(xyz_cam[..., 0, :], xyz_cam[..., 1, :], xyz_cam[..., 2, :]), axis=-2)
+
+    return _pairwise(T_est[:, :3], T_gt[:, :3], xyz_obj_m, symmetries, limit_px, project)
+
+
+Project = Callable[[Array], Array]
+"""Maps placed points (..., 3, N) to pixels (..., 2, N)."""
+
+
+def _divide(homogeneous: Array) -> Array:
+    pixels: Array = homogeneous[..., :2, :] / homogeneous[..., 2:, :]
+    return pixels
 
 
 def _pairwise(
-    M_est: Array, M_gt: Array, xyz_obj_m: Array, symmetries: Array, limit: float, *, projected: bool
+    M_est: Array, M_gt: Array, xyz_obj_m: Array, symmetries: Array, limit: float, project: Project | None
 ) -> Array:
-    """Return (E,G) smallest largest distances for the 3x4 maps (E,3,4) and (G,3,4) of the two sides."""
+    """Return (E,G) smallest largest distances for the 3x4 maps (E,3,4) and (G,3,4) of the two sides; None: in space."""
     points = np.concatenate([xyz_obj_m.T, np.ones((1, len(xyz_obj_m)))])  # (4,N)
     heights = _DIRECTIONS @ points[:3]
     probes = points[:, np.concatenate([heights.argmin(axis=1), heights.argmax(axis=1)])]
@@ -53,11 +69,11 @@ def _pairwise(
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for rows, columns in _batches(pairs, len(symmetries) * probes.shape[1]):
             M_symmetric = M_gt[columns, None] @ symmetries  # (P,S,3,4)
-            bounds = _squared_distances(M_est[rows, None], M_symmetric, probes, projected).max(axis=-1)  # (P,S)
+            bounds = _squared_distances(M_est[rows, None], M_symmetric, probes, project).max(axis=-1)  # (P,S)
             bounds = np.nan_to_num(bounds, nan=np.inf, posinf=np.inf)
             near = np.flatnonzero(bounds.min(axis=1) <= limit**2)
             for (chosen,) in _batches(near[:, None], points.shape[1]):
-                found = _smallest_largest(M_est[rows[chosen]], M_symmetric[chosen], points, bounds[chosen], projected)
+                found = _smallest_largest(M_est[rows[chosen]], M_symmetric[chosen], points, bounds[chosen], project)
                 distances[rows[chosen], columns[chosen]] = found
     distances[distances > limit] = np.inf
     return distances
@@ -70,7 +86,7 @@ def _batches(items: NDArray[np.intp], points_each: int) -> Iterator[NDArray[np.i
         yield items[start : start + step].T
 
 
-def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, projected: bool) -> Array:
+def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, project: Project | None) -> Array:
     """Return for P pairs the smallest over S symmetries of the largest distance over `points` (4,N).
 
     Not every symmetry is tried on every point. The distance of any one point bounds a symmetry's largest distance
@@ -79,16 +95,16 @@ def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, p
     The result equals that of the full search.
     """
     best = np.full(len(M_est), np.inf)
-    placed_est = _place(M_est, points, projected)  # (P,3 or 2,N)
+    placed_est = _place(M_est, points, project)  # (P,3 or 2,N)
     pending: NDArray[np.intp] = np.arange(len(M_est))
     while pending.size:
         each = np.arange(len(pending))
         chosen = bounds[pending].argmin(axis=1)
-        squared = np.square(_place(M_gt[pending, chosen], points, projected) - placed_est[pending]).sum(axis=1)  # (P,N)
+        squared = np.square(_place(M_gt[pending, chosen], points, project) - placed_est[pending]).sum(axis=1)  # (P,N)
         worst = squared.argmax(axis=1)
         best[pending] = np.fmin(best[pending], squared[each, worst])
         at_worst = _squared_distances(
-            M_est[pending, None], M_gt[pending], points[:, worst].T[:, None, :, None], projected
+            M_est[pending, None], M_gt[pending], points[:, worst].T[:, None, :, None], project
         )[..., 0]
         bounds[pending] = np.fmax(bounds[pending], np.nan_to_num(at_worst, nan=np.inf, posinf=np.inf))
         bounds[pending, chosen] = np.inf  # done
@@ -97,16 +113,16 @@ def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, p
     return distances
 
 
-def _squared_distances(M_est: Array, M_gt: Array, points: Array, projected: bool) -> Array:
+def _squared_distances(M_est: Array, M_gt: Array, points: Array, project: Project | None) -> Array:
     """Return the squared distances (..., N) between `points` (..., 4, N) placed by two maps (..., 3, 4)."""
-    squared: Array = np.square(_place(M_gt, points, projected) - _place(M_est, points, projected)).sum(axis=-2)
+    squared: Array = np.square(_place(M_gt, points, project) - _place(M_est, points, project)).sum(axis=-2)
     return squared
 
 
-def _place(M: Array, points: Array, projected: bool) -> Array:
+def _place(M: Array, points: Array, project: Project | None) -> Array:
     """Map homogeneous points (..., 4, N) by (..., 3, 4): to camera space (..., 3, N) or to pixels (..., 2, N)."""
     placed: Array = M @ points
-    return placed[..., :2, :] / placed[..., 2:, :] if projected else placed
+    return placed if project is None else project(placed)
 
 
 def add(T_est: Array, T_gt: Array, xyz_obj_m: Array) -> Array:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import NO_BOX, Detection
@@ -52,7 +53,13 @@ class FakeMatcher:
 
 def make_task(im_id: int, obj_ids: list[int], **changes) -> ImageTask:
     detections = tuple(Detection(obj_id, 0.5, (4.0 + obj_id, 5.0, 20.0, 20.0), None, 0.1) for obj_id in obj_ids)
-    fields = {"scene_id": 1, "im_id": im_id, "image_path": Path(f"{im_id}.png"), "K": K, "detections": detections}
+    fields = {
+        "scene_id": 1,
+        "im_id": im_id,
+        "image_path": Path(f"{im_id}.png"),
+        "camera": Pinhole(K),
+        "detections": detections,
+    }
     return ImageTask(**(fields | changes))
 
 
@@ -217,7 +224,7 @@ def test_unusable_parts_are_recorded_and_the_rest_goes_on():
         make_task(0, [1]),
         make_task(13, [1]),
         make_task(2, []),
-        make_task(3, [1], problem="cam_K is missing", K=None),
+        make_task(3, [1], problem="cam_K is missing", camera=None),
         make_task(4, [1, 50]),
         make_task(5, [9, 2]),
     ]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import NO_BOX, Detection
@@ -21,13 +22,13 @@ def make_task(folder, im_id=0, scene_id=1, boxes=(), pixels=None, ext=".png"):
     path = folder / f"{scene_id}_{im_id}{ext}"
     cv2.imwrite(str(path), np.zeros((48, 64, 3), np.uint8) if pixels is None else pixels)
     detections = tuple(Detection(1, 0.5, box, None, 0.1) for box in boxes)
-    return ImageTask(scene_id, im_id, path, K, detections)
+    return ImageTask(scene_id, im_id, path, Pinhole(K), detections)
 
 
 def test_sound_images_have_no_warning(tmp_path):
     tasks = [make_task(tmp_path, im_id, boxes=[(10.0, 5.0, 20.0, 12.0), (1.0, 2.0, 60.0, 40.0)]) for im_id in (0, 1)]
     tasks.append(replace(tasks[0], im_id=2, image_path=tmp_path / "missing.png"))
-    tasks.append(replace(tasks[0], im_id=3, K=None, problem="cam_K is missing"))
+    tasks.append(replace(tasks[0], im_id=3, camera=None, problem="cam_K is missing"))
     assert input_warnings(tasks) == []
 
 
@@ -35,8 +36,10 @@ def test_sound_images_have_no_warning(tmp_path):
 def test_camera_of_another_resolution_is_named_once_a_scene(tmp_path, factor):
     """K of an image of half or twice the size: distances would be off by the same factor."""
     other = K * np.array([[factor], [factor], [1]])
-    tasks = [replace(make_task(tmp_path, im_id, scene_id), K=other) for scene_id in (1, 2) for im_id in (0, 1)]
-    warnings = input_warnings([replace(tasks[0], K=K), *tasks[1:]])
+    tasks = [
+        replace(make_task(tmp_path, im_id, scene_id), camera=Pinhole(other)) for scene_id in (1, 2) for im_id in (0, 1)
+    ]
+    warnings = input_warnings([replace(tasks[0], camera=Pinhole(K)), *tasks[1:]])
     assert [line.partition(":")[0] for line in warnings] == ["scene 1", "scene 2"]
     for words in ("image 1", "64x48 px", f"fx {300 * factor:g}", f"cx {32 * factor:g}, cy {24 * factor:g}"):
         assert words in warnings[0]

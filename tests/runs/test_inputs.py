@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.bop_folder import HEIGHT, MASK_BOX, WIDTH, K, box_mask, edit_json, write_scene
+from helpers.fisheyes import ARIA_RGB, cam_model
 
+from picopose_cli.base.cameras import Pinhole, parse_camera
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import Detection, ImageTarget, Rle, Target
@@ -99,12 +101,13 @@ def test_missing_image_is_an_error_when_it_is_read(dataset):
 def test_the_digest_tells_whatever_is_asked_apart_and_no_folders():
     rle = Rle((4, 4), b"abc")
     found = Detection(1, np.float64(0.5), (1.0, 2.0, 3.0, 4.0), rle, 0.2)
-    task = ImageTask(1, 2, Path("a/rgb/000002.png"), np.eye(3), (found, replace(found, mask=None)))
+    task = ImageTask(1, 2, Path("a/rgb/000002.png"), Pinhole(np.eye(3)), (found, replace(found, mask=None)))
     others = [
         replace(task, im_id=3),
         replace(task, image_path=Path("a/rgb/000002.tif")),
-        replace(task, K=np.eye(3) * 2),
-        replace(task, K=None, problem="no camera"),
+        replace(task, camera=Pinhole(np.eye(3) * 2)),
+        replace(task, camera=None, problem="no camera"),
+        replace(task, camera=parse_camera({"cam_model": cam_model(ARIA_RGB)}).model),
         replace(task, detections=task.detections[::-1]),
         replace(task, detections=task.detections[:1]),
         *[

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
@@ -38,7 +39,7 @@ def make_results(seed: int = 0) -> list[ImageResult]:
         poses = rng.standard_normal((im_id % 4, 4, 4)) * 10.0 ** rng.integers(-12, 5)
         estimates = tuple(PoseEstimate(7, im_id, 3 + i, float(rng.uniform()), T, time_s) for i, T in enumerate(poses))
         skips = (Skip(7, im_id, None, 'a "reason"\nwith ümlaut'), Skip(7, im_id, 5, "")) if im_id % 3 == 0 else ()
-        task = ImageTask(7, im_id, Path(f"{im_id}.png"), np.eye(3), ())
+        task = ImageTask(7, im_id, Path(f"{im_id}.png"), Pinhole(np.eye(3)), ())
         results.append(ImageResult(task, estimates, skips, StageSeconds(*rng.uniform(size=5).tolist()), time_s))
     return results
 

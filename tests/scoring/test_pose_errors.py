@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from helpers.fisheyes import QUEST3_GRAY1, cam_model
 from helpers.meshes import make_ball, make_box
 from helpers.poses import random_rotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from picopose_cli.base.cameras import Pinhole, parse_camera
 from picopose_cli.base.geometry import make_T, project_points, transform_points
 from picopose_cli.base.symmetries import symmetry_transforms
 from picopose_cli.base.types import Mesh, ObjectInfo
@@ -65,7 +69,7 @@ def test_symmetric_errors_equal_the_full_search(kind, error):
         found = mssd(T_est, T_gt, points, symmetries)
         wanted = [[plain_symmetric_error(e, g, points, symmetries, lambda xyz: xyz) for g in T_gt] for e in T_est]
     else:
-        found = mspd(T_est, T_gt, K, points, symmetries)
+        found = mspd(T_est, T_gt, Pinhole(K), points, symmetries)
         wanted = [
             [plain_symmetric_error(e, g, points, symmetries, lambda xyz: project_points(K, xyz)) for g in T_gt]
             for e in T_est
@@ -81,7 +85,11 @@ def test_errors_above_the_limit_are_infinite_and_the_others_as_without(kind):
     symmetries = symmetry_transforms(SYMMETRIES[kind])
     for limit, whole, cut in (
         (0.1, mssd(T_est, T_gt, points, symmetries), mssd(T_est, T_gt, points, symmetries, limit_m=0.1)),
-        (30, mspd(T_est, T_gt, K, points, symmetries), mspd(T_est, T_gt, K, points, symmetries, limit_px=30)),
+        (
+            30,
+            mspd(T_est, T_gt, Pinhole(K), points, symmetries),
+            mspd(T_est, T_gt, Pinhole(K), points, symmetries, limit_px=30),
+        ),
     ):
         assert 0 < (whole <= limit).sum() < whole.size
         np.testing.assert_array_equal(cut, np.where(whole <= limit, whole, np.inf))
@@ -105,7 +113,7 @@ def test_a_turn_by_a_symmetry_is_no_error(seed, step):
     T_gt, points = poses(rng, 1), rng.normal(0, 0.04, (20, 3))
     T_est = T_gt @ symmetries[step]
     assert mssd(T_est, T_gt, points, symmetries)[0, 0] < 1e-12
-    assert mspd(T_est, T_gt, K, points, symmetries)[0, 0] < 1e-8
+    assert mspd(T_est, T_gt, Pinhole(K), points, symmetries)[0, 0] < 1e-8
 
 
 def test_symmetries_hold_identity_discrete_and_continuous():
@@ -124,7 +132,7 @@ def test_points_behind_the_camera_do_not_break_the_projection_error():
     T_gt = make_T(np.eye(3)[None], np.array([[0, 0, 0.5]]))
     T_est = make_T(np.eye(3)[None], np.array([[0, 0, 0.0]]))
     points = np.array([[0.0, 0, 0], [0.01, 0, 0]])  # the estimate puts them into the camera's centre
-    assert mspd(T_est, T_gt, K, points, np.eye(4)[None])[0, 0] == np.inf
+    assert mspd(T_est, T_gt, Pinhole(K), points, np.eye(4)[None])[0, 0] == np.inf
 
 
 def test_no_estimates_or_no_instances_give_empty_errors():
@@ -132,7 +140,7 @@ def test_no_estimates_or_no_instances_give_empty_errors():
     none, some, points = np.empty((0, 4, 4)), poses(rng, 2), rng.normal(0, 0.04, (5, 3))
     for error in (
         mssd(none, some, points, np.eye(4)[None]),
-        mspd(none, some, K, points, np.eye(4)[None]),
+        mspd(none, some, Pinhole(K), points, np.eye(4)[None]),
         add(none, some, points),
         adds(none, some, points),
     ):
@@ -242,3 +250,23 @@ def test_an_object_around_the_camera_gets_the_whole_image():
     mesh = make_box((0.4, 0.4, 0.4))
     _, box = place_on_grid(mesh.vertices_m, np.eye(4), K, SIZE_HW)
     assert box == (0, 0, 200, 150)
+
+
+def test_mspd_of_real_calibrations_equals_an_independent_implementation(shared_dir):
+    golden = np.load(shared_dir / "golden/cameras/cameras.npz")
+    for name, model in json.loads((shared_dir / "golden/cameras/cameras.json").read_text()).items():
+        camera, points = parse_camera({"cam_model": model}).model, golden[f"{name}/points_mm"] / 1000
+        T = golden[f"{name}/T_gt_est_mm"].copy()
+        T[..., :3, 3] /= 1000
+        found = [mspd(est[None], gt[None], camera, points, np.eye(4)[None])[0, 0] for gt, est in T]
+        np.testing.assert_allclose(found, golden[f"{name}/mspd_px"], rtol=0, atol=1e-6)
+
+
+def test_mspd_of_a_fisheye_is_the_smallest_over_symmetries_of_the_largest_distance():
+    rng = np.random.default_rng(5)
+    camera = parse_camera({"cam_model": cam_model(QUEST3_GRAY1)}).model
+    points, symmetries = rng.normal(0, 0.05, (60, 3)), np.stack([np.eye(4), np.diag([-1.0, -1, 1, 1])])
+    T_est, T_gt = (make_T(random_rotation(rng), np.array([x, 0.1, 0.5]))[None] for x in (0.4, 0.42))
+    seen = [camera.project(transform_points(T, points)) for T in (T_est[0], *(T_gt[0] @ symmetries))]
+    expected = min(np.linalg.norm(seen[0] - other, axis=1).max() for other in seen[1:])
+    np.testing.assert_allclose(mspd(T_est, T_gt, camera, points, symmetries), [[expected]], rtol=0, atol=1e-9)

@@ -12,6 +12,7 @@ from helpers.poses import random_rotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.symmetries import symmetry_transforms
 from picopose_cli.base.types import GroundTruth, ImageTarget, Mesh, ObjectInfo, Target
@@ -79,7 +80,8 @@ class World:
 
     def _errors(self, selection):
         jobs = [
-            ImageJob(*image, K, SIZE_HW, objects, depth_path=image) for image, objects in selection.images.items()
+            ImageJob(*image, Pinhole(K), SIZE_HW, objects, depth_path=image)
+            for image, objects in selection.images.items()
         ]  # no files: the "path" is the image itself
         scorer = ImageScorer(OBJECTS, 0.015, lambda _, image: self.depths[image], render)
         return [pairs for _, errors in score_images(scorer, jobs, 1) for pairs in errors]
