@@ -14,7 +14,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DATA_FILES = {
     Path("picopose_cli/py.typed"),
-    *(Path("picopose_cli/weights") / n for n in ("README.md", "mini.safetensors")),
+    *(
+        Path("picopose_cli/weights") / n
+        for n in ("README.md", "mini.safetensors", "local_features.safetensors", "LICENSE-APACHE-2.0.txt")
+    ),
 }
 
 

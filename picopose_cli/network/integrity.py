@@ -14,6 +14,8 @@ from picopose_cli.base.errors import PicoPoseError
 
 SHIPPED_SHA256 = "59dec46c421b894beea182e504526179d3c88ca5c5118fefe0282bd2a8fac102"
 """Of the network that ships with the package, as weights/README.md has it."""
+LOCAL_FEATURES_SHA256 = "16758e7a05a323a9cec139587540d59fe87603ee6adad7ee35f658ea5d70bdc1"
+"""Of XFeat and LighterGlue as they ship with the package, as weights/README.md has it."""
 RELEASED_SHA256 = "9d1173d3db55e690e468edde453b06d47402d7b993748e4d2fe8f34a203014c0"
 """Of the checkpoint that the PicoPose authors released."""
 FETCH_AGAIN = "copy or download it again and compare its SHA-256"
