@@ -49,7 +49,12 @@ class InferencePass:
         """Return the rows of a group of images."""
         record: Record = {variant.slug: [] for variant in self.variants}
         known = self.matcher.store.obj_ids
-        members = [(task, query) for task in group for query in crop_queries(task, load_image(task), known)[0]]
+        virtual = self.matcher.rules.perspective_crops
+        members = [
+            (task, query)
+            for task in group
+            for query in crop_queries(task, load_image(task), known, perspective_crops=virtual)[0]
+        ]
         for first in range(0, len(members), DEFAULT_BATCH_SIZE):
             for slug, rows in self._estimate(members[first : first + DEFAULT_BATCH_SIZE]).items():
                 record[slug] += rows
@@ -132,7 +137,8 @@ class TruthPass:
 def make_row(task: ImageTask, query: Query, variant: Variant, pose: RankedPose, time_s: float) -> Row:
     """Return the row of a detection's pose."""
     score = query.detection.score * (1.0 if variant.detector_score else pose.confidence)
-    return [task.scene_id, task.im_id, query.detection.obj_id, score, pose.T_cam_from_obj.tolist(), time_s]
+    T = query.pose_in_camera(pose.T_cam_from_obj)
+    return [task.scene_id, task.im_id, query.detection.obj_id, score, T.tolist(), time_s]
 
 
 def with_image_times(rows: Sequence[Row]) -> list[Row]:

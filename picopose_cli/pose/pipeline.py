@@ -173,7 +173,7 @@ class _OpenImage:
         estimates, skips = [], list(self.skips)
         for query in self.queries:
             pose = solutions[query.position][0][0]
-            T, obj_id = pose.T_cam_from_obj, query.detection.obj_id
+            T, obj_id = query.pose_in_camera(pose.T_cam_from_obj), query.detection.obj_id
             if np.isfinite(T).all():
                 score = weighted_score(query.detection.score, pose.confidence)
                 estimates.append(PoseEstimate(self.task.scene_id, self.task.im_id, obj_id, score, T, time_s))
@@ -228,7 +228,9 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
         skip = Skip(task.scene_id, task.im_id, None, str(error))
         return _OpenImage(task, (), (skip,), StageSeconds(), time.perf_counter())
     read_at = time.perf_counter()
-    queries, skips = crop_queries(task, image, work.matcher.store.obj_ids)
+    queries, skips = crop_queries(
+        task, image, work.matcher.store.obj_ids, perspective_crops=work.matcher.rules.perspective_crops
+    )
     cropped_at = time.perf_counter()
     work.record("read", started, read_at, task.name)
     work.record("crop", read_at, cropped_at, task.name)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from picopose_cli.base.cameras import CameraModel, Pinhole
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import make_T
 from picopose_cli.base.tasks import ImageTask, LoadedImage, Skip
 from picopose_cli.base.types import Array, Detection, QueryBatch
 from picopose_cli.templates.crops import (
@@ -18,6 +20,7 @@ from picopose_cli.templates.crops import (
     normalise_bgr,
     square_box,
 )
+from picopose_cli.templates.perspective_crops import aim_camera, make_crop, mask_outline
 
 MIN_BOX_PX = 1.0
 """Smallest width and height of a box's part inside the image where the box decides the crop."""
@@ -28,7 +31,8 @@ class Query:
     """The crop of one detection.
 
     `crop_rgb` (224,224,3) f32 in [0,1], `mask` (224,224) bool, `A_crop_from_image` (3,3), `K` (3,3) of the image;
-    `position` is the detection's index in its image's list.
+    `position` is the detection's index in its image's list. With `R_cam_from_virtual` (3,3) the image is that of a
+    virtual pinhole camera, and the poses that it gives are rotated back by `pose_in_camera`.
     """
 
     position: int
@@ -37,40 +41,87 @@ class Query:
     mask: Array
     A_crop_from_image: Array
     K: Array
+    R_cam_from_virtual: Array | None = None
+
+    def pose_in_camera(self, T: Array) -> Array:
+        """Return the pose T_cam_from_obj (4,4) in the image's camera of a pose in the camera of this crop."""
+        if self.R_cam_from_virtual is None:
+            return T
+        return make_T(self.R_cam_from_virtual @ T[:3, :3], self.R_cam_from_virtual @ T[:3, 3])
+
+
+def needs_virtual_camera(camera: CameraModel, *, perspective_crops: bool) -> bool:
+    """Return whether crops of a camera's image are made by virtual cameras: always unless it is a pinhole's."""
+    return perspective_crops or not isinstance(camera, Pinhole)
 
 
 def crop_queries(
-    task: ImageTask, image: LoadedImage, known_objects: Collection[int]
+    task: ImageTask, image: LoadedImage, known_objects: Collection[int], *, perspective_crops: bool = False
 ) -> tuple[tuple[Query, ...], tuple[Skip, ...]]:
     """Return the crops of an image's detections, and the reasons why others cannot be used.
 
-    `known_objects`: ids of the objects that have templates.
+    `known_objects`: ids of the objects that have templates; `perspective_crops`: see `needs_virtual_camera`.
     """
     queries, skips = [], []
+    camera = task.camera
+    assert camera is not None  # the image has no problem
+    virtual = needs_virtual_camera(camera, perspective_crops=perspective_crops)
     for position, (detection, mask) in enumerate(zip(task.detections, image.masks, strict=True)):
         try:
             if detection.obj_id not in known_objects:
                 raise PicoPoseError("the object has no usable templates")
             if isinstance(mask, PicoPoseError):
                 raise mask
-            if task.K is None:
-                raise PicoPoseError("the image is of a fisheye camera, which is not supported")
-            queries.append(_crop(position, detection, mask, image.image_rgb, task.K))
+            crop = _virtual_crop if virtual else _crop
+            queries.append(crop(position, detection, mask, image.image_rgb, camera))
         except PicoPoseError as error:
             skips.append(Skip(task.scene_id, task.im_id, detection.obj_id, str(error)))
     return tuple(queries), tuple(skips)
 
 
-def _crop(position: int, detection: Detection, mask: Array | None, image_rgb: Array, K: Array) -> Query:
+def _crop(position: int, detection: Detection, mask: Array | None, image_rgb: Array, camera: CameraModel) -> Query:
+    """Return the crop of the image itself, which is a pinhole's."""
+    assert isinstance(camera, Pinhole)
+    mask = _usable_mask(detection, mask, image_rgb)
+    box = square_box(mask, detection.box_xywh)
+    return Query(position, detection, crop_colour(image_rgb, box), crop_mask(mask, box), crop_affine(box), camera.K)
+
+
+def _virtual_crop(
+    position: int, detection: Detection, mask: Array | None, image_rgb: Array, camera: CameraModel
+) -> Query:
+    """Return the crop that a virtual camera sees along the detection's ray."""
+    mask = _usable_mask(detection, mask, image_rgb)
+    if np.count_nonzero(mask) > SMALLEST_MASK_PX:
+        outline = mask_outline(mask)
+    else:
+        outline = mask_outline(_box_mask(detection.box_xywh, *image_rgb.shape[:2]))
+    virtual = aim_camera(camera, outline)
+    crop = make_crop(camera, virtual)
+    return Query(
+        position,
+        detection,
+        crop.colour(image_rgb),
+        crop.mask(mask),
+        virtual.A_crop_from_image,
+        virtual.K,
+        virtual.R_cam_from_virtual,
+    )
+
+
+def _usable_mask(detection: Detection, mask: Array | None, image_rgb: Array) -> Array:
+    """Return the mask (H,W) bool of a detection, that of its box where it has none.
+
+    Raises PicoPoseError when it has another size than the image, or neither mask nor box is in the image.
+    """
     height, width = image_rgb.shape[:2]
     if mask is None:
-        mask = _box_mask(detection.box_xywh, height, width)
-    elif mask.shape != (height, width):
+        return _box_mask(detection.box_xywh, height, width)
+    if mask.shape != (height, width):
         raise PicoPoseError(f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {width}x{height}")
-    elif np.count_nonzero(mask) <= SMALLEST_MASK_PX:
+    if np.count_nonzero(mask) <= SMALLEST_MASK_PX:
         _require_in_image(detection.box_xywh, height, width)  # the box decides the crop
-    box = square_box(mask, detection.box_xywh)
-    return Query(position, detection, crop_colour(image_rgb, box), crop_mask(mask, box), crop_affine(box), K)
+    return mask
 
 
 def _box_mask(box_xywh: tuple[float, float, float, float], height: int, width: int) -> Array:

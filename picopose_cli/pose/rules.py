@@ -68,6 +68,8 @@ class Rules(Protocol):
 
     can_refine: ClassVar[bool]
     """Whether poses can be refined by comparison with their renders."""
+    perspective_crops: ClassVar[bool]
+    """Whether virtual cameras make the crops of pinhole images, too (see `queries.needs_virtual_camera`)."""
 
     @property
     def search_steps(self) -> Sequence[tuple[Sequence[Round], int]]:
@@ -97,6 +99,7 @@ class PaperRules:
 
     hypotheses: int
     can_refine: ClassVar[bool] = False
+    perspective_crops: ClassVar[bool] = False
     search_steps: ClassVar[Sequence[tuple[Sequence[Round], int]]] = ()
 
     def choose_templates(self, ranked_views: Sequence[int], _: NDArray[np.bool_] | None) -> list[int]:
@@ -127,6 +130,7 @@ class DefaultRules:
 
     hypotheses: int
     can_refine: ClassVar[bool] = True
+    perspective_crops: ClassVar[bool] = False
 
     @property
     def search_steps(self) -> Sequence[tuple[Sequence[Round], int]]:

@@ -38,6 +38,7 @@ class FakeMatcher:
         self.batches: list[list[int]] = []
         self.obj_ids = set(obj_ids)
         self.store = self.rules = self
+        self.perspective_crops = False
 
     def match(self, batch):
         self.batches.append(batch.obj_ids.tolist())
