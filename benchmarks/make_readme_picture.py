@@ -21,8 +21,9 @@ from picopose_cli.bop.datasets import Dataset, mesh_path, open_dataset, read_sce
 from picopose_cli.bop.images import read_image_rgb
 from picopose_cli.bop.results import ResultTable, read_results
 from picopose_cli.commands.demo import DATASET, RESULTS_NAME
-from picopose_cli.pictures.overlays import CORRECT_RGB, WRONG_RGB, pose_overlay, render_silhouette
-from picopose_cli.pictures.result_overlays import LEGEND, draw_result_overlays
+from picopose_cli.pictures.judged_results import LEGEND
+from picopose_cli.pictures.overlays import CORRECT_RGB, WRONG_RGB, DrawnPose, draw_poses
+from picopose_cli.pictures.result_overlays import draw_result_overlays
 from picopose_cli.rendering.meshes import read_mesh
 
 OUTPUT = Path(__file__).parent / "results/demo.png"
@@ -55,7 +56,8 @@ def make_picture(demo: Path, images: int) -> Array:
     """Return the picture (h,w,3) u8 RGB of the `images` images that show their objects largest, in their order."""
     dataset, table = open_dataset(DATASET, demo), read_results(demo / RESULTS_NAME)
     with tempfile.TemporaryDirectory() as scratch:
-        correct = np.array(draw_result_overlays(dataset, demo / RESULTS_NAME, Path(scratch)))
+        judged = draw_result_overlays(dataset, demo / RESULTS_NAME, Path(scratch))
+    correct = np.array([bool(judged.is_correct(row)) for row in range(len(judged.error))])
     keys = np.unique(np.stack([table.scene_id, table.im_id], axis=1), axis=0).tolist()
     crops = [Crop(dataset, table, correct, *key) for key in keys]
     largest = sorted(np.argsort([-crop.side_px for crop in crops], kind="stable")[:images])
@@ -83,8 +85,11 @@ class Crop:
         A_tile_from_image = self._tile_affine()
         size_hw = (TILE_PX, TILE_PX)
         tile = cv2.warpAffine(self.image_rgb, A_tile_from_image[:2], size_hw, flags=cv2.INTER_LINEAR)
-        silhouettes = [render_silhouette(mesh, A_tile_from_image @ self.K, T, size_hw) for mesh, T in self.posed]
-        return pose_overlay(tile, silhouettes, self.correct, LEGEND)[:TILE_PX]
+        poses = [
+            DrawnPose(mesh, T, CORRECT_RGB if correct else WRONG_RGB)
+            for (mesh, T), correct in zip(self.posed, self.correct, strict=True)
+        ]
+        return draw_poses(tile, A_tile_from_image @ self.K, poses, axes=False)
 
     def _tile_affine(self) -> Array:
         """Return the affine (3,3) from image to tile pixels; the crop is moved into the image where it leaves it."""

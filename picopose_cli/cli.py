@@ -19,6 +19,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
+from picopose_cli.base.guide_options import EstimateOptions
 from picopose_cli.base.interrupts import stoppable
 from picopose_cli.base.logs import log_to_file, silenced, start_log
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
@@ -80,6 +81,17 @@ def infer(options: InferOptions) -> int:
     return command.run(options).exit_code
 
 
+def estimate(options: EstimateOptions) -> int:
+    """Estimate poses in single images, without a BOP folder.
+
+    Needs a mesh, a mask or box of the object and the camera. Writes the poses as JSON and draws them. The templates of
+    a mesh are made once and kept in a cache.
+    """
+    from picopose_cli.commands import estimate as command
+
+    return command.run(options).exit_code
+
+
 def merge(options: MergeOptions) -> int:
     """Join the result files of the shards of one run.
 
@@ -122,6 +134,7 @@ COMMANDS: dict[str, Command] = {
     "demo": demo,
     "render-templates": render_templates,
     "infer": infer,
+    "estimate": estimate,
     "merge": merge,
     "check": check,
     "score": score,

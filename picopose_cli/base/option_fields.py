@@ -142,6 +142,12 @@ def option_fields(options_type: Any) -> tuple[OptionField, ...]:
     )
 
 
+def require(condition: bool, what: str, fix: str) -> None:
+    """Raise PicoPoseError unless a condition on several options holds."""
+    if not condition:
+        raise PicoPoseError(what, fix=fix)
+
+
 def check_ranges(options: Any) -> None:
     """Check each value of an option dataclass, except None; raises PicoPoseError for the first one out of range."""
     for one in fields(options):

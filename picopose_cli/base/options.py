@@ -11,7 +11,28 @@ from pathlib import Path
 
 from picopose_cli.base.environment import available_cores
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.option_fields import REQUIRED, check_ranges, option
+from picopose_cli.base.option_fields import REQUIRED, check_ranges, option, require
+from picopose_cli.base.option_texts import (
+    DATA_DIR_DEFAULT,
+    DATA_DIR_HELP,
+    DATA_DIR_VARIABLE,
+    DATASET_DEFAULT,
+    DATASET_HELP,
+    MAX_DEFAULT_PROCESSES,
+    MODELS_DEFAULT,
+    MODELS_HELP,
+    ONE_DEVICE_HELP,
+    PROCESSES_DEFAULT,
+    SPLIT_DEFAULT,
+    SPLIT_HELP,
+    TARGETS_DEFAULT,
+    TARGETS_HELP,
+    TARGETS_VALUE,
+    TEMPLATES_DEFAULT,
+    TEMPLATES_HELP,
+    WEIGHTS_DEFAULT,
+    WEIGHTS_HELP,
+)
 
 RENDERERS = ("auto", "egl", "osmesa", "software")
 MESH_UNITS = ("mm", "cm", "m")
@@ -21,37 +42,10 @@ TARGET_KINDS = ("bop19", "bop24")
 TIMINGS = ("batched", "sequential")
 SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
-DATA_DIR_VARIABLE = "BOP_PATH"
-"""Environment variable that replaces --data-dir."""
 DEFAULT_REFINE_ROUNDS = 1
 """Rounds of refinement with --rules default: a second one gains no accuracy (benchmarks/README.md)."""
-MAX_DEFAULT_PROCESSES = 16
-"""Most processes that a command starts by default; more would wait for the disk."""
 DEFAULT_PROCESSES = min(available_cores(), MAX_DEFAULT_PROCESSES)
 """Processes that `render-templates` and `score` start by default."""
-
-_DATA_DIR_HELP = "Folder that contains the BOP data sets."
-_DATA_DIR_DEFAULT = f"environment variable {DATA_DIR_VARIABLE}"
-_DATASET_HELP = "BOP data set: its name, for example ycbv, or the path of its folder."
-_DATASET_DEFAULT = "from the file name"
-_SPLIT_HELP = "Folder of the split, for example test or val."
-_SPLIT_DEFAULT = "the data set's test split"
-_MODELS_HELP = "Name of the models folder in the data set."
-_MODELS_DEFAULT = "chosen by data set"
-_TARGETS_HELP = "Targets: bop19 (localisation) or bop24 (detection) for those of the data set, or a file of either."
-_TARGETS_VALUE = "KIND|FILE"
-_TARGETS_DEFAULT = "that of the data set, BOP19 before BOP24"
-_TEMPLATES_HELP = "Folder of the template banks."
-_TEMPLATES_DEFAULT = "templates/ in the data set"
-_WEIGHTS_HELP = "Network weights: .ckpt, .pth or .safetensors."
-_WEIGHTS_DEFAULT = "the small network of the package"
-_ONE_DEVICE_HELP = "Device: auto, cpu or cuda:N."
-_PROCESSES_DEFAULT = f"one per core, at most {MAX_DEFAULT_PROCESSES}"
-
-
-def _require(condition: bool, what: str, fix: str) -> None:
-    if not condition:
-        raise PicoPoseError(what, fix=fix)
 
 
 def resolve_data_dir(data_dir: Path | None) -> Path:
@@ -90,11 +84,11 @@ class RenderTemplatesOptions:
     """Options of `picopose render-templates`."""
 
     dataset: str | None = option(
-        None, f"{_DATASET_HELP} Not needed with both --from-images and --templates.", value="NAME|DIR"
+        None, f"{DATASET_HELP} Not needed with both --from-images and --templates.", value="NAME|DIR"
     )
-    data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
-    templates: Path | None = option(None, _TEMPLATES_HELP, value="DIR", default_text=_TEMPLATES_DEFAULT)
-    models: str | None = option(None, _MODELS_HELP, value="NAME", default_text=_MODELS_DEFAULT)
+    data_dir: Path | None = option(None, DATA_DIR_HELP, value="DIR", default_text=DATA_DIR_DEFAULT)
+    templates: Path | None = option(None, TEMPLATES_HELP, value="DIR", default_text=TEMPLATES_DEFAULT)
+    models: str | None = option(None, MODELS_HELP, value="NAME", default_text=MODELS_DEFAULT)
     object_ids: tuple[int, ...] = option(
         (), "Ids of the objects to render, for example 1,5.", value="IDS", default_text="all", minimum=0
     )
@@ -106,7 +100,7 @@ class RenderTemplatesOptions:
     workers: int = option(
         DEFAULT_PROCESSES,
         "Processes that render, each an object or a part of the views of a single object.",
-        default_text=_PROCESSES_DEFAULT,
+        default_text=PROCESSES_DEFAULT,
         minimum=1,
     )
     overwrite: bool = option(False, "Render finished banks again.")
@@ -115,26 +109,26 @@ class RenderTemplatesOptions:
     def __post_init__(self) -> None:
         check_ranges(self)
         given = self.dataset is not None or (self.from_images is not None and self.templates is not None)
-        _require(given, "nothing to render", "pass --dataset NAME, or --from-images DIR with --templates DIR")
+        require(given, "nothing to render", "pass --dataset NAME, or --from-images DIR with --templates DIR")
 
 
 @dataclass(frozen=True)
 class InferOptions:
     """Options of `picopose infer`."""
 
-    dataset: str = option(REQUIRED, _DATASET_HELP, value="NAME|DIR")
-    data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
-    templates: Path | None = option(None, _TEMPLATES_HELP, value="DIR", default_text=_TEMPLATES_DEFAULT)
+    dataset: str = option(REQUIRED, DATASET_HELP, value="NAME|DIR")
+    data_dir: Path | None = option(None, DATA_DIR_HELP, value="DIR", default_text=DATA_DIR_DEFAULT)
+    templates: Path | None = option(None, TEMPLATES_HELP, value="DIR", default_text=TEMPLATES_DEFAULT)
     detections: str | None = option(
         None,
         "Detections: a JSON file, a folder of mask images, or gt for ground-truth masks.",
         value="PATH",
         default_text="the official CNOS-FastSAM file",
     )
-    weights: Path | None = option(None, _WEIGHTS_HELP, value="FILE", default_text=_WEIGHTS_DEFAULT)
-    split: str | None = option(None, _SPLIT_HELP, value="NAME", default_text=_SPLIT_DEFAULT)
+    weights: Path | None = option(None, WEIGHTS_HELP, value="FILE", default_text=WEIGHTS_DEFAULT)
+    split: str | None = option(None, SPLIT_HELP, value="NAME", default_text=SPLIT_DEFAULT)
     targets: str | None = option(
-        None, f"{_TARGETS_HELP} They decide the task.", value=_TARGETS_VALUE, default_text=_TARGETS_DEFAULT
+        None, f"{TARGETS_HELP} They decide the task.", value=TARGETS_VALUE, default_text=TARGETS_DEFAULT
     )
     output: Path | None = option(
         None, "Result file in BOP's CSV format.", value="FILE", default_text="picopose_DATASET-SPLIT.csv"
@@ -175,12 +169,12 @@ class InferOptions:
     def __post_init__(self) -> None:
         check_ranges(self)
         conflict = self.rules == "paper" and self.refine
-        _require(not conflict, "--rules paper has no refinement", "drop --refine, or pass --rules default")
+        require(not conflict, "--rules paper has no refinement", "drop --refine, or pass --rules default")
         index, count = self.part or (1, 1)
         if not 1 <= index <= count:
             raise PicoPoseError(f"--shard {self.shard} is invalid: use i/n with 1 <= i <= n, like 2/8")
         several = "," in self.device or self.device == "all"
-        _require(self.shard is None or not several, "--shard runs on one device", "name one with --device")
+        require(self.shard is None or not several, "--shard runs on one device", "name one with --device")
 
     @property
     def rounds(self) -> int:
@@ -205,9 +199,9 @@ class MergeOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        _require(len(self.shards) > 0, "no shard is given", "name the result files of all shards")
-        _require(len(set(self.shards)) == len(self.shards), "a shard is named twice", "name each shard's file once")
-        _require(self.output not in self.shards, f"{self.output} is also a shard", "name another output first")
+        require(len(self.shards) > 0, "no shard is given", "name the result files of all shards")
+        require(len(set(self.shards)) == len(self.shards), "a shard is named twice", "name each shard's file once")
+        require(self.output not in self.shards, f"{self.output} is also a shard", "name another output first")
 
 
 @dataclass(frozen=True)
@@ -215,15 +209,15 @@ class ScoreOptions:
     """Options of `picopose score`."""
 
     results: tuple[Path, ...] = option(REQUIRED, "Result files.", argument=True)
-    data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
-    dataset: str | None = option(None, _DATASET_HELP, value="NAME|DIR", default_text=_DATASET_DEFAULT)
-    split: str | None = option(None, _SPLIT_HELP, value="NAME", default_text=_SPLIT_DEFAULT)
-    models: str | None = option(None, _MODELS_HELP, value="NAME", default_text=_MODELS_DEFAULT)
-    targets: str = option("bop19", f"{_TARGETS_HELP} They decide the task.", value=_TARGETS_VALUE)
+    data_dir: Path | None = option(None, DATA_DIR_HELP, value="DIR", default_text=DATA_DIR_DEFAULT)
+    dataset: str | None = option(None, DATASET_HELP, value="NAME|DIR", default_text=DATASET_DEFAULT)
+    split: str | None = option(None, SPLIT_HELP, value="NAME", default_text=SPLIT_DEFAULT)
+    models: str | None = option(None, MODELS_HELP, value="NAME", default_text=MODELS_DEFAULT)
+    targets: str = option("bop19", f"{TARGETS_HELP} They decide the task.", value=TARGETS_VALUE)
     mesh_unit: str = option("mm", "Unit of length of the meshes; models_info.json is in mm.", choices=MESH_UNITS)
     output: Path | None = option(None, "Write the scores as JSON to this file.", value="FILE")
     workers: int = option(
-        DEFAULT_PROCESSES, "Processes that compute pose errors.", default_text=_PROCESSES_DEFAULT, minimum=1
+        DEFAULT_PROCESSES, "Processes that compute pose errors.", default_text=PROCESSES_DEFAULT, minimum=1
     )
     per_object: bool = option(False, "Also print the scores of each object, with ADD and ADD-S.")
     plot: Path | None = option(None, "Write the recall curves as a PNG to this file.", value="FILE")
@@ -231,7 +225,7 @@ class ScoreOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        _require(len(self.results) > 0, "no result file is given", "name one or more CSV files")
+        require(len(self.results) > 0, "no result file is given", "name one or more CSV files")
 
 
 @dataclass(frozen=True)
@@ -239,10 +233,10 @@ class CheckOptions:
     """Options of `picopose check`."""
 
     file: Path = option(REQUIRED, "Result file (CSV), or detections (JSON, or a folder of masks).", argument=True)
-    data_dir: Path | None = option(None, _DATA_DIR_HELP, value="DIR", default_text=_DATA_DIR_DEFAULT)
-    dataset: str | None = option(None, _DATASET_HELP, value="NAME|DIR", default_text=_DATASET_DEFAULT)
-    split: str | None = option(None, _SPLIT_HELP, value="NAME", default_text=_SPLIT_DEFAULT)
-    targets: str | None = option(None, _TARGETS_HELP, value=_TARGETS_VALUE, default_text=_TARGETS_DEFAULT)
+    data_dir: Path | None = option(None, DATA_DIR_HELP, value="DIR", default_text=DATA_DIR_DEFAULT)
+    dataset: str | None = option(None, DATASET_HELP, value="NAME|DIR", default_text=DATASET_DEFAULT)
+    split: str | None = option(None, SPLIT_HELP, value="NAME", default_text=SPLIT_DEFAULT)
+    targets: str | None = option(None, TARGETS_HELP, value=TARGETS_VALUE, default_text=TARGETS_DEFAULT)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -282,7 +276,7 @@ class TrainOptions:
         0.999, "Decay of the running mean of the weights, which is saved; 0: no mean.", minimum=0, below=1
     )
     seed: int = option(0, "Seed of initial weights and data.", minimum=0)
-    device: str = option("auto", _ONE_DEVICE_HELP, value="DEVICE")
+    device: str = option("auto", ONE_DEVICE_HELP, value="DEVICE")
     precision: str = option("auto", "Precision of the network; auto: bf16 on a GPU.", choices=PRECISIONS)
     validate_every: int = option(2000, "Steps between validations; 0: only at the end.", minimum=0)
     validation_objects: int = option(8, "Held-out procedural objects of the validation; 0: no validation.", minimum=0)
@@ -293,9 +287,9 @@ class TrainOptions:
     def __post_init__(self) -> None:
         check_ranges(self)
         given = self.source != "megapose" or self.shards is not None
-        _require(given, "--source megapose needs the shards", "pass --shards DIR")
+        require(given, "--source megapose needs the shards", "pass --shards DIR")
         useful = self.init is not None or not self.freeze_backbone
-        _require(useful, "--freeze-backbone would keep random features", "pass --init FILE with trained ones")
+        require(useful, "--freeze-backbone would keep random features", "pass --init FILE with trained ones")
 
 
 @dataclass(frozen=True)
@@ -307,8 +301,8 @@ class DemoOptions:
     )
     objects: int = option(5, "Number of objects to generate.", minimum=1)
     images: int = option(10, "Number of images to generate.", minimum=1)
-    weights: Path | None = option(None, _WEIGHTS_HELP, value="FILE", default_text=_WEIGHTS_DEFAULT)
-    device: str = option("auto", _ONE_DEVICE_HELP, value="DEVICE")
+    weights: Path | None = option(None, WEIGHTS_HELP, value="FILE", default_text=WEIGHTS_DEFAULT)
+    device: str = option("auto", ONE_DEVICE_HELP, value="DEVICE")
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -209,7 +209,11 @@ def read_object_infos(dataset: Dataset) -> dict[int, ObjectInfo]:
 
     Raises PicoPoseError naming the object whose entry is invalid.
     """
-    path = models_info_path(dataset)
+    return read_models_info(models_info_path(dataset))
+
+
+def read_models_info(path: Path) -> dict[int, ObjectInfo]:
+    """Return what a models_info.json says of its objects; raises PicoPoseError as `read_object_infos` does."""
     return {obj_id: _object_info(path, obj_id, entry) for obj_id, entry in read_indexed(path).items()}
 
 

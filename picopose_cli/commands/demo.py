@@ -20,7 +20,8 @@ from picopose_cli.base.options import DemoOptions, InferOptions, RenderTemplates
 from picopose_cli.bop.datasets import open_dataset
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.devices import choose_device
-from picopose_cli.pictures.result_overlays import LEGEND, draw_result_overlays
+from picopose_cli.pictures.judged_results import LEGEND
+from picopose_cli.pictures.result_overlays import draw_result_overlays
 from picopose_cli.synthesis.bop_dataset import DETECTIONS, write_procedural_dataset
 
 DATASET, SEED = "demo", 2
@@ -72,7 +73,8 @@ def run(
         # one worker: processes would be forked from this one, which has threads by now
         reports.append(score(ScoreOptions((results,), output, output=output / SCORES_NAME, workers=1)))
     with _timed(seconds, "pictures"):
-        correct = draw_result_overlays(open_dataset(DATASET, output), results, output / OVERLAYS_NAME)
+        judged = draw_result_overlays(open_dataset(DATASET, output), results, output / OVERLAYS_NAME)
+    correct = [bool(judged.is_correct(row)) for row in range(len(judged.error))]
     console.print("time: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items()))
     again = shlex.join(
         ["picopose", "infer", *command_line(replace(_infer_options(options, root, None), restart=False))]

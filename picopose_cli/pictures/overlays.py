@@ -1,60 +1,141 @@
-"""Poses drawn on their image: the outline of each object, coloured by whether its pose is correct."""
+"""Poses drawn on their image: the outline, the axes and a label of each object."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from picopose_cli.base.geometry import project_points, transform_points
 from picopose_cli.base.types import Array, Mesh
+from picopose_cli.rendering.mesh_size import mesh_diameter_m
 from picopose_cli.rendering.software import render_depth
 
-OUTLINE_SCALE = 4
+Rgb = tuple[int, int, int]
+BoxXyxy = tuple[int, int, int, int]
+
+CORRECT_RGB: Rgb = (60, 255, 60)
+WRONG_RGB: Rgb = (255, 50, 50)
+OBJECT_COLOURS_RGB: tuple[Rgb, ...] = (
+    (0, 200, 255), (255, 170, 0), (255, 90, 255), (255, 255, 0), (90, 140, 255), (190, 255, 200), (255, 150, 150),
+)  # fmt: skip
+"""Colours of objects whose poses are not known to be right or wrong."""
+_AXES_RGB: tuple[Rgb, ...] = ((255, 0, 0), (0, 220, 0), (60, 110, 255))
+_AXIS_SHARE = 0.35
+"""Length of an axis over the diameter of its object."""
+_OUTLINE_SCALE = 4
 """Silhouette pixels along one image pixel, for smooth outlines."""
-CORRECT_RGB, WRONG_RGB = (60, 255, 60), (255, 50, 50)
-_LABEL_RGB = (255, 255, 255)
 _OUTLINE_PX = 2
+_MARGIN_PX = 4
 _LEGEND_PX = 24
-_LEGEND_FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.4)
+_LABEL_RGB = (255, 255, 255)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_NEAR_M = 0.001
+_LARGE_PX = 1_000_000
 
 
-def pose_overlay(
-    image_rgb: Array, silhouettes: Sequence[Array], correct: Sequence[bool], legend: tuple[str, str]
-) -> Array:
-    """Return an image (H,W,3) u8 RGB with the outline of each silhouette and a legend in 24 rows below it.
+@dataclass(frozen=True)
+class DrawnPose:
+    """A pose to draw: the object's mesh, `T_cam_from_obj` (4,4) metres, a colour and a text beside it."""
 
-    `silhouettes` (s*H,s*W) bool, s = OUTLINE_SCALE. Outlines of `correct` poses are CORRECT_RGB, the others WRONG_RGB;
-    `legend` holds the meaning of the two colours.
+    mesh: Mesh
+    T_cam_from_obj: Array
+    colour_rgb: Rgb
+    label: str = ""
+
+
+def draw_poses(image_rgb: Array, K: Array, poses: Sequence[DrawnPose], *, axes: bool = True) -> Array:
+    """Return an image (H,W,3) u8 RGB with the outline of each pose, its label and, with `axes`, its object's axes.
+
+    `K` (3,3) px. x is drawn red, y green, z blue. Objects that are not in view are not drawn.
     """
-    picture = image_rgb.astype(np.float32)
-    for silhouette, is_correct in zip(silhouettes, correct, strict=True):
-        cover = _outline(silhouette)[..., None]
-        picture += cover * (np.array(CORRECT_RGB if is_correct else WRONG_RGB, np.float32) - picture)
-    return np.concatenate([np.rint(picture).astype(np.uint8), _legend_strip(legend, image_rgb.shape[1])])
+    picture = image_rgb.copy()
+    size_hw = (image_rgb.shape[0], image_rgb.shape[1])
+    windows = [object_window(pose.mesh, K, pose.T_cam_from_obj, size_hw) for pose in poses]
+    for pose, window in zip(poses, windows, strict=True):
+        if window is not None:
+            _draw_outline(picture, pose, K, window)
+    for pose, window in zip(poses, windows, strict=True):
+        if window is not None and axes:
+            _draw_axes(picture, pose, K)
+        if window is not None and pose.label:
+            _draw_label(picture, pose, window)
+    return picture
 
 
-def render_silhouette(mesh: Mesh, K: Array, T_cam_from_obj: Array, size_hw: tuple[int, int]) -> Array:
-    """Return the silhouette (s*H,s*W) bool of an object in an image of (H,W) px, s = OUTLINE_SCALE."""
-    height, width = (OUTLINE_SCALE * side for side in size_hw)
-    scaled_K = np.diag([OUTLINE_SCALE, OUTLINE_SCALE, 1.0]) @ K
-    return np.asarray(render_depth(mesh, scaled_K, T_cam_from_obj, (0, 0, width, height)) > 0)
+def add_legend(image_rgb: Array, entries: Sequence[tuple[str, Rgb]]) -> Array:
+    """Return an image (H,W,3) u8 RGB with 24 rows below it that explain colours."""
+    width = image_rgb.shape[1]
+    strip = np.zeros((_LEGEND_PX, width, 3), np.uint8)
+    x, middle = 8, _LEGEND_PX // 2
+    for text, colour in entries:
+        strip[middle - 1 : middle - 1 + _OUTLINE_PX, x : x + 20] = colour
+        cv2.putText(strip, text, (x + 28, middle + 4), _FONT, 0.4, _LABEL_RGB, 1, cv2.LINE_AA)
+        x += 28 + cv2.getTextSize(text, _FONT, 0.4, 1)[0][0] + 24
+    return np.concatenate([image_rgb, strip])
 
 
-def _outline(silhouette: Array) -> Array:
-    """Return the part (H,W) f32 in [0, 1] of each image pixel that the line along a silhouette's edge covers."""
-    side = _OUTLINE_PX * OUTLINE_SCALE + 1
+def object_window(mesh: Mesh, K: Array, T_cam_from_obj: Array, size_hw: tuple[int, int]) -> BoxXyxy | None:
+    """Return the part (x0, y0, x1, y1) of an image of (H,W) px that an object is in, with a margin; None outside it."""
+    height, width = size_hw
+    xyz_cam = transform_points(T_cam_from_obj, mesh.vertices_m)
+    if (xyz_cam[:, 2] < _NEAR_M).all() or not np.isfinite(xyz_cam).all():
+        return None
+    if (xyz_cam[:, 2] < _NEAR_M).any():  # the camera is in the object's box: it may be anywhere
+        return 0, 0, width, height
+    uv = np.clip(project_points(K, xyz_cam), -_LARGE_PX, _LARGE_PX)
+    x0, y0 = np.maximum(np.floor(uv.min(axis=0)).astype(int) - _MARGIN_PX, 0).tolist()
+    x1, y1 = np.minimum(np.ceil(uv.max(axis=0)).astype(int) + _MARGIN_PX, (width, height)).tolist()
+    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+
+
+def render_silhouette(mesh: Mesh, K: Array, T_cam_from_obj: Array, window: BoxXyxy, scale: int) -> Array:
+    """Return the silhouette (s*h,s*w) bool of an object in a window of the image, s = `scale` samples along a pixel."""
+    scaled_K = np.diag([scale, scale, 1.0]) @ K
+    x0, y0, x1, y1 = (side * scale for side in window)
+    return np.asarray(render_depth(mesh, scaled_K, T_cam_from_obj, (x0, y0, x1, y1)) > 0)
+
+
+def _draw_outline(picture: Array, pose: DrawnPose, K: Array, window: BoxXyxy) -> None:
+    silhouette = render_silhouette(pose.mesh, K, pose.T_cam_from_obj, window, _OUTLINE_SCALE)
+    x0, y0, x1, y1 = window
+    part = picture[y0:y1, x0:x1].astype(np.float32)
+    part += outline(silhouette, _OUTLINE_SCALE)[..., None] * (np.array(pose.colour_rgb, np.float32) - part)
+    picture[y0:y1, x0:x1] = np.rint(part).astype(np.uint8)
+
+
+def outline(silhouette: Array, scale: int) -> Array:
+    """Return the part (h,w) f32 in [0, 1] of each pixel that the line along the edge of a silhouette (s*h,s*w) covers.
+
+    There is no line where the silhouette leaves the image.
+    """
+    side = _OUTLINE_PX * scale + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    line = cv2.morphologyEx(silhouette.astype(np.float32), cv2.MORPH_GRADIENT, disc)
-    size_wh = silhouette.shape[1] // OUTLINE_SCALE, silhouette.shape[0] // OUTLINE_SCALE
+    line = cv2.morphologyEx(silhouette.astype(np.uint8), cv2.MORPH_GRADIENT, disc).astype(np.float32)
+    size_wh = silhouette.shape[1] // scale, silhouette.shape[0] // scale
     return cv2.resize(line, size_wh, interpolation=cv2.INTER_AREA)
 
 
-def _legend_strip(legend: tuple[str, str], width: int) -> Array:
-    strip = np.zeros((_LEGEND_PX, width, 3), np.uint8)
-    x, middle = 8, _LEGEND_PX // 2
-    for text, colour in zip(legend, (CORRECT_RGB, WRONG_RGB), strict=True):
-        strip[middle - 1 : middle - 1 + _OUTLINE_PX, x : x + 20] = colour
-        cv2.putText(strip, text, (x + 28, middle + 4), *_LEGEND_FONT, _LABEL_RGB, 1, cv2.LINE_AA)
-        x += 28 + cv2.getTextSize(text, *_LEGEND_FONT, 1)[0][0] + 24
-    return strip
+def _draw_axes(picture: Array, pose: DrawnPose, K: Array) -> None:
+    length_m = _AXIS_SHARE * mesh_diameter_m(pose.mesh)
+    ends = transform_points(pose.T_cam_from_obj, np.vstack([np.zeros(3), np.eye(3) * length_m]))
+    if (ends[:, 2] < _NEAR_M).any():
+        return
+    uv = np.clip(project_points(K, ends), -_LARGE_PX, _LARGE_PX)
+    points = np.rint((uv - 0.5) * 16).astype(np.int64)  # OpenCV counts from the centre of the first pixel
+    for end, colour in sorted(zip(range(1, 4), _AXES_RGB, strict=True), key=lambda item: -ends[item[0], 2]):
+        cv2.line(picture, points[0].tolist(), points[end].tolist(), colour, 2, cv2.LINE_AA, shift=4)
+
+
+def _draw_label(picture: Array, pose: DrawnPose, window: BoxXyxy) -> None:
+    """Write a pose's label above its window, on a dark ground, inside the image."""
+    height, width = picture.shape[:2]
+    size = max(0.4, height / 1200)
+    (text_w, text_h), below = cv2.getTextSize(pose.label, _FONT, size, 1)
+    x = int(np.clip(window[0], 0, max(width - text_w - 4, 0)))
+    y = int(np.clip(window[1], text_h + below + 2, height))
+    ground = picture[max(y - text_h - below - 2, 0) : y, x : x + text_w + 4]
+    ground[:] = ground // 3
+    cv2.putText(picture, pose.label, (x + 2, y - below), _FONT, size, pose.colour_rgb, 1, cv2.LINE_AA)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import file_sha256
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import Array, Detection, ObjectInfo, TemplateBank
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.devices import choose_device, choose_precision, suggest_batch_size
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
+from picopose_cli.pose.feature_file import feature_file
 from picopose_cli.pose.inference_network import load_inference_network
 from picopose_cli.pose.matcher import Matcher
+from picopose_cli.pose.object_cache import cached_bank, default_cache_dir
 from picopose_cli.pose.pipeline import PipelineOptions, estimate_images
 from picopose_cli.pose.refine import Refiner
 from picopose_cli.pose.rules import make_rules
@@ -42,8 +45,8 @@ class PoseEstimator:
     Points transform as x_cam = T_cam_from_obj @ x_obj, in metres; the camera looks along +z, x is right and y down.
 
     >>> estimator = PoseEstimator("picopose.safetensors")
-    >>> estimator.add_object("templates/obj_000001.h5", mesh="models/obj_000001.ply")
-    >>> poses = estimator.estimate(image_rgb, K, [(1, mask)])
+    >>> mug = estimator.add_mesh("mug.ply")
+    >>> poses = estimator.estimate(image_rgb, K, [(mug, mask)])
     >>> poses[0].T_cam_from_obj
     """
 
@@ -68,6 +71,7 @@ class PoseEstimator:
         precision = choose_precision(precision, device)
         path = bundled_weights() if weights is None else Path(weights)
         network = load_inference_network(path, device=device, precision=precision)
+        self._device, self._precision, self._weights_sha256 = device, precision, file_sha256(path)
         self._meshes: dict[int, tuple[Path, str]] = {}
         self._matcher = Matcher(network, TemplateStore(network), make_rules(rules, hypotheses))
         can_refine = refine > 0 and self._matcher.rules.can_refine
@@ -92,6 +96,31 @@ class PoseEstimator:
         if mesh is not None:
             self._meshes[bank.obj_id] = Path(mesh), bank.provenance.mesh_unit
         return bank.obj_id
+
+    def add_mesh(
+        self,
+        mesh: str | Path,
+        unit: str = "mm",
+        symmetries: ObjectInfo | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Add an object by its mesh alone and return its id: 1, 2, ... in the order of the calls.
+
+        Templates and features are made once (seconds to a minute) and kept in `cache_dir`, by default the user's cache
+        (see `object_cache`). `unit` of the mesh: mm, cm or m; `symmetries` as for `add_object`. `on_progress(n)` is
+        called with the number of views that were finished since the last call. Raises PicoPoseError when the mesh
+        cannot be used or the cache cannot be written.
+        """
+        path = cached_bank(Path(mesh), unit, default_cache_dir() if cache_dir is None else Path(cache_dir))
+        file = feature_file(path, weights_sha256=self._weights_sha256, precision=self._precision, device=self._device)
+        obj_id = max(self._matcher.store.obj_ids, default=0) + 1
+        self._matcher.store.add_object(
+            replace(read_bank(path), obj_id=obj_id), file=file, info=symmetries, on_progress=on_progress
+        )
+        self._meshes[obj_id] = Path(mesh), unit
+        return obj_id
 
     def estimate(self, image_rgb: Array, K: Array, detections: Sequence[tuple[int, MaskOrBox]]) -> list[DetectionPose]:
         """Return the pose of each detection (object id, mask or box) of an image, in order.

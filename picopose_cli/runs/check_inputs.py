@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import DATA_DIR_VARIABLE, TARGET_KINDS, CheckOptions, resolve_dataset
+from picopose_cli.base.option_texts import DATA_DIR_VARIABLE
+from picopose_cli.base.options import TARGET_KINDS, CheckOptions, resolve_dataset
 from picopose_cli.base.types import AnyTarget
 from picopose_cli.bop.check import WARNING, Finding
 from picopose_cli.bop.datasets import Dataset, open_dataset

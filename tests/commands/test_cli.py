@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from picopose_cli import cli
-from picopose_cli.base import options
+from picopose_cli.base import guide_options, options
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
 from picopose_cli.base.option_fields import OptionField, command_line, option_fields, options_record
+from picopose_cli.base.option_texts import DATA_DIR_VARIABLE
 
 RUNNER = CliRunner()
 OPTIONS = {name: cli.options_type(command) for name, command in cli.COMMANDS.items()}
@@ -39,7 +40,8 @@ def help_of(*command: str, columns: int = 80) -> str:
 
 
 def test_every_option_class_belongs_to_a_command():
-    classes = {value for name, value in vars(options).items() if name.endswith("Options")}
+    modules = vars(options) | vars(guide_options)
+    classes = {value for name, value in modules.items() if name.endswith("Options")}
     assert set(OPTIONS.values()) == classes
     assert [command.name for command in cli.app.registered_commands] == list(OPTIONS)
 
@@ -134,7 +136,7 @@ def test_nothing_is_coloured_outside_a_terminal(tmp_path):
 
 
 def test_a_data_set_is_named_or_given_as_the_path_of_its_folder(monkeypatch, tmp_path):
-    monkeypatch.delenv(options.DATA_DIR_VARIABLE, raising=False)
+    monkeypatch.delenv(DATA_DIR_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     assert options.resolve_dataset("lmo", tmp_path) == ("lmo", tmp_path)
@@ -146,7 +148,7 @@ def test_a_data_set_is_named_or_given_as_the_path_of_its_folder(monkeypatch, tmp
         options.resolve_dataset("lmo", None)
     with pytest.raises(PicoPoseError, match="is a path, so it needs no --data-dir"):
         options.resolve_dataset("./lmo", tmp_path)
-    monkeypatch.setenv(options.DATA_DIR_VARIABLE, str(tmp_path / "env"))
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path / "env"))
     assert options.resolve_dataset("mine", None) == ("mine", tmp_path / "env")
     assert options.resolve_dataset("./mine", None) == ("mine", Path())
 
@@ -200,10 +202,10 @@ def test_options_out_of_range_are_refused(make, text):
 
 
 def test_data_dir_comes_from_the_option_or_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv(options.DATA_DIR_VARIABLE, str(tmp_path / "env"))
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path / "env"))
     assert options.resolve_data_dir(tmp_path) == tmp_path
     assert options.resolve_data_dir(None) == tmp_path / "env"
-    monkeypatch.delenv(options.DATA_DIR_VARIABLE)
+    monkeypatch.delenv(DATA_DIR_VARIABLE)
     with pytest.raises(PicoPoseError, match="--data-dir"):
         options.resolve_data_dir(None)
 

@@ -33,8 +33,9 @@ def draw(toy_dir: Path, folder: Path, moved: dict[int, np.ndarray]) -> tuple[lis
         for one in instances
     ]
     write_results(folder / "a_toy-test.csv", estimates)
-    right = draw_result_overlays(dataset, folder / "a_toy-test.csv", folder / "overlays")
+    judged = draw_result_overlays(dataset, folder / "a_toy-test.csv", folder / "overlays")
     pictures = sorted((folder / "overlays").iterdir())
+    right = [judged.is_correct(row) for row in range(len(judged.error))]
     return right, [colours(read_image_rgb(path)) for path in pictures]
 
 
