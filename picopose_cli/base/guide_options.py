@@ -26,7 +26,9 @@ class EstimateOptions:
     mask: Path | None = option(
         None, "Mask image of the object, or a folder with a mask named like each image.", value="FILE|DIR"
     )
-    box: tuple[float, ...] = option((), "Box of the object in pixels, in place of a mask.", value="X,Y,W,H")
+    box: tuple[float, ...] = option(
+        (), "Box of the object in pixels, in place of a mask.", value="X,Y,W,H", default_text="none"
+    )
     objects: Path | None = option(None, "JSON list of several objects, each with mesh, and mask or box.", value="FILE")
     mesh_unit: str = option("mm", "Unit of length of the meshes.", choices=MESH_UNITS)
     output: Path = option(Path("picopose-poses"), "Folder of the poses (JSON) and pictures.", value="DIR")
