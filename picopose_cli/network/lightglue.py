@@ -36,7 +36,8 @@ class LightGlue(nn.Module):
         Returns the indices (M,2) int64 of the matches in `a` and `b`, ascending in `a`, and their probabilities (M,)
         f32, all at least MIN_SCORE. Each keypoint is in one match at most.
         """
-        log_probabilities = self.assign(a, size_a, b, size_b)
+        with torch.autocast(a.xy.device.type, enabled=False):  # in bf16 single probabilities are off by .9
+            log_probabilities = self.assign(a, size_a, b, size_b)
         if not log_probabilities.numel():
             device = log_probabilities.device
             return torch.zeros(0, 2, dtype=torch.int64, device=device), torch.zeros(0, device=device)
@@ -47,82 +48,78 @@ class LightGlue(nn.Module):
 
     def assign(self, a: Keypoints, size_a: tuple[int, int], b: Keypoints, size_b: tuple[int, int]) -> Tensor:
         """Return the logarithms (N,M) f32 of the probabilities that keypoint n of `a` and m of `b` are a match."""
-        features_a, features_b = self._project(a), self._project(b)
-        rotation_a, rotation_b = self._rotation(a, size_a), self._rotation(b, size_b)
+        features = self.input_projection(torch.cat([a.descriptors, b.descriptors]))  # (N+M,96)
+        angles = self.frequencies(torch.cat([_positions(a, size_a), _positions(b, size_b)]))  # (N+M,48)
+        rotation, sizes = (angles.cos(), angles.sin()), [len(a.xy), len(b.xy)]
         for layer in self.layers:
-            features_a, features_b = layer(features_a, features_b, rotation_a, rotation_b)
-        scale = WIDTH**-0.25
-        projected_a = self.assignment_projection(features_a) * scale
-        projected_b = self.assignment_projection(features_b) * scale
-        similarity = (projected_a @ projected_b.T).float()  # (N,M)
-        matchable_a = F.logsigmoid(self.matchability(features_a).float())
-        matchable_b = F.logsigmoid(self.matchability(features_b).float())
-        probabilities: Tensor = similarity.log_softmax(1) + similarity.log_softmax(0) + matchable_a + matchable_b.T
-        return probabilities
+            features = layer(features, rotation, sizes)
+        projected_a, projected_b = torch.split(self.assignment_projection(features) * WIDTH**-0.25, sizes)
+        matchable_a, matchable_b = torch.split(F.logsigmoid(self.matchability(features)), sizes)
+        similarity = projected_a @ projected_b.T  # (N,M)
+        log_probabilities: Tensor = similarity.log_softmax(1) + similarity.log_softmax(0) + matchable_a + matchable_b.T
+        return log_probabilities
 
-    def _project(self, keypoints: Keypoints) -> Tensor:
-        projected: Tensor = self.input_projection(keypoints.descriptors.to(self.matchability.weight.dtype))
-        return projected
 
-    def _rotation(self, keypoints: Keypoints, size: tuple[int, int]) -> Rotation:
-        """Return the rotations of positions relative to the centre, in halves of the image's longer side."""
-        height, width = size
-        centre = keypoints.xy.new_tensor([width / 2, height / 2])
-        positions = (keypoints.xy - centre) / (max(size) / 2)
-        angles = F.linear(positions, self.frequencies.weight.float())
-        dtype = self.frequencies.weight.dtype
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+def _positions(keypoints: Keypoints, size: tuple[int, int]) -> Tensor:
+    """Return positions (N,2) relative to the image's centre, in halves of its longer side."""
+    height, width = size
+    return (keypoints.xy - keypoints.xy.new_tensor([width / 2, height / 2])) / (max(size) / 2)
 
 
 class _Layer(nn.Module):
-    """Attention within each image, then from each image to the other."""
+    """Attention within each image, then from each image to the other.
+
+    Features (N+M,96) are those of both images, one after the other, in all layers: linear layers take them together.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.self_attention = _SelfAttention()
         self.cross_attention = _CrossAttention()
 
-    def forward(self, a: Tensor, b: Tensor, rotation_a: Rotation, rotation_b: Rotation) -> tuple[Tensor, Tensor]:
-        a, b = self.self_attention(a, rotation_a), self.self_attention(b, rotation_b)
-        updated: tuple[Tensor, Tensor] = self.cross_attention(a, b)
+    def forward(self, features: Tensor, rotation: Rotation, sizes: list[int]) -> Tensor:
+        updated: Tensor = self.cross_attention(self.self_attention(features, rotation, sizes), sizes)
         return updated
 
 
 class _SelfAttention(nn.Module):
-    """Attention among the keypoints of one image; queries and keys are rotated by their positions."""
+    """Attention among the keypoints of each image; queries and keys are rotated by their positions."""
 
     def __init__(self) -> None:
         super().__init__()
         self.query_key_value = nn.Linear(WIDTH, 3 * WIDTH)
         self.output = nn.Linear(WIDTH, WIDTH)
-        self.update = _update()
+        self.update = _update_layers()
 
-    def forward(self, features: Tensor, rotation: Rotation) -> Tensor:
-        projected = self.query_key_value(features)  # (N,288): queries, keys, values
-        query, key, value = projected.split(WIDTH, 1)
-        message = self.output(_attend(_rotated(query, rotation), _rotated(key, rotation), value))
-        updated: Tensor = features + self.update(torch.cat([features, message], 1))
+    def forward(self, features: Tensor, rotation: Rotation, sizes: list[int]) -> Tensor:
+        query, key, value = self.query_key_value(features).split(WIDTH, 1)
+        inputs = _rotated(query, rotation), _rotated(key, rotation), value
+        images = zip(*(torch.split(part, sizes) for part in inputs), strict=True)
+        attended = torch.cat([_attend(*image) for image in images])
+        updated: Tensor = features + self.update(torch.cat([features, self.output(attended)], 1))
         return updated
 
 
 class _CrossAttention(nn.Module):
-    """Attention between the keypoints of two images, with one projection for queries and keys."""
+    """Attention between the images; one projection is query and key, so one similarity serves both directions."""
 
     def __init__(self) -> None:
         super().__init__()
         self.query_key = nn.Linear(WIDTH, WIDTH)
         self.value = nn.Linear(WIDTH, WIDTH)
         self.output = nn.Linear(WIDTH, WIDTH)
-        self.update = _update()
+        self.update = _update_layers()
 
-    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        key_a, key_b = self.query_key(a), self.query_key(b)
-        message_a = self.output(_attend(key_a, key_b, self.value(b)))
-        message_b = self.output(_attend(key_b, key_a, self.value(a)))
-        return a + self.update(torch.cat([a, message_a], 1)), b + self.update(torch.cat([b, message_b], 1))
+    def forward(self, features: Tensor, sizes: list[int]) -> Tensor:
+        key_a, key_b = torch.split(self.query_key(features), sizes)
+        value_a, value_b = torch.split(self.value(features), sizes)
+        similarity = (key_a * WIDTH**-0.5) @ key_b.T  # (N,M)
+        attended = torch.cat([similarity.softmax(1) @ value_b, similarity.T.softmax(1) @ value_a])
+        updated: Tensor = features + self.update(torch.cat([features, self.output(attended)], 1))
+        return updated
 
 
-def _update() -> nn.Sequential:
+def _update_layers() -> nn.Sequential:
     """Return the layers that make the change of features from features and message."""
     width = 2 * WIDTH
     return nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, WIDTH))

@@ -1,4 +1,4 @@
-"""XFeat: its maps and its weights."""
+"""XFeat and LighterGlue: maps, keypoints, matches and weights."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.network import bundled
 from picopose_cli.network.integrity import LOCAL_FEATURES_SHA256
-from picopose_cli.network.local_features import LocalFeatureNetwork
+from picopose_cli.network.local_features import DenseFeatures, Keypoints, LocalFeatureNetwork
 from picopose_cli.network.local_matcher import LocalMatcher, load_local_features
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -80,3 +81,78 @@ def test_a_missing_or_changed_file_is_refused(tmp_path, monkeypatch):
     path.write_bytes(data)
     with pytest.raises(PicoPoseError, match="SHA-256 is not that of the shipped file"):
         load_local_features()
+
+
+def dense_with_peaks(peaks: list[tuple[int, int]], height: int = 32, width: int = 64) -> DenseFeatures:
+    """Maps with a keypoint of about the same probability at each (row, column), first one best."""
+    logits = torch.zeros(1, 65, height // 8, width // 8)
+    logits[:, 64] = 10
+    for rank, (row, column) in enumerate(peaks):
+        logits[0, row % 8 * 8 + column % 8, row // 8, column // 8] = 12 - 0.1 * rank
+    columns = torch.linspace(0, 1, width // 8).expand(1, 1, height // 8, -1)
+    descriptors = torch.cat([1 - columns, columns, torch.zeros(1, 62, height // 8, width // 8)], 1)
+    return DenseFeatures(F.normalize(descriptors, dim=1), logits, torch.ones(1, 1, height // 8, width // 8))
+
+
+def test_keypoints_are_at_pixel_centres_best_first():
+    peaks = [(12, 40), (12, 9), (20, 30)]
+    found = LocalFeatureNetwork().keypoints(dense_with_peaks(peaks), 0)
+    assert found.xy.tolist() == [[40.5, 12.5], [9.5, 12.5], [30.5, 20.5]]
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    torch.testing.assert_close(found.descriptors.norm(dim=1), torch.ones(3))
+    by_column = found.descriptors[[1, 2, 0], 1]
+    assert (by_column.diff() > 0.1).all()  # read between cells, where the keypoint is
+
+
+def test_of_close_keypoints_the_best_is_kept_and_of_equal_ones_the_first():
+    found = LocalFeatureNetwork().keypoints(dense_with_peaks([(9, 20), (11, 22), (9, 25)]), 0)
+    assert sorted(found.xy.tolist()) == [[20.5, 9.5], [25.5, 9.5]]
+    dense = dense_with_peaks([])
+    dense.keypoint_logits[0, 27, 1:3, 1:4] = 12
+    found = LocalFeatureNetwork().keypoints(dense, 0, limit=4)
+    assert found.xy.tolist() == [[11.5, 11.5], [19.5, 11.5], [27.5, 11.5], [11.5, 19.5]]
+
+
+def test_mask_and_limit_leave_keypoints_out():
+    dense = dense_with_peaks([(12, 40), (12, 9), (20, 30)])
+    mask = torch.zeros(32, 64, dtype=torch.uint8)
+    mask[:, :35] = 255
+    assert LocalFeatureNetwork().keypoints(dense, 0, mask).xy.tolist() == [[9.5, 12.5], [30.5, 20.5]]
+    assert LocalFeatureNetwork().keypoints(dense, 0, mask, limit=1).xy.tolist() == [[9.5, 12.5]]
+    none = LocalFeatureNetwork().keypoints(dense, 0, mask * 0)
+    assert (none.xy.shape, none.descriptors.shape, none.scores.shape) == ((0, 2), (0, 64), (0,))
+
+
+def test_keypoints_of_an_image_shifted_by_cells_shift_with_it_and_match(matcher):
+    image = random_images(1, 1, 20, 20)
+    image = F.interpolate(image, size=(160, 160), mode="bicubic").clamp(0, 1)
+    images = torch.cat([image[..., :128, :128], image[..., 8:136, 16:144]])
+    dense = matcher.features.dense(images)
+    a, b = (matcher.features.keypoints(dense, index) for index in range(2))
+    indices, scores = matcher.lightglue.match(a, (128, 128), b, (128, 128))
+    shift = a.xy[indices[:, 0]] - b.xy[indices[:, 1]]
+    is_same = (shift - shift.new_tensor([16, 8])).norm(dim=1) < 0.1
+    assert len(indices) > 30
+    assert is_same.float().mean() > 0.9
+    assert scores.min() > 0.1
+
+
+def test_matching_without_keypoints_gives_no_matches(matcher):
+    some = Keypoints(torch.rand(5, 2), F.normalize(torch.ones(5, 64), dim=1), torch.ones(5))
+    none = Keypoints(torch.zeros(0, 2), torch.zeros(0, 64), torch.zeros(0))
+    for a, b in ((some, none), (none, some), (none, none)):
+        indices, scores = matcher.lightglue.match(a, (32, 32), b, (32, 32))
+        assert (indices.shape, scores.shape) == ((0, 2), (0,))
+
+
+def test_autocast_does_not_change_matches(matcher):
+    xy = 64 * random_images(40, 2)
+    descriptors = F.normalize(random_images(40, 64) - 0.5, dim=1)
+    a, b = (Keypoints(xy, descriptors, torch.ones(40)), Keypoints(xy.flip(0), descriptors.flip(0), torch.ones(40)))
+    indices, scores = matcher.lightglue.match(a, (64, 64), b, (64, 64))
+    with torch.autocast("cpu", torch.bfloat16):
+        again = matcher.lightglue.match(a, (64, 64), b, (64, 64))
+    assert indices.tolist() == [[row, 39 - row] for row in indices[:, 0].tolist()]
+    assert len(indices) > 20
+    assert torch.equal(indices, again[0])
+    assert torch.equal(scores, again[1])
