@@ -127,6 +127,12 @@ class InferOptions:
     )
     weights: Path | None = option(None, WEIGHTS_HELP, value="FILE", default_text=WEIGHTS_DEFAULT)
     split: str | None = option(None, SPLIT_HELP, value="NAME", default_text=SPLIT_DEFAULT)
+    sensor: str | None = option(
+        None,
+        "Sensor whose images are used, for example cam1; the poses are in its frame, and its name is in the file's.",
+        value="NAME",
+        default_text="the one that BOP scores",
+    )
     targets: str | None = option(
         None, f"{TARGETS_HELP} They decide the task.", value=TARGETS_VALUE, default_text=TARGETS_DEFAULT
     )

@@ -16,6 +16,7 @@ import pandas as pd
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import AnyTarget, Array, ImageTarget
 from picopose_cli.bop.datasets import Dataset
+from picopose_cli.bop.known_datasets import is_unscored_sensor, scored_suffixes
 from picopose_cli.bop.result_names import drop_separators, parse_result_name
 from picopose_cli.bop.results import (
     HEADER,
@@ -84,6 +85,10 @@ def _check_name(path: Path, dataset: Dataset | None) -> Iterator[Finding]:
     except PicoPoseError as error:
         yield Finding(ERROR, None, str(error), "name")
         return
+    if is_unscored_sensor(name.dataset, name.split_type):
+        scored = " and ".join(suffix.removeprefix("_") for suffix in scored_suffixes(name.dataset))
+        text = f"the poses are of the sensor {name.split_type}, in its frame; BOP scores those of {scored}"
+        yield Finding(WARNING, None, text, "sensor")
     if path.suffix != ".csv":
         yield Finding(WARNING, None, f"the name {path.name!r} does not end in .csv", "name")
     if dataset is None:

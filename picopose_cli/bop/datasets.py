@@ -19,8 +19,10 @@ from picopose_cli.bop.json_files import read_indexed
 from picopose_cli.bop.known_datasets import (
     DEFAULT_VSD_DELTA_MM,
     KnownSplit,
+    is_unscored_sensor,
     known_image_size_hw,
     known_splits,
+    scored_suffixes,
     toolkit_split,
 )
 from picopose_cli.bop.layouts import (
@@ -28,20 +30,21 @@ from picopose_cli.bop.layouts import (
     ImageLayout,
     find_image_layouts,
     find_models,
+    find_scenes,
     find_split,
     images_by_id,
     list_folders,
     mesh_files,
     models_folders,
-    require_scored_sensor,
-    scene_folders,
+    require_sensor,
+    sensors_of,
     split_folders,
 )
 from picopose_cli.bop.result_names import drop_separators
 
 _LOG = logging.getLogger(__name__)
 _MODELS_INFO = "models_info.json"
-_EVALUATION_MODELS = "models_eval"
+_EVALUATION_MODELS = ("models_eval", "object_models_eval")
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,15 @@ class Dataset:
     name: str
     root: Path
     split: str
-    """Folder of the split, such as `test_primesense`."""
+    """Folder of the split, such as `test_primesense`; HOT3D's `test` may be downloaded in parts instead."""
+    sensor: str | None
+    """The sensor that was asked for in place of the one that BOP scores."""
     models_dir: Path
     """Folder of the meshes that templates are rendered from; may be missing."""
     eval_models_dir: Path
     """Folder of the meshes that scores are computed with: models_eval if it exists."""
+    scenes: Mapping[int, Path]
+    """Folders of the scenes on disk by id, sorted."""
     layout: ImageLayout
     """That of the first scene, for scenes that have none of their own."""
     layouts: Mapping[int, ImageLayout]
@@ -75,18 +82,22 @@ class Dataset:
 
     @property
     def result_split(self) -> str:
-        """The split as written in result file names: `test` for tless' test_primesense, `test-TYPE` for other types."""
+        """The split as written in result file names: `test` for tless' test_primesense, `test-TYPE` for other types.
+
+        A sensor that was asked for is its type, too.
+        """
         split, split_type = toolkit_split(self.split)
         usual = any(row.split == self.split for row in known_splits(self.name)[:1])
-        return split if usual or split_type is None else f"{split}-{split_type.replace('_', '')}"
+        parts = (split, None if usual else split_type, self.sensor)
+        return "-".join(part.replace("_", "") for part in parts if part is not None)
 
     def scene_dir(self, scene_id: int) -> Path:
         """Return the folder of a scene."""
-        return self.split_dir / f"{scene_id:06d}"
+        return self.scenes.get(scene_id, self.split_dir / f"{scene_id:06d}")
 
     def scene_ids(self) -> list[int]:
         """Return the sorted ids of the scenes on disk."""
-        return [int(name) for name in scene_folders(self.split_dir)]
+        return list(self.scenes)
 
     def layout_of(self, scene_id: int) -> ImageLayout:
         """Return the layout of a scene."""
@@ -124,29 +135,44 @@ class Dataset:
 
 
 def open_dataset(
-    name: str, data_dir: Path, *, split: str | None = None, models: str | None = None, need_images: bool = True
+    name: str,
+    data_dir: Path,
+    *,
+    split: str | None = None,
+    models: str | None = None,
+    need_images: bool = True,
+    sensor: str | None = None,
 ) -> Dataset:
     """Return a data set below `data_dir` with its layout: that of BOP's table, except where the folder differs.
 
     `split` and `models` name folders inside the data set and override the search; `split` may omit the type (`test` for
-    `test_primesense`). Without `need_images` a data set that has only meshes is accepted.
-    Raises PicoPoseError when the folder, split or models folder is missing, or its images are of fisheye cameras.
+    `test_primesense`), or have a sensor as its type (`test_cam1`), as result files have it. `sensor` asks for another
+    than the one that BOP scores. Without `need_images` a data set that has only meshes is accepted.
+    Raises PicoPoseError when the folder, split, sensor or models folder is missing.
     """
     root = _find_root(name, data_dir)
     rows = known_splits(root.name)
+    if sensor is None and split is not None:
+        split, sensor = _without_sensor(root, split, rows)
+    if f"_{sensor}" in scored_suffixes(root.name):
+        sensor = None
     folder = _split_or_default(root, split, rows, need_images)
     row = _row_of(folder, rows)
+    scenes = find_scenes(root, folder, rows)
     preferred = tuple(dict.fromkeys((*((row.models,) if row else ()), *MODELS_FOLDERS)))
     models_dir = find_models(root, models, preferred)
-    layout, layouts = find_image_layouts(root / folder, tuple(dict.fromkeys((*((row,) if row else ()), *rows))))
+    own_rows = tuple(dict.fromkeys((*((row,) if row else ()), *rows)))
+    layout, layouts = find_image_layouts(scenes, own_rows, sensor)
     if need_images:
-        require_scored_sensor(root / folder, layout, layouts)
+        require_sensor(scenes, layout, layouts, sensor)
     dataset = Dataset(
         name=root.name,
         root=root,
         split=folder,
+        sensor=sensor,
         models_dir=models_dir,
-        eval_models_dir=models_dir if models else find_models(root, None, (_EVALUATION_MODELS, models_dir.name)),
+        eval_models_dir=models_dir if models else find_models(root, None, (*_EVALUATION_MODELS, models_dir.name)),
+        scenes=scenes,
         layout=layout,
         layouts=layouts,
         has_public_gt=False,
@@ -155,10 +181,18 @@ def open_dataset(
         vsd_delta_m=(row.vsd_delta_mm if row else DEFAULT_VSD_DELTA_MM) / MM_PER_M,
     )
     dataset = _with_ground_truth(dataset, row)
-    if need_images and row is not None and row.fisheye:
-        _refuse_fisheye(dataset)
     _LOG.info("data set %s: split %s, images %s, meshes %s", root, folder, dataset.layout, dataset.models_dir.name)
     return dataset
+
+
+def _without_sensor(root: Path, split: str, rows: tuple[KnownSplit, ...]) -> tuple[str, str | None]:
+    """Return a split without the sensor that is its type (`test_cam1`), and that sensor; None where it has none."""
+    kind, sensor = toolkit_split(split)
+    if sensor is None or split in split_folders(root):
+        return split, None
+    if is_unscored_sensor(root.name, sensor) or sensor in sensors_of(find_scenes(root, kind, rows)):
+        return kind, sensor
+    return split, None
 
 
 def require_dataset(name: str, data_dir: Path) -> None:
@@ -167,12 +201,18 @@ def require_dataset(name: str, data_dir: Path) -> None:
 
 
 def read_scene_cameras(dataset: Dataset, scene_id: int) -> dict[int, Camera]:
-    """Return the cameras of a scene by image id; an image whose K is missing or invalid has K None and a problem.
+    """Return the cameras of a scene by image id; an image without a valid camera has model None and a problem.
 
-    Raises PicoPoseError when the scene_camera file itself is missing or unreadable.
+    Raises PicoPoseError when the scene_camera file itself is missing or unreadable, or has pinholes and fisheyes.
     """
     path = dataset.annotation_path(scene_id, "scene_camera")
-    return {im_id: parse_camera(entry) for im_id, entry in read_indexed(path).items()}
+    cameras = {im_id: parse_camera(entry) for im_id, entry in read_indexed(path).items()}
+    kinds = {type(camera.model): im_id for im_id, camera in cameras.items() if camera.model is not None}
+    if len(kinds) > 1:
+        images = ", ".join(f"image {im_id} {kind.__name__}" for kind, im_id in kinds.items())
+        what = f"the cameras of the scene are of several kinds ({images})"
+        raise PicoPoseError(what, where=path, fix="write a scene_camera file, and a folder of images, for each sensor")
+    return cameras
 
 
 def object_ids(dataset: Dataset) -> list[int]:
@@ -255,20 +295,6 @@ def _row_of(folder: str, rows: tuple[KnownSplit, ...]) -> KnownSplit | None:
 def _with_ground_truth(dataset: Dataset, row: KnownSplit | None) -> Dataset:
     private = row is not None and toolkit_split(dataset.split)[0] in row.private_splits
     return replace(dataset, has_private_gt=private, has_public_gt=dataset.has_gt_files() and not private)
-
-
-def _refuse_fisheye(dataset: Dataset) -> None:
-    """Raise PicoPoseError when no scene has an image of a pinhole camera."""
-    scene_ids = dataset.scene_ids()
-    for scene_id in scene_ids:
-        if any(camera.K is not None for camera in read_scene_cameras(dataset, scene_id).values()):
-            return
-    if scene_ids:
-        raise PicoPoseError(
-            f"the images of {dataset.name} are of fisheye cameras (no cam_K), which are not supported",
-            where=dataset.annotation_path(scene_ids[0], "scene_camera"),
-            fix="undistort them to pinhole images and add cam_K",
-        )
 
 
 def _existing(folder: Path, im_id: int, usual_ext: str) -> Path:

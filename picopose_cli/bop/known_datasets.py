@@ -6,6 +6,7 @@ from its row, the folder is used (see `layouts`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 DEFAULT_VSD_DELTA_MM = 15.0
@@ -35,7 +36,10 @@ class KnownSplit:
     vsd_delta_mm: float = DEFAULT_VSD_DELTA_MM
     max_estimates_per_image: int = DEFAULT_MAX_ESTIMATES_PER_IMAGE
     """Detection task: number of best-scored estimates of an image that are counted."""
-    fisheye: bool = False
+    parts: str | None = None
+    """Start of the names of the folders that are a part of the split as it is downloaded, without `split` itself."""
+    scenes: range | None = None
+    """Ids of the scenes that have this sensor; None: all."""
     has_vsd: bool = True
     """False for data sets that BOP scores by detection only: it defines no VSD tolerance for them."""
 
@@ -74,23 +78,23 @@ KNOWN_SPLITS: tuple[KnownSplit, ...] = (
         "hot3d",
         (1408, 1408),
         _ids(33),
-        split="test_aria",
         image_ext=".jpg",
         suffix="_rgb",
         private_splits=_PRIVATE,
-        fisheye=True,
+        parts="test_aria",
+        scenes=range(3365, 3832),
         has_vsd=False,
     ),
     KnownSplit(
         "hot3d",
         (1024, 1280),
         _ids(33),
-        split="test_quest3",
         image_folder="gray1",
         image_ext=".jpg",
         suffix="_gray1",
         private_splits=_PRIVATE,
-        fisheye=True,
+        parts="test_quest3",
+        scenes=range(1288, 1849),
         has_vsd=False,
     ),
     KnownSplit(
@@ -167,6 +171,22 @@ def known_image_size_hw(name: str, split: str, suffix: str) -> tuple[int, int] |
     if name in _SIZES_BY_SUFFIX:
         return _SIZES_BY_SUFFIX[name].get(suffix)
     return next((row.image_size_hw for row in known_splits(name)), None)
+
+
+def scored_suffixes(name: str) -> tuple[str, ...]:
+    """Return the suffixes of the sensors that BOP scores, empty for a data set with one sensor or an unknown one."""
+    return tuple(row.suffix for row in known_splits(name) if row.suffix)
+
+
+def is_unscored_sensor(name: str, sensor: str | None) -> bool:
+    """Return whether a data set has a sensor of this name (without `_`) that BOP does not score."""
+    suffix = f"_{sensor}"
+    return suffix in _SIZES_BY_SUFFIX.get(name, {}) and suffix not in scored_suffixes(name)
+
+
+def rows_of_scene(rows: Sequence[KnownSplit], scene_id: int) -> Sequence[KnownSplit]:
+    """Return the rows that a scene may have: those of its id, else all."""
+    return [row for row in rows if row.scenes is not None and scene_id in row.scenes] or rows
 
 
 def known_splits(name: str) -> tuple[KnownSplit, ...]:

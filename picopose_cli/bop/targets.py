@@ -16,8 +16,9 @@ from picopose_cli.base.types import MIN_VISIB_FRACT, AnyTarget, ImageTarget, Tar
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.bop.json_files import read_json_list
-from picopose_cli.bop.known_datasets import known_splits, max_estimates_per_image, toolkit_split
+from picopose_cli.bop.known_datasets import known_splits, max_estimates_per_image, scored_suffixes, toolkit_split
 from picopose_cli.bop.layouts import split_folders
+from picopose_cli.bop.multiview_targets import has_views, single_images, views_text
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,12 +56,22 @@ def choose_targets(dataset: Dataset, wanted: str | None = None) -> ChosenTargets
     path = _find_wanted(dataset, wanted)
     targets: Sequence[AnyTarget]
     if path is not None and wanted not in TARGET_KINDS:
-        targets = read_target_file(path, dataset.name)
+        entries, sensors = read_json_list(path), _sensors_in_use(dataset)
+        targets = read_target_file(path, dataset.name, sensors)
+        if has_views(entries):
+            return ChosenTargets(targets, path, f"{targets_text(targets, path)}; {views_text(sensors)}")
     else:
         targets = read_image_targets(dataset) if wanted == "bop24" else read_targets(dataset)
     return ChosenTargets(
         targets, path, targets_text(targets, path or f"made from the ground truth in {dataset.split_dir}")
     )
+
+
+def _sensors_in_use(dataset: Dataset) -> tuple[str, ...]:
+    """Return the names of the sensors whose images are estimated: the one asked for, else those that BOP scores."""
+    if dataset.sensor is not None:
+        return (dataset.sensor,)
+    return tuple(suffix.removeprefix("_") for suffix in scored_suffixes(dataset.name))
 
 
 def needs_detected_targets(dataset: Dataset, wanted: str | None) -> bool:
@@ -122,14 +133,18 @@ def targets_by_image(targets: Iterable[AnyTarget]) -> dict[tuple[int, int], list
     return by_image
 
 
-def read_target_file(path: Path, dataset_name: str) -> Sequence[AnyTarget]:
+def read_target_file(path: Path, dataset_name: str, sensors: Collection[str] | None = None) -> Sequence[AnyTarget]:
     """Return the targets of a BOP19 or BOP24 file in its order, scene by scene.
 
-    A BOP24 file lists images without objects.
+    A BOP24 file lists images without objects, a multi-view file several views of `sensors` (None: of the scored ones).
     `dataset_name` decides how many estimates of an image are counted. Raises PicoPoseError when the file is empty or
     invalid.
     """
     entries = read_json_list(path)
+    if has_views(entries):
+        if sensors is None:
+            sensors = [suffix.removeprefix("_") for suffix in scored_suffixes(dataset_name)]
+        return _image_targets(single_images(entries, sensors, path), path, dataset_name)
     with_objects = any(isinstance(entry, dict) and entry.keys() & {"obj_id", "inst_count"} for entry in entries)
     if with_objects or not entries:
         return _object_targets(entries, path)

@@ -14,7 +14,7 @@ from picopose_cli.base.texts import shorten
 from picopose_cli.base.types import METRES_PER_UNIT, Array, Mesh
 from picopose_cli.rendering.glb import read_glb_parts
 from picopose_cli.rendering.mesh_parts import join_parts
-from picopose_cli.rendering.mesh_size import check_size
+from picopose_cli.rendering.mesh_size import DIAMETER_RATIOS, check_size, largest_distance_m
 from picopose_cli.rendering.obj import material_paths, obj_textures, read_obj_parts, read_obj_vertices
 from picopose_cli.rendering.ply import read_ply
 from picopose_cli.rendering.ply_mesh import ply_textures, read_ply_parts
@@ -72,6 +72,24 @@ def read_shape(path: Path, unit: str = "mm") -> Mesh:
     mesh = Mesh(_in_metres(vertices, unit, path), faces)
     check_size(mesh, unit, path)
     return mesh
+
+
+def unit_in_file(path: Path, unit: str, diameter_m: float) -> str:
+    """Return the unit of a mesh whose diameter is known: `unit`, except metres for a GLB that fits in those alone.
+
+    BOP's unit is the millimetre, glTF's the metre: GLB files of HOT3D have either. A file that cannot be read, or fits
+    in neither, is reported when it is used.
+    """
+    if path.suffix.lower() != ".glb" or unit != "mm":
+        return unit
+    for candidate in ("mm", "m"):
+        try:
+            ratio = diameter_m / largest_distance_m(read_shape(path, candidate))
+        except PicoPoseError:
+            continue
+        if DIAMETER_RATIOS[0] <= ratio <= DIAMETER_RATIOS[1]:
+            return candidate
+    return unit
 
 
 def mesh_sha256(path: Path) -> str:

@@ -92,7 +92,7 @@ def read_inputs(options: InferOptions) -> RunInputs:
     Raises PicoPoseError when data set, targets, detections, template banks, weights, device or output cannot be used.
     """
     name, data_dir = resolve_dataset(options.dataset, options.data_dir)
-    dataset = open_dataset(name, data_dir, split=options.split)
+    dataset = open_dataset(name, data_dir, split=options.split, sensor=options.sensor)
     devices = choose_devices(options.device)
     output = _output_path(options, dataset)
     from_detections = options.detections != "gt" and needs_detected_targets(dataset, options.targets)

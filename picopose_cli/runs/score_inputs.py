@@ -29,7 +29,7 @@ from picopose_cli.bop.result_names import parse_result_name
 from picopose_cli.bop.results import ResultTable, read_results
 from picopose_cli.bop.targets import ChosenTargets, choose_targets
 from picopose_cli.rendering.mesh_size import check_diameter, exact_diameter_m
-from picopose_cli.rendering.meshes import read_shape
+from picopose_cli.rendering.meshes import read_shape, unit_in_file
 from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.pair_errors import ObjectModel
 from picopose_cli.scoring.parallel import ImageJob, ImageScorer
@@ -234,10 +234,16 @@ def _load_scorer(
 ) -> ImageScorer:
     obj_ids = sorted({item.obj_id for job in jobs for item in job.objects})
     paths = {obj_id: mesh_path(dataset, obj_id, evaluation=True) for obj_id in obj_ids}
-    meshes = {obj_id: read_shape(path, options.mesh_unit) for obj_id, path in paths.items()}
+    known = {} if _computes_infos(dataset) else read_object_infos(dataset)
+    unit = options.mesh_unit
+    units = {
+        obj_id: unit_in_file(path, unit, known[obj_id].diameter_m) if obj_id in known else unit
+        for obj_id, path in paths.items()
+    }
+    meshes = {obj_id: read_shape(path, units[obj_id]) for obj_id, path in paths.items()}
     infos = _read_infos(dataset, meshes)
     for obj_id, path in paths.items():
-        check_diameter(meshes[obj_id], options.mesh_unit, infos[obj_id].diameter_m, path)
+        check_diameter(meshes[obj_id], units[obj_id], infos[obj_id].diameter_m, path)
     models = {
         obj_id: ObjectModel(obj_id, mesh.vertices_m, infos[obj_id].diameter_m, symmetry_transforms(infos[obj_id]))
         for obj_id, mesh in meshes.items()

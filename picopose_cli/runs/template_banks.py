@@ -20,7 +20,7 @@ from picopose_cli.bop.datasets import (
     read_object_infos,
 )
 from picopose_cli.rendering.gl import GL_KINDS
-from picopose_cli.rendering.meshes import mesh_sha256
+from picopose_cli.rendering.meshes import mesh_sha256, unit_in_file
 from picopose_cli.templates.bank import bank_path, read_provenance, write_bank
 from picopose_cli.templates.build import render_bank
 from picopose_cli.templates.from_images import IMAGES_KIND, image_object_ids, images_sha256, read_image_bank
@@ -81,13 +81,16 @@ def plan_banks(options: RenderTemplatesOptions, report: RenderReport) -> tuple[P
     if options.from_images is not None:
         sources = dict.fromkeys(image_object_ids(options.from_images), options.from_images)
     assert folder is not None  # the options require it without a data set
-    renderer, unit = options.renderer, options.mesh_unit
-    if options.from_images is not None:
-        renderer = unit = IMAGES_KIND
-    return folder, [
-        BankJob(obj_id, sources[obj_id], bank_path(folder, obj_id), renderer, unit, diameters_m.get(obj_id))
-        for obj_id in _chosen_ids(sources, options)
-    ]
+    jobs = []
+    for obj_id in _chosen_ids(sources, options):
+        source, diameter_m = sources[obj_id], diameters_m.get(obj_id)
+        renderer, unit = options.renderer, options.mesh_unit
+        if options.from_images is not None:
+            renderer = unit = IMAGES_KIND
+        elif diameter_m is not None:
+            unit = unit_in_file(source, unit, diameter_m)
+        jobs.append(BankJob(obj_id, source, bank_path(folder, obj_id), renderer, unit, diameter_m))
+    return folder, jobs
 
 
 def _known_diameters(dataset: Dataset, report: RenderReport) -> dict[int, float]:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers.bop_folder import K, edit_json, write_json, write_models, write_scene
+from helpers.fisheyes import ARIA_RGB, cam_model
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.bop.datasets import (
@@ -31,7 +32,7 @@ BOP_TABLE = {
     "hope": ("test", 1920, 1080, "rgb", ".png", "scene_gt", 28),
     "hopev2": ("test", 1920, 1080, "rgb", ".png", "scene_gt", 28),
     "handal": ("test", 1920, 1440, "rgb", ".jpg", "scene_gt", 40),
-    "hot3d": ("test_aria", 1408, 1408, "rgb", ".jpg", "scene_gt_rgb", 33),
+    "hot3d": ("test", 1408, 1408, "rgb", ".jpg", "scene_gt_rgb", 33),
     "ipd": ("test", 2064, 1544, "rgb_photoneo", ".png", "scene_gt_photoneo", 10),
     "xyzibd": ("test", 1440, 1080, "gray_xyz", ".png", "scene_gt_xyz", 15),
     "itoddmv": ("test", 1280, 960, "gray_3dlong", ".tif", "scene_gt_3dlong", 28),
@@ -115,20 +116,73 @@ def test_second_sensor_of_hot3d(tmp_path):
     assert dataset.result_split == "test-quest3"
 
 
-def test_fisheye_images_are_refused_clearly(tmp_path):
-    scene = tmp_path / "hot3d" / "test_aria" / "000001"
-    write_scene(scene, {0: [1]}, ext=".jpg", suffix="_rgb")
-    fisheye = {"cam_model": {"projection_model_type": "CameraModelType.FISHEYE624", "projection_params": [1.0]}}
-    edit_json(scene / "scene_camera_rgb.json", "0", fisheye)
-    with pytest.raises(PicoPoseError, match=r"fisheye.*undistort"):
-        open_dataset("hot3d", tmp_path)
-    pinhole = tmp_path / "hot3d" / "test_aria" / "000002"
-    write_scene(pinhole, {0: [1]}, ext=".jpg", suffix="_rgb")
-    assert open_dataset("hot3d", tmp_path).scene_ids() == [1, 2]  # the images of the first scene are reported
-    shutil.rmtree(pinhole)
-    write_models(tmp_path / "hot3d" / "models", [1], ext=".glb")
+def test_download_of_hot3d_is_one_split_in_parts_with_glb_models(tmp_path):
+    """The folders as they are downloaded: no `test`, and models in folders of their own names."""
+    root = tmp_path / "hot3d"
+    for part in ("bop_format", "scenewise"):
+        write_scene(root / f"test_aria_{part}/003365", {0: [1]}, ext=".jpg", suffix="_rgb")
+        write_scene(root / f"test_aria_{part}/003365", {0: [1]}, image_folder="gray1", ext=".jpg", suffix="_gray1")
+        write_scene(root / f"test_quest3_{part}/001288", {5: [1]}, image_folder="gray1", ext=".jpg", suffix="_gray1")
+        for split in (None, "test"):
+            dataset = open_dataset("hot3d", tmp_path, split=split)
+            assert (dataset.split, dataset.result_split, dataset.scene_ids()) == ("test", "test", [1288, 3365])
+        assert dataset.image_path(3365, 0) == root / f"test_aria_{part}/003365/rgb/000000.jpg"
+        assert dataset.image_path(1288, 5) == root / f"test_quest3_{part}/001288/gray1/000005.jpg"
+        assert [dataset.known_size_hw(scene_id) for scene_id in (1288, 3365)] == [(1024, 1280), (1408, 1408)]
+        shutil.rmtree(root)
+    for folder in ("object_models", "object_models_eval"):
+        write_models(root / folder, [1], ext=".glb")
     only_meshes = open_dataset("hot3d", tmp_path, need_images=False)
-    assert mesh_path(only_meshes, 1).name == "obj_000001.glb"
+    assert mesh_path(only_meshes, 1) == root / "object_models/obj_000001.glb"
+    assert mesh_path(only_meshes, 1, evaluation=True) == root / "object_models_eval/obj_000001.glb"
+
+
+def test_grey_images_of_an_aria_scene_are_not_taken_for_its_colour_images(tmp_path):
+    write_scene(tmp_path / "hot3d/test/003365", {0: [1]}, image_folder="gray1", ext=".jpg", suffix="_gray1")
+    with pytest.raises(PicoPoseError, match=r"BOP scores \(rgb/ and scene_camera_rgb.json\), only gray1"):
+        open_dataset("hot3d", tmp_path)
+
+
+def test_another_sensor_can_be_asked_for_and_is_named(tmp_path):
+    scene = tmp_path / "ipd/test/000000"
+    for sensor in ("photoneo", "cam1"):
+        write_scene(scene, {0: [0]}, image_folder=f"rgb_{sensor}", suffix=f"_{sensor}", masks=True)
+    for dataset in (open_dataset("ipd", tmp_path, sensor="cam1"), open_dataset("ipd", tmp_path, split="test_cam1")):
+        assert dataset.image_path(0, 0).parent.name == "rgb_cam1"
+        assert dataset.annotation_path(0, "scene_gt").name == "scene_gt_cam1.json"
+        assert dataset.mask_visib_path(0, 0, 0).parent.name == "mask_visib_cam1"
+        assert dataset.known_size_hw(0) == (2160, 3840)
+        assert (dataset.split, dataset.result_split) == ("test", "test-cam1")
+    assert open_dataset("ipd", tmp_path, sensor="photoneo").result_split == "test"
+    with pytest.raises(PicoPoseError, match=r"no images of the sensor 'cam9' \(found: cam1, photoneo\)"):
+        open_dataset("ipd", tmp_path, sensor="cam9")
+    shutil.rmtree(scene / "rgb_cam1")
+    (scene / "scene_camera_cam1.json").unlink()
+    with pytest.raises(PicoPoseError, match=r"no images of the sensor 'cam1' \(found: photoneo\)"):
+        open_dataset("ipd", tmp_path, split="test_cam1")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("test_aria/clip-003365.tar", ["clips", "hot3d_clips_to_bop_scenewise.py --split test_aria"]),
+        ("train_pbr_web/shard-000000.tar", ["webdataset", "scene folders"]),
+        ("test/000001_000000.camera.json", ["imagewise", "scene folders"]),
+    ],
+)
+def test_copies_in_other_layouts_are_named_with_what_to_do(tmp_path, file, words):
+    write_json(tmp_path / "hot3d" / file, {})
+    with pytest.raises(PicoPoseError) as caught:
+        open_dataset("hot3d", tmp_path)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_cameras_of_several_kinds_in_a_scene_are_refused(tmp_path):
+    scene = tmp_path / "mine/test/000001"
+    write_scene(scene, {0: [1], 1: [1]})
+    edit_json(scene / "scene_camera.json", "1", {"cam_model": cam_model(ARIA_RGB)})
+    with pytest.raises(PicoPoseError, match=r"several kinds \(image 0 Pinhole, image 1 Fisheye624\)"):
+        read_scene_cameras(open_dataset("mine", tmp_path), 1)
 
 
 @pytest.mark.parametrize(

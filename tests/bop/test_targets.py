@@ -177,3 +177,18 @@ def test_recorded_scoring_targets(shared_dir):
     assert sum(item.inst_count for item in read_targets(dataset)) == 59
     assert len(read_targets(dataset)) == 53
     assert len(read_image_targets(dataset)) == 12
+
+
+def test_images_of_the_scored_sensor_are_taken_of_multiview_targets(tmp_path):
+    write_scene(tmp_path / "ipd/test/000002", {0: [1], 4: [1]}, image_folder="rgb_photoneo", suffix="_photoneo")
+    views = [["photoneo", 0], ["cam1", 0], ["cam2", 0]]
+    entries = [{"scene_id": 2, "im_id": views}, {"scene_id": 2, "im_id": [["photoneo", 4], ["photoneo", 0]]}]
+    path = write_json(tmp_path / "ipd/test_targets_multiview_bop25.json", entries)
+    chosen = choose_targets(open_dataset("ipd", tmp_path), str(path))
+    assert [(target.scene_id, target.im_id) for target in chosen.targets] == [(2, 0), (2, 4)]
+    assert "each image of photoneo is estimated by itself" in chosen.source
+    assert read_target_file(write_json(path, [{"scene_id": 2, "im_id": [3, 1]}]), "mine")[1].im_id == 1
+    with pytest.raises(PicoPoseError, match=r"no view of the sensor photoneo \(found: cam1\)"):
+        read_target_file(write_json(path, [{"scene_id": 2, "im_id": [["cam1", 0]]}]), "ipd")
+    with pytest.raises(PicoPoseError, match="entry 1 has no list of views"):
+        read_target_file(write_json(path, [entries[0], {"scene_id": 2}]), "ipd")

@@ -341,3 +341,10 @@ def test_a_file_that_is_compared_with_nothing_is_a_warning(data, capsys, monkeyp
     printed = capsys.readouterr().out.strip()
     assert "warning: images, objects and counts are not checked: no data folder is given; pass --data-dir" in printed
     assert printed.endswith("it was not compared with targets")
+
+
+def test_poses_of_a_sensor_that_is_not_scored_are_named(tmp_path):
+    path = write_rows(tmp_path / "mine_ipd-test-cam1.csv", row(1, 1))
+    (finding,) = check_results(path)
+    assert str(finding) == "warning: the poses are of the sensor cam1, in its frame; BOP scores those of photoneo"
+    assert not check_results(write_rows(tmp_path / "mine_ipd-test.csv", row(1, 1)))
