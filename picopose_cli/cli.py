@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
-from picopose_cli.base.guide_options import EstimateOptions
+from picopose_cli.base.guide_options import EstimateOptions, ReportOptions
 from picopose_cli.base.interrupts import stoppable
 from picopose_cli.base.logs import log_to_file, silenced, start_log
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
@@ -120,6 +120,18 @@ def score(options: ScoreOptions) -> int:
     return command.run(options).exit_code
 
 
+def report(options: ReportOptions) -> int:
+    """Write an HTML page with scores and all estimates.
+
+    One self-contained file for a browser: scores and recall curves where there is ground truth, times, what was
+    skipped, and a gallery of the estimates; two result files are also compared. Data set and split of a file that
+    picopose infer wrote are known.
+    """
+    from picopose_cli.commands import report as command
+
+    return command.run(options).exit_code
+
+
 def train(options: TrainOptions) -> int:
     """Train a network from random or given weights.
 
@@ -138,6 +150,7 @@ COMMANDS: dict[str, Command] = {
     "merge": merge,
     "check": check,
     "score": score,
+    "report": report,
     "train": train,
 }
 """The commands by name, in the order of the help."""

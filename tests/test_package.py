@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA_FILES = {
+    Path("picopose_cli/pictures/report.html"),
     Path("picopose_cli/py.typed"),
     *(
         Path("picopose_cli/weights") / n

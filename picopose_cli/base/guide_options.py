@@ -7,8 +7,18 @@ from pathlib import Path
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.option_fields import REQUIRED, check_ranges, option, require
-from picopose_cli.base.option_texts import ONE_DEVICE_HELP, WEIGHTS_DEFAULT, WEIGHTS_HELP
-from picopose_cli.base.options import MESH_UNITS
+from picopose_cli.base.option_texts import (
+    DATA_DIR_HELP,
+    DATASET_HELP,
+    ONE_DEVICE_HELP,
+    PROCESSES_DEFAULT,
+    SPLIT_HELP,
+    TARGETS_HELP,
+    TARGETS_VALUE,
+    WEIGHTS_DEFAULT,
+    WEIGHTS_HELP,
+)
+from picopose_cli.base.options import DEFAULT_PROCESSES, MESH_UNITS
 
 
 @dataclass(frozen=True)
@@ -52,3 +62,24 @@ class EstimateOptions:
         require(areas == 1, f"{areas} of --mask and --box are given", "pass one of them: it says where the object is")
         if self.box and len(self.box) != 4:
             raise PicoPoseError(f"--box has {len(self.box)} numbers, needs 4: x,y,width,height")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of `picopose report`."""
+
+    results: tuple[Path, ...] = option(REQUIRED, "Result files of one data set; two are compared.", argument=True)
+    data_dir: Path | None = option(None, DATA_DIR_HELP, value="DIR", default_text="that of the run, or BOP_PATH")
+    dataset: str | None = option(None, DATASET_HELP, value="NAME|DIR", default_text="that of the run")
+    split: str | None = option(None, SPLIT_HELP, value="NAME", default_text="that of the run")
+    targets: str | None = option(None, TARGETS_HELP, value=TARGETS_VALUE, default_text="the kind of the run, or bop19")
+    mesh_unit: str = option("mm", "Unit of length of the meshes.", choices=MESH_UNITS)
+    output: Path = option(Path("report.html"), "Page to write.", value="FILE")
+    workers: int = option(
+        DEFAULT_PROCESSES, "Processes that compute pose errors.", default_text=PROCESSES_DEFAULT, minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        require(len(self.results) > 0, "no result file is given", "name at least one")
+        require(len(set(self.results)) == len(self.results), "a result file is named twice", "name each once")
