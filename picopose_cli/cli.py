@@ -52,9 +52,9 @@ def demo(options: DemoOptions) -> int:
     Renders templates, estimates the poses, scores and draws them. Needs no data, download or GPU.
     """
     from picopose_cli.commands import demo as command
-    from picopose_cli.commands import infer, render_templates, score
+    from picopose_cli.commands import infer, render_templates, report, score
 
-    return command.run(options, render_templates.run, infer.run, score.run).exit_code
+    return command.run(options, render_templates.run, infer.run, score.run, report.run).exit_code
 
 
 def render_templates(options: RenderTemplatesOptions) -> int:

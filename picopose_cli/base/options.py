@@ -169,6 +169,7 @@ class InferOptions:
         "batched", "Time of an image: its part of the batch's time, or measured one image at a time.", choices=TIMINGS
     )
     restart: bool = option(False, "Discard the finished images of an earlier run.")
+    overlays: int = option(0, "Draw the poses of N images, spread over the run, beside the result file.", minimum=0)
     profile: Path | None = option(None, "Write a Chrome trace of the run to this file.", value="FILE")
     cache: bool = option(True, "Store the template features beside the banks, for later runs.")
 

@@ -9,13 +9,15 @@ from functools import partial
 
 from rich.console import Console
 
-from picopose_cli.base.options import InferOptions
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.options import MESH_UNITS, InferOptions
 from picopose_cli.base.tasks import ImageTask
+from picopose_cli.pictures.result_overlays import draw_result_overlays
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups
 from picopose_cli.pose.refine import Refiner
 from picopose_cli.runs.devices import run_on_devices
-from picopose_cli.runs.inputs import load_image, notes, read_inputs
+from picopose_cli.runs.inputs import RunInputs, load_image, notes, read_inputs
 from picopose_cli.runs.onboarding import onboard, open_matcher
 from picopose_cli.runs.progress import add_bar, progress_bar
 from picopose_cli.runs.report import InferReport, summary_lines
@@ -43,7 +45,26 @@ def run(options: InferOptions) -> InferReport:
             report = opened.finish()
     for line in summary_lines(report):
         console.print(line)
+    if options.overlays and report.estimates:
+        _draw_overlays(inputs, console)
     return report
+
+
+def _draw_overlays(inputs: RunInputs, console: Console) -> None:
+    """Draw some images; the results are complete, so that what cannot be drawn is only said."""
+    folder = inputs.output.with_name(f"{inputs.output.stem}_overlays")
+    units = {found.provenance.mesh_unit for found in inputs.usable_objects.values()} & set(MESH_UNITS)
+    try:
+        with progress_bar(console) as progress:
+            bar = add_bar(progress, "overlays", min(inputs.options.overlays, len(inputs.tasks)), "images")
+            advance = partial(progress.advance, bar)
+            count, unit = inputs.options.overlays, next(iter(units), "mm")
+            draw_result_overlays(
+                inputs.dataset, inputs.output, folder, count=count, mesh_unit=unit, on_progress=advance
+            )
+        console.print(f"overlays: {folder}")
+    except PicoPoseError as error:
+        console.print(f"overlays: not drawn: {error}")
 
 
 def _estimate(run: Run, console: Console) -> None:

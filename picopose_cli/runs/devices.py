@@ -84,6 +84,7 @@ def _shard_options(inputs: RunInputs, device: str, output: Path, index: int) -> 
         device=device,
         shard=f"{index}/{count}",
         output=output,
+        overlays=0,  # they are drawn when the shards are merged
         batch_size=inputs.batch_size,
         profile=profile and shard_path(profile, index, count),
     )

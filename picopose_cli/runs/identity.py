@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _OPTIONS_NOT_IN_IDENTITY = {
     "data_dir", "templates", "detections", "weights", "targets", "output", "workers", "limit", "restart", "profile",
-    "cache", "refine",
+    "cache", "refine", "overlays",
 }  # fmt: skip
 """Options that change no result, or whose content is in the identity as a hash; a new option is in it by default."""
 _VERSIONS = ("picopose", "torch", "numpy", "opencv-python-headless")

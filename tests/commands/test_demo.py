@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +63,32 @@ def test_it_makes_data_poses_scores_and_pictures(made):
     assert re.search(
         r"^time: data .* s, templates .* s, poses .* s, scores .* s, pictures .* s$", printed, re.MULTILINE
     )
-    assert printed.rstrip().endswith(str(output / "overlays"))
+    assert f"report: {output / 'report.html'}" in printed
+    assert re.search(r"^AR 0\.\d{4}: BOP's score", printed, re.MULTILINE)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    assert f"size: {size / 1e6:.0f} MB in {output}" in printed
     pictures = sorted((output / "overlays").iterdir())
     assert [path.name for path in pictures] == ["000000_000000.png", "000000_000001.png"]
     for path in pictures:
         picture = read_image_rgb(path)
         assert picture.shape == (504, 640, 3)
         assert coloured_pixels(picture) > 0
+
+
+def test_the_next_commands_that_it_names_work(made, tmp_path):
+    _, printed = made
+    commands = printed.split("next, on the same data, as on your own:\n")[1].splitlines()
+    assert [command.split()[0] for command in commands] == ["picopose", "picopose", "python"]
+    poses = []
+    for command in commands:
+        words = shlex.split(command)
+        words[:1] = [sys.executable, "-m", "picopose_cli"] if words[0] == "picopose" else [sys.executable]
+        environment = os.environ | {"PICOPOSE_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        poses.append(done.stdout)
+    (saved,) = json.loads((tmp_path / "picopose-poses/image.json").read_text())["poses"]
+    assert poses[-1].startswith(f"confidence {saved['confidence']:.2f}\n")
 
 
 def test_a_second_time_it_gives_the_same_poses_and_leaves_other_files_alone(made):
@@ -87,7 +110,7 @@ def test_a_folder_of_something_else_is_refused(toy_dir, tmp_path, mark):
     file.write_text(json.dumps(mark))
     options = DemoOptions(output, weights=toy_dir / "tiny.safetensors", device="cpu")
     with pytest.raises(PicoPoseError, match="--output"):
-        demo.run(options, refuse, refuse, refuse)
+        demo.run(options, refuse, refuse, refuse, refuse)
     assert list(output.iterdir()) == [file]
     assert file.read_text() == json.dumps(mark)
 
@@ -98,7 +121,7 @@ def test_a_folder_of_something_else_is_refused(toy_dir, tmp_path, mark):
 def test_what_stops_it_is_said_before_the_work(toy_dir, tmp_path, changes, text):
     options = {"output": tmp_path / "out", "weights": toy_dir / "tiny.safetensors"} | changes
     with pytest.raises(PicoPoseError, match=text):
-        demo.run(DemoOptions(**options), refuse, refuse, refuse)
+        demo.run(DemoOptions(**options), refuse, refuse, refuse, refuse)
     assert not (tmp_path / "out").exists()
 
 

@@ -65,6 +65,18 @@ def test_writes_a_result_file_and_a_report(toy_dir, tmp_path):
     assert saved["versions"]["torch"]
 
 
+def test_overlays_of_some_images_are_drawn_beside_the_result_file(data_dir, capsys):
+    report = run(data_dir, overlays=2)
+    folder = data_dir / "picopose_toy-test_overlays"
+    assert sorted(path.name for path in folder.iterdir()) == ["000001_000000.png", "000001_000002.png"]
+    assert f"overlays: {folder}" in capsys.readouterr().out
+    assert report.exit_code == 0
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    assert run(data_dir, overlays=2, restart=True).exit_code == 0  # the poses are there all the same
+    assert "overlays: not drawn: " in capsys.readouterr().out
+
+
 def test_same_command_same_poses_whatever_the_batch(toy_dir, tmp_path):
     tables = []
     for index, changes in enumerate([{}, {"workers": 1}, {"batch_size": 1, "workers": 3}]):
