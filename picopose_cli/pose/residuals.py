@@ -1,0 +1,69 @@
+"""What the robust solver minimises: rows of weighted residuals in the image, for many candidate poses at once.
+
+A row says where a point of the object should appear, and how accurately that is known. Its residual r is in standard
+deviations of the row's own noise. A 2D-3D correspondence has the residual (projected - observed) / std, a vector. A
+contour line says nothing about the position along the contour: its residual is the distance along the line alone,
+normal . (projected - observed) / std. Kinds of rows with different noise can therefore be solved together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from picopose_cli.base.types import Array, Correspondences
+
+PAIR_STD_PX = 4.0
+"""Standard deviation of a correspondence of stage 3, crop px."""
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Rows of one kind of B candidate poses, padded to N rows each by rows of weight 0; f64 tensors on one device.
+
+    `uv` (B,N,2) observed, image px; `xyz_obj_m` (B,N,3) metres; `weight` (B,N) >= 0; `std_px` (B,N) > 0, image px.
+    `kernel_scale` (B,N) > 0 multiplies the scales of the robust kernel, which are in standard deviations: it is high
+    for rows that are much more accurate than a start. `normal` (B,N,2): unit normals of contour lines in the image;
+    None: correspondences.
+    """
+
+    uv: Tensor
+    xyz_obj_m: Tensor
+    weight: Tensor
+    std_px: Tensor
+    kernel_scale: Tensor
+    normal: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {"uv": (2,), "xyz_obj_m": (3,), "normal": (2,)}
+        for name in (field.name for field in fields(self)):
+            rows = getattr(self, name)
+            shape = (*self.std_px.shape[:2], *lengths.get(name, ()))
+            if rows is not None and (rows.shape != shape or rows.dtype != torch.float64):
+                raise ValueError(f"{name} is {rows.dtype} {tuple(rows.shape)}, needs float64 {shape}")
+
+
+def pair_residuals(correspondences: Sequence[Correspondences], crop_scale: Array, device: torch.device) -> Residuals:
+    """Return the rows of B candidates' correspondences, which weigh their certainty.
+
+    `crop_scale` (B,) crop px per image px: correspondences err by `PAIR_STD_PX` crop px, whatever the crop's scale.
+    """
+    count = max((len(pairs.certainty) for pairs in correspondences), default=0)
+    rows = np.zeros((6, len(correspondences), count))
+    for candidate, pairs in enumerate(correspondences):
+        used = rows[:, candidate, : len(pairs.certainty)]
+        used[:2], used[2:5], used[5] = pairs.uv_image.T, pairs.xyz_obj_m.T, pairs.certainty
+    on_device = torch.from_numpy(rows).to(device)
+    weight = on_device[5]
+    std_px = torch.from_numpy(PAIR_STD_PX / np.asarray(crop_scale, np.float64)).to(device)
+    return Residuals(
+        on_device[:2].permute(1, 2, 0),
+        on_device[2:5].permute(1, 2, 0),
+        weight,
+        std_px[:, None].expand(weight.shape),
+        torch.ones_like(weight),
+    )
