@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
-from picopose_cli.base.guide_options import EstimateOptions, ReportOptions
+from picopose_cli.base.guide_options import DoctorOptions, EstimateOptions, ReportOptions
 from picopose_cli.base.interrupts import stoppable
 from picopose_cli.base.logs import log_to_file, silenced, start_log
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
@@ -132,6 +132,17 @@ def report(options: ReportOptions) -> int:
     return command.run(options).exit_code
 
 
+def doctor(options: DoctorOptions) -> int:
+    """Find out what works here, and how to mend the rest.
+
+    Looks at Python, PyTorch, GPU, renderer, memory, disk and weights; with a data set also at its models, images,
+    targets, detections, template banks and ground truth. Exit code 0: nothing is red, 1: something is.
+    """
+    from picopose_cli.commands import doctor as command
+
+    return command.run(options).exit_code
+
+
 def train(options: TrainOptions) -> int:
     """Train a network from random or given weights.
 
@@ -151,6 +162,7 @@ COMMANDS: dict[str, Command] = {
     "check": check,
     "score": score,
     "report": report,
+    "doctor": doctor,
     "train": train,
 }
 """The commands by name, in the order of the help."""

@@ -8,10 +8,12 @@ from pathlib import Path
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.option_fields import REQUIRED, check_ranges, option, require
 from picopose_cli.base.option_texts import (
+    DATA_DIR_DEFAULT,
     DATA_DIR_HELP,
     DATASET_HELP,
     ONE_DEVICE_HELP,
     PROCESSES_DEFAULT,
+    SPLIT_DEFAULT,
     SPLIT_HELP,
     TARGETS_HELP,
     TARGETS_VALUE,
@@ -83,3 +85,22 @@ class ReportOptions:
         check_ranges(self)
         require(len(self.results) > 0, "no result file is given", "name at least one")
         require(len(set(self.results)) == len(self.results), "a result file is named twice", "name each once")
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Options of `picopose doctor`."""
+
+    dataset: str | None = option(
+        None, "BOP data set to look at: its name, or the path of its folder.", argument=True, default_text="none"
+    )
+    data_dir: Path | None = option(None, DATA_DIR_HELP, value="DIR", default_text=DATA_DIR_DEFAULT)
+    split: str | None = option(None, SPLIT_HELP, value="NAME", default_text=SPLIT_DEFAULT)
+    detections: Path | None = option(
+        None, "Detections to look at.", value="PATH", default_text="those that infer would take"
+    )
+    weights: Path | None = option(None, WEIGHTS_HELP, value="FILE", default_text=WEIGHTS_DEFAULT)
+    json: bool = option(False, "Print the lines as JSON.")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

@@ -78,10 +78,7 @@ def _judge(path: Path, options: ReportOptions) -> JudgedResults:
 
 def _open_dataset(path: Path, options: ReportOptions) -> Dataset:
     name, data_dir, split = place_of(path, options)
-    if name is None:
-        parts = parse_result_name(path)
-        name, split = parts.dataset, split or parts.split_folder
-    dataset, folder = resolve_dataset(name, data_dir)
+    dataset, folder = resolve_dataset(name or parse_result_name(path).dataset, data_dir)
     return open_dataset(dataset, folder, split=split)
 
 

@@ -11,6 +11,7 @@ from picopose_cli.base.guide_options import ReportOptions
 from picopose_cli.base.json_numbers import finite_number
 from picopose_cli.base.options import ScoreOptions
 from picopose_cli.bop.json_files import read_json_object
+from picopose_cli.bop.result_names import parse_result_name
 from picopose_cli.runs.report import InferReport, read_report, report_path, skip_text
 from picopose_cli.runs.scores import score_file
 from picopose_cli.scoring.detection import DetectionScores
@@ -96,20 +97,27 @@ def score_options(path: Path, options: ReportOptions, targets: str) -> ScoreOpti
 
 
 def place_of(path: Path, options: ReportOptions) -> tuple[str | None, Path | None, str | None]:
-    """Return data set, data folder and split of a result file: those of the options, else those of its run."""
+    """Return data set, data folder and split of a result file: those of the options, else those of its run and name."""
+    split = options.split or _split_of_name(path)
+    given = (options.dataset, options.data_dir, split)
     if options.dataset is not None or options.data_dir is not None or not report_path(path).is_file():
-        return options.dataset, options.data_dir, options.split
+        return given
     try:
         used = read_json_object(report_path(path)).get("options")
     except PicoPoseError:
-        used = None
+        return given
     if not isinstance(used, dict) or not isinstance(used.get("dataset"), str):
-        return options.dataset, options.data_dir, options.split
-    data_dir, split = used.get("data_dir"), used.get("split")
-    folder = Path(data_dir) if isinstance(data_dir, str) else None
-    if not (folder / used["dataset"] if folder else Path(used["dataset"])).is_dir():
-        return options.dataset, options.data_dir, options.split  # made elsewhere
-    return used["dataset"], folder, options.split or (split if isinstance(split, str) else None)
+        return given
+    folder = Path(used["data_dir"]) if isinstance(used.get("data_dir"), str) else None
+    is_here = (folder / used["dataset"] if folder else Path(used["dataset"])).is_dir()
+    return (used["dataset"], folder, split) if is_here else given  # it may have been made elsewhere
+
+
+def _split_of_name(path: Path) -> str | None:
+    try:
+        return parse_result_name(path).split_folder
+    except PicoPoseError:
+        return None
 
 
 def _add_run(summary: ResultSummary, run: InferReport) -> None:
