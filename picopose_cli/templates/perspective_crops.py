@@ -15,6 +15,7 @@ import numpy as np
 from picopose_cli.base.cameras import CameraModel
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import ray_rotation
+from picopose_cli.base.interpolation import chebyshev_matrix, chebyshev_nodes
 from picopose_cli.base.types import CROP_PX, Array
 
 _OUTLINE_LINES = 40
@@ -93,7 +94,7 @@ def aim_camera(camera: CameraModel, pixels: Array) -> VirtualCamera:
         low, high = (np.array([limit(x / z), limit(y / z)]) for limit in (np.min, np.max))
         axis, half = R @ np.append((low + high) / 2, 1.0), float((high - low).max()) / 2
     R = ray_rotation(axis[None])[0]
-    focal_px = _resolution(camera, R)
+    focal_px = resolution_along(camera, R)
     side_px = 2 * half * focal_px + 1  # the outline passes through the centres of pixels
     if side_px < _SMALLEST_SIDE_PX:
         raise PicoPoseError("the box is less than two pixels wide", fix="remove the detection")
@@ -102,7 +103,7 @@ def aim_camera(camera: CameraModel, pixels: Array) -> VirtualCamera:
     return VirtualCamera(K, np.diag([scale, scale, 1]).astype(np.float32), R)
 
 
-def _resolution(camera: CameraModel, R_cam_from_virtual: Array) -> float:
+def resolution_along(camera: CameraModel, R_cam_from_virtual: Array) -> float:
     """Return the image's pixels per unit of tangent around the axis of a virtual camera: its focal length."""
     offsets = np.array([[_STEP, 0, 1], [-_STEP, 0, 1], [0, _STEP, 1], [0, -_STEP, 1]])
     uv = camera.project(offsets @ R_cam_from_virtual.T)
@@ -165,10 +166,6 @@ def make_crop(camera: CameraModel, virtual: VirtualCamera) -> PerspectiveCrop:
 @lru_cache(maxsize=1)
 def _interpolation() -> tuple[Array, Array]:
     """Return Chebyshev nodes (N,) in crop px and the matrix (224,N) from values there to the pixels' centres."""
-    angles = (np.arange(_NODES) + 0.5) * np.pi / _NODES
-    to_px = CROP_PX / 2
-    pixels = (np.arange(CROP_PX) + 0.5) / to_px - 1
-    order = np.arange(_NODES)
-    at_nodes, at_pixels = np.cos(order * angles[:, None]), np.cos(order * np.arccos(pixels)[:, None])
-    weights = np.where(order > 0, 2, 1) / _NODES
-    return (np.cos(angles) + 1) * to_px, at_pixels @ (weights[:, None] * at_nodes.T)
+    half = CROP_PX / 2
+    pixels = (np.arange(CROP_PX) + 0.5) / half - 1
+    return (chebyshev_nodes(_NODES) + 1) * half, chebyshev_matrix(pixels, _NODES)
