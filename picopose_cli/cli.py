@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
-from picopose_cli.base.guide_options import DoctorOptions, EstimateOptions, ReportOptions
+from picopose_cli.base.guide_options import DoctorOptions, DownloadOptions, EstimateOptions, ReportOptions
 from picopose_cli.base.interrupts import stoppable
 from picopose_cli.base.logs import log_to_file, silenced, start_log
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
@@ -55,6 +55,18 @@ def demo(options: DemoOptions) -> int:
     from picopose_cli.commands import infer, render_templates, report, score
 
     return command.run(options, render_templates.run, infer.run, score.run, report.run).exit_code
+
+
+def download(options: DownloadOptions) -> int:
+    """Fetch BOP data sets, detections or weights.
+
+    Data sets and default detections come from BOP's repositories at Hugging Face (HF_ENDPOINT and HF_TOKEN count), the
+    released network from its authors' Google Drive. Files are checked and unpacked where the other commands look for
+    them. The same command continues a stopped download.
+    """
+    from picopose_cli.commands import download as command
+
+    return command.run(options).exit_code
 
 
 def render_templates(options: RenderTemplatesOptions) -> int:
@@ -155,6 +167,7 @@ def train(options: TrainOptions) -> int:
 
 COMMANDS: dict[str, Command] = {
     "demo": demo,
+    "download": download,
     "render-templates": render_templates,
     "infer": infer,
     "estimate": estimate,

@@ -18,6 +18,7 @@ ALLOWED = {
     "rendering": {"base"},
     "bop": {"base"},
     "scoring": {"base"},
+    "downloads": {"base", "bop"},  # the only room that opens connections
     "templates": {"base", "rendering"},
     "synthesis": {"base", "rendering", "templates", "bop"},  # writes data sets as users have them
     "pose": {"base", "rendering", "network", "templates"},

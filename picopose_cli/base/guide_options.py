@@ -104,3 +104,35 @@ class DoctorOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+DOWNLOAD_PARTS = ("base", "models", "test", "detections", "onboarding")
+WEIGHTS_NAME = "weights"
+"""In place of a data set: the network that the PicoPose authors released."""
+
+
+@dataclass(frozen=True)
+class DownloadOptions:
+    """Options of `picopose download`."""
+
+    names: tuple[str, ...] = option(
+        REQUIRED, "BOP data sets, for example ycbv, or weights: the released network.", argument=True
+    )
+    what: tuple[str, ...] = option(
+        DOWNLOAD_PARTS[:4],
+        "Parts of the data sets, as a list.",
+        default_text=",".join(DOWNLOAD_PARTS[:4]),
+        choices=DOWNLOAD_PARTS,
+    )
+    data_dir: Path | None = option(
+        None, "Folder of the data sets; that of the weights.", value="DIR", default_text=DATA_DIR_DEFAULT
+    )
+    dry_run: bool = option(False, "List the files and their sizes, and download nothing.")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        require(len(self.names) > 0, "nothing is named", "name data sets, or weights")
+        require(len(self.what) > 0, "--what names no part", f"choose from {', '.join(DOWNLOAD_PARTS)}")
+        for name in self.names:
+            plain = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+            require(plain, f"{name!r} is not the name of a data set", "use names such as ycbv")

@@ -260,7 +260,9 @@ VALUES = {
 def values_of(one: OptionField) -> st.SearchStrategy[Any]:
     """Values of an option within its range; cross-checks may still refuse them."""
     if one.item_type:
-        return st.lists(VALUES[one.item_type], unique=True, max_size=4).map(tuple)
+        items = st.from_regex(r"[a-z]{1,8}", fullmatch=True) if one.name == "names" else VALUES[one.item_type]
+        items = st.sampled_from(one.info.choices) if one.info.choices else items
+        return st.lists(items, unique=True, max_size=4).map(tuple)
     if one.info.choices:
         return st.sampled_from(one.info.choices)
     if one.name == "shard":
