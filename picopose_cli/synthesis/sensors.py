@@ -98,7 +98,7 @@ def _fisheye(row: KnownSplit) -> Sensor:
         "cam_R_w2c": np.eye(3).ravel().tolist(),
         "cam_t_w2c": [0.0, 0.0, 0.0],
     }
-    return _make(row.image_folder, row.image_ext, row.suffix, row.image_size_hw, entry, np.eye(4))
+    return make_sensor(row.image_folder, row.image_ext, row.suffix, row.image_size_hw, entry, np.eye(4))
 
 
 def _pinhole(
@@ -112,12 +112,13 @@ def _pinhole(
 ) -> Sensor:
     height, width = (round(side * size_share) for side in full_size_hw)
     entry = {"cam_K": random_camera(rng, width, height).ravel().tolist(), "depth_scale": 1.0}
-    return _make(folder, ext, suffix, (height, width), entry, T_sensor_from_scored)
+    return make_sensor(folder, ext, suffix, (height, width), entry, T_sensor_from_scored)
 
 
-def _make(
+def make_sensor(
     folder: str, ext: str, suffix: str, size_hw: tuple[int, int], entry: dict[str, Any], T_sensor_from_scored: Array
 ) -> Sensor:
+    """Return a sensor whose camera is that of its `entry` in scene_camera.json."""
     camera = parse_camera(entry).model
     assert camera is not None
     return Sensor(folder, ext, suffix, size_hw, camera, entry, T_sensor_from_scored)
