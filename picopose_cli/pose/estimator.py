@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from picopose_cli.base.cameras import Pinhole
+from picopose_cli.base.cameras import CameraModel, Fisheye624, Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256
 from picopose_cli.base.tasks import ImageTask, LoadedImage
@@ -122,16 +122,20 @@ class PoseEstimator:
         self._meshes[obj_id] = Path(mesh), unit
         return obj_id
 
-    def estimate(self, image_rgb: Array, K: Array, detections: Sequence[tuple[int, MaskOrBox]]) -> list[DetectionPose]:
+    def estimate(
+        self, image_rgb: Array, K: Array | CameraModel, detections: Sequence[tuple[int, MaskOrBox]]
+    ) -> list[DetectionPose]:
         """Return the pose of each detection (object id, mask or box) of an image, in order.
 
-        `image_rgb` (H,W,3) u8; `K` (3,3) camera matrix, px; a mask (H,W) bool or a box (x, y, width, height) px.
-        Raises PicoPoseError for an object that was not added, and for a mask or box that gives no crop.
+        `image_rgb` (H,W,3) u8; `K` (3,3) camera matrix, px, or a camera model such as a fisheye's; a mask (H,W) bool or
+        a box (x, y, width, height) px. Raises PicoPoseError for an object that was not added, and for a mask or box
+        that gives no crop.
         """
         if not detections:
             return []
         listed, masks = zip(*(_detection(obj_id, area) for obj_id, area in detections), strict=True)
-        task = ImageTask(0, 0, Path(), Pinhole(np.asarray(K, np.float64)), listed)
+        camera = K if isinstance(K, Pinhole | Fisheye624) else Pinhole(np.asarray(K, np.float64))
+        task = ImageTask(0, 0, Path(), camera, listed)
         image = LoadedImage(image_rgb, masks)
         (result,) = estimate_images([task], lambda _: image, self._matcher, self._options, refiner=self._refiner)
         for skip in result.skips:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from conftest import PER_VIEW
 
+import picopose_cli
 from picopose_cli.base.options import CheckOptions, InferOptions, RenderTemplatesOptions, ScoreOptions
 from picopose_cli.bop.datasets import mesh_path, open_dataset, read_scene_cameras
 from picopose_cli.bop.ground_truth import read_ground_truth
+from picopose_cli.bop.images import read_image_rgb, read_mask_image
 from picopose_cli.bop.known_datasets import known_splits
 from picopose_cli.bop.results import read_results
 from picopose_cli.commands import check, infer, render_templates, score
@@ -100,6 +102,18 @@ def test_masks_are_where_the_camera_model_projects_the_vertices(name, data):
             rows, cols = np.nonzero(mask)
             np.testing.assert_allclose([cols.min(), rows.min()], uv.min(axis=0), atol=1.5)
             np.testing.assert_allclose([cols.max(), rows.max()], uv.max(axis=0), atol=1.5)
+
+
+def test_a_fisheye_image_from_python(data):
+    dataset = open_dataset("hot3d", data["hot3d"].parent)
+    scene_id = dataset.scene_ids()[0]
+    estimator = picopose_cli.PoseEstimator(device="cpu", refine=0)
+    truth = next(one for one in read_ground_truth(dataset, scene_id)[0] if one.visib_fract > 0.5)
+    estimator.add_object(data["hot3d"] / f"templates/obj_{truth.obj_id:06d}.h5")
+    image_rgb, camera = read_image_rgb(dataset.image_path(scene_id, 0)), read_scene_cameras(dataset, scene_id)[0].model
+    mask = read_mask_image(dataset.mask_visib_path(scene_id, 0, truth.gt_id))
+    (pose,) = estimator.estimate(image_rgb, camera, [(truth.obj_id, mask)])
+    assert np.linalg.norm(pose.T_cam_from_obj[:3, 3] - truth.T_cam_from_obj[:3, 3]) < 0.05
 
 
 def test_files_are_those_of_the_table(data):
