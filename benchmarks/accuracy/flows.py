@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from accuracy.variants import HYPOTHESES, Variant
@@ -19,8 +20,10 @@ from picopose_cli.base.geometry import project_points, transform_points
 from picopose_cli.base.types import Array, Correspondences
 from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.ransac import RANSAC_PX, RansacPose
+from picopose_cli.pose.residuals import pair_residuals
+from picopose_cli.pose.row_blocks import RowBlocks
 from picopose_cli.pose.rules import DefaultRules, Hypothesis, PaperRules, RankedPose, Rules
-from picopose_cli.pose.solve import RobustPose, count_soft_inliers
+from picopose_cli.pose.solve import RobustPose
 from picopose_cli.pose.template_store import OnboardedObject
 
 PAPER_RULES, DEFAULT_RULES = PaperRules(HYPOTHESES), DefaultRules(HYPOTHESES)
@@ -125,7 +128,7 @@ class DetectionSolver:
             assert isinstance(recorded, RecordedFlow)
             pairs = recorded.correspondences(DEFAULT_RULES if variant.sub_cell else PAPER_RULES)
             hypothesis = replace(hypothesis, correspondences=pairs, T_stage2=T)
-            (pose,) = solver.solve([hypothesis], self._K)
+            ((pose,),) = solver.solve([[hypothesis]], self._K[None], torch.device("cpu"))
             self._solved[key] = hypothesis, pose, time.perf_counter() - started
         return self._solved[key]
 
@@ -140,6 +143,13 @@ def with_choice(variant: Variant, hypothesis: Hypothesis, pose: RankedPose, K: A
         return RobustPose(T, count, hypothesis.alignment)
     inliers = count_inliers(T, pairs, K) if found else 0
     return RansacPose(T, inliers, inliers / max(len(pairs.uv_image), 1))
+
+
+def count_soft_inliers(T_cam_from_obj: Array, pairs: Correspondences, K: Array, crop_scale: float) -> float:
+    """Return the certainty-weighted number of soft inliers of a pose."""
+    residuals = pair_residuals([pairs], np.array([crop_scale]), torch.device("cpu"))
+    rows = RowBlocks(residuals, torch.from_numpy(K)[None])
+    return float(rows.soft_inliers(torch.from_numpy(T_cam_from_obj)[None, None]))
 
 
 def count_inliers(T_cam_from_obj: Array, pairs: Correspondences, K: Array) -> int:

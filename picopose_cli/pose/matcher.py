@@ -70,6 +70,11 @@ class Matcher:
         self.rules = rules
         self._network = network
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self._network.device
+
     def match(self, batch: QueryBatch) -> MatchedBatch:
         """Return the hypotheses of each detection, sorted by matching score (paper's rules) or by alignment.
 

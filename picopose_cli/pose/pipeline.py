@@ -146,25 +146,35 @@ class _Work:
 
 
 Solution = tuple[Sequence[RankedPose], float]
+"""The candidate poses of a query, best first, and the query's seconds of PnP."""
+
+
+@dataclass(frozen=True)
+class _Solving:
+    """A query's solution, which may still be computed: the `index`-th of the queries that are solved together."""
+
+    together: Future[list[Solution]]
+    index: int
+
+    def result(self) -> Solution:
+        """Wait for the solution."""
+        return self.together.result()[self.index]
 
 
 @dataclass
 class _OpenImage:
-    """An image in progress: its queries, its time so far, the time at which it had been read, and its solutions.
-
-    A solution, which may still be computed, is the candidate poses of a query, best first, and the seconds of PnP.
-    """
+    """An image in progress: its queries, its time so far, the time at which it had been read, and its solutions."""
 
     task: ImageTask
     queries: tuple[Query, ...]
     skips: tuple[Skip, ...]
     seconds: StageSeconds
     read_at: float
-    solutions: dict[int, Future[Solution]] = field(default_factory=dict)
+    solutions: dict[int, _Solving] = field(default_factory=dict)
 
     def finish(self, *, sequential: bool) -> ImageResult:
         """Wait for the image's poses and assign the image's time to each."""
-        solutions = {position: future.result() for position, future in self.solutions.items()}
+        solutions = {position: solving.result() for position, solving in self.solutions.items()}
         ended = time.perf_counter()
         self.seconds.pnp += sum(seconds for _, seconds in solutions.values())
         parts = self.seconds.crop + self.seconds.network + self.seconds.pnp + self.seconds.refine
@@ -253,14 +263,16 @@ def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work, solvers: Th
     work.record("network", started, ended, f"{len(members)} detections")
     for image, _ in members:
         image.seconds.network += (ended - started) / len(members)
-    futures = [
-        solvers.submit(_solve, work, of_query, query, image.task.name)
-        for (image, query), of_query in zip(members, matched.hypotheses, strict=True)
-    ]
+    together = len(members) if work.matcher.rules.solves_batches else 1
+    solving = []
+    for first in range(0, len(members), together):
+        part = slice(first, first + together)
+        future = solvers.submit(_solve, work, matched.hypotheses[part], members[part])
+        solving += [_Solving(future, index) for index in range(len(members[part]))]
     if work.refiner is not None:
-        futures = _refine_batch(members, batch, matched, futures, work, work.refiner, solvers)
-    for (image, query), future in zip(members, futures, strict=True):
-        image.solutions[query.position] = future
+        solving = _refine_batch(members, batch, matched, solving, work, work.refiner, solvers)
+    for (image, query), of_query in zip(members, solving, strict=True):
+        image.solutions[query.position] = of_query
     work.on_progress(len(members))
 
 
@@ -268,35 +280,39 @@ def _refine_batch(
     members: list[tuple[_OpenImage, Query]],
     batch: QueryBatch,
     matched: MatchedBatch,
-    futures: Sequence[Future[Solution]],
+    solving: Sequence[_Solving],
     work: _Work,
     refiner: Refiner,
     solvers: ThreadPoolExecutor,
-) -> list[Future[Solution]]:
+) -> list[_Solving]:
     """Refine a batch's poses, for which the network must wait for PnP."""
-    solved = [future.result() for future in futures]
+    solved = [of_query.result() for of_query in solving]
     started = time.perf_counter()
     refined = refiner.refine(batch, matched.query_features, [poses for poses, _ in solved], solvers)
     ended = time.perf_counter()
     work.record("refine", started, ended, f"{len(members)} detections")
-    done: list[Future[Solution]] = []
-    for (image, _), (_, pnp_s), poses in zip(members, solved, refined, strict=True):
+    for image, _ in members:
         image.seconds.refine += (ended - started) / len(members)
-        done.append(Future())
-        done[-1].set_result((poses, pnp_s))
-    return done
+    done: Future[list[Solution]] = Future()
+    done.set_result([(poses, pnp_s) for poses, (_, pnp_s) in zip(refined, solved, strict=True)])
+    return [_Solving(done, index) for index in range(len(members))]
 
 
-def _solve(work: _Work, hypotheses: Sequence[Hypothesis], query: Query, image: str) -> Solution:
+def _solve(
+    work: _Work, hypotheses: Sequence[Sequence[Hypothesis]], members: Sequence[tuple[_OpenImage, Query]]
+) -> list[Solution]:
+    """Solve some queries together; each has the same part of the time."""
     started = time.perf_counter()
-    poses = work.matcher.rules.solve(hypotheses, query.K)
+    poses = work.matcher.rules.solve(hypotheses, np.stack([query.K for _, query in members]), work.matcher.device)
     ended = time.perf_counter()
-    work.record("PnP", started, ended, f"{image}, object {query.detection.obj_id}")
-    return poses, ended - started
+    (image, query), count = members[0], len(members)
+    name = f"{image.task.name}, object {query.detection.obj_id}" if count == 1 else f"{count} detections"
+    work.record("PnP", started, ended, name)
+    return [(of_query, (ended - started) / count) for of_query in poses]
 
 
 def _is_done(images: list[_OpenImage]) -> bool:
-    return all(future.done() for image in images for future in image.solutions.values())
+    return all(solving.together.done() for image in images for solving in image.solutions.values())
 
 
 def _finish(images: list[_OpenImage], work: _Work) -> Iterator[ImageResult]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import move_origin, rotation_angle_rad
-from picopose_cli.base.types import Array, QueryBatch, TemplateView
+from picopose_cli.base.types import Array, Correspondences, QueryBatch, TemplateView
 from picopose_cli.network.offsets import OffsetFeatures
 from picopose_cli.pose.correspondences import cell_centre_points, pose_affines, subcell_correspondences
 from picopose_cli.pose.matcher import Matcher
@@ -87,16 +87,14 @@ class Refiner:
         A = view_affines(T, batch, queries, views)
         flows, logits = self._matcher.match_views(query_features, queries, views, A)
 
-        def solve(i: int) -> RobustPose:
-            query, start = starts[rows[i]]
-            A_crop, K = batch.A_crop_from_image[query], batch.K[query]
-            found = solve_view(flows[i], logits[i], views[i], A_crop, K, start.T_cam_from_obj)
-            pose = found or RobustPose(start.T_cam_from_obj, 0.0)
-            A_end = view_affines(pose.T_cam_from_obj[None], batch, [query], [views[i]])[0]
-            return replace(pose, mask_iou=mask_iou(views[i].mask, batch.masks[query], A_end))
-
-        for i, pose in zip(rows, threads.map(solve, range(len(rows))), strict=True):
-            refined[i] = pose
+        crops, K = batch.A_crop_from_image[queries], batch.K[queries]
+        pairs = list(threads.map(view_correspondences, flows, logits, views, crops))
+        found = solve_robust(pairs, K, crops[:, 0, 0], T, self._matcher.device)
+        solved = [pose or RobustPose(start, 0.0) for pose, start in zip(found, T, strict=True)]
+        A_end = view_affines(np.stack([pose.T_cam_from_obj for pose in solved]), batch, queries, views)
+        overlaps = threads.map(mask_iou, [view.mask for view in views], batch.masks[queries], A_end)
+        for i, pose, overlap in zip(rows, solved, overlaps, strict=True):
+            refined[i] = replace(pose, mask_iou=overlap)
         return refined
 
     def _try_render(self, obj_id: int, pose: RankedPose) -> TemplateView | None:
@@ -136,10 +134,7 @@ def mask_iou(template_mask: Array, observed_mask: Array, A_obs_from_tmpl: Array)
     return float((moved & observed_mask).sum() / max((moved | observed_mask).sum(), 1))
 
 
-def solve_view(
-    flow: Array, logit: Array, view: TemplateView, A_crop_from_image: Array, K: Array, T_start: Array
-) -> RobustPose | None:
-    """Return the pose of a view's flow (2,64,64) and certainty logits (64,64), None if there is none."""
+def view_correspondences(flow: Array, logit: Array, view: TemplateView, A_crop_from_image: Array) -> Correspondences:
+    """Return the correspondences of a view's flow (2,64,64) and certainty logits (64,64)."""
     xyz = cell_centre_points(view.depth_centre_m, view.K, view.A_crop_from_image, view.T_tmpl_from_obj)
-    correspondences = subcell_correspondences(flow, logit, xyz, view.depth_centre_m > 0, A_crop_from_image)
-    return solve_robust(correspondences, K, float(A_crop_from_image[0, 0]), T_start)
+    return subcell_correspondences(flow, logit, xyz, view.depth_centre_m > 0, A_crop_from_image)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from picopose_cli.base.errors import PicoPoseError
@@ -68,6 +69,8 @@ class Rules(Protocol):
 
     can_refine: ClassVar[bool]
     """Whether poses can be refined by comparison with their renders."""
+    solves_batches: ClassVar[bool]
+    """Whether the detections of a batch are best solved by one call, otherwise each by a call of its own."""
     perspective_crops: ClassVar[bool]
     """Whether virtual cameras make the crops of pinhole images, too (see `queries.needs_virtual_camera`)."""
 
@@ -89,8 +92,13 @@ class Rules(Protocol):
     ) -> Correspondences:
         """Return the correspondences of stage 3's `flow` (2,64,64) and `certainty_logit` (64,64) for a view."""
 
-    def solve(self, hypotheses: Sequence[Hypothesis], K: Array) -> Sequence[RankedPose]:
-        """Return the pose of each hypothesis of a detection, best first; `K` (3,3) of its image. Thread-safe."""
+    def solve(
+        self, hypotheses: Sequence[Sequence[Hypothesis]], K: Array, device: torch.device
+    ) -> Sequence[Sequence[RankedPose]]:
+        """Return the poses of the hypotheses of each detection, best first; `K` (B,3,3) of their images. Thread-safe.
+
+        `device` computes them where that is possible; they do not depend on which detections are solved together.
+        """
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ class PaperRules:
 
     hypotheses: int
     can_refine: ClassVar[bool] = False
+    solves_batches: ClassVar[bool] = False
     perspective_crops: ClassVar[bool] = False
     search_steps: ClassVar[Sequence[tuple[Sequence[Round], int]]] = ()
 
@@ -118,10 +127,9 @@ class PaperRules:
         xyz = round_to_micrometres(lift_cell_corners(onboarded.depth_corner_m[view], onboarded.K, A_crop_tmpl, T))
         return released_correspondences(flow, certainty_logit, xyz, A_crop_from_image)
 
-    def solve(self, hypotheses: Sequence[Hypothesis], K: Array) -> list[RansacPose]:
+    def solve(self, hypotheses: Sequence[Sequence[Hypothesis]], K: Array, _: torch.device) -> list[list[RansacPose]]:
         """Return the RANSAC poses, highest inlier ratio first; one without a solution has its stage-2 pose, ratio 0."""
-        poses = [solve_released(one.correspondences, K) or RansacPose(one.T_stage2, 0, 0.0) for one in hypotheses]
-        return sorted(poses, key=lambda pose: -pose.selection_score)  # stable: the better template first among equals
+        return [_best_first([_solve_released(one, K_of) for one in of]) for of, K_of in zip(hypotheses, K, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ class DefaultRules:
 
     hypotheses: int
     can_refine: ClassVar[bool] = True
+    solves_batches: ClassVar[bool] = True
     perspective_crops: ClassVar[bool] = False
 
     @property
@@ -156,13 +165,30 @@ class DefaultRules:
         xyz = cell_centre_points(depth, onboarded.K, A_crop_tmpl, onboarded.T_tmpl_from_obj[view])
         return subcell_correspondences(flow, certainty_logit, xyz, depth > 0, A_crop_from_image)
 
-    def solve(self, hypotheses: Sequence[Hypothesis], K: Array) -> list[RobustPose]:
+    def solve(
+        self, hypotheses: Sequence[Sequence[Hypothesis]], K: Array, device: torch.device
+    ) -> list[list[RobustPose]]:
         """Return the robust poses, highest selection score first; one without a solution has its stage-2 pose."""
-        poses = []
-        for one in hypotheses:
-            found = solve_robust(one.correspondences, K, one.crop_scale, one.T_stage2) or RobustPose(one.T_stage2, 0.0)
-            poses.append(replace(found, alignment=one.alignment))
-        return sorted(poses, key=lambda pose: -pose.selection_score)  # stable: the better aligned first among equals
+        every = [one for of_detection in hypotheses for one in of_detection]
+        K_of_each = np.repeat(K, [len(of_detection) for of_detection in hypotheses], axis=0)
+        scales, starts = np.array([one.crop_scale for one in every]), np.array([one.T_stage2 for one in every])
+        found = iter(solve_robust([one.correspondences for one in every], K_of_each, scales, starts, device))
+        return [_best_first([_aligned(one, next(found)) for one in of_detection]) for of_detection in hypotheses]
+
+
+Pose = TypeVar("Pose", bound=RankedPose)
+
+
+def _best_first(poses: Sequence[Pose]) -> list[Pose]:
+    return sorted(poses, key=lambda pose: -pose.selection_score)  # stable: the better hypothesis first among equals
+
+
+def _solve_released(hypothesis: Hypothesis, K: Array) -> RansacPose:
+    return solve_released(hypothesis.correspondences, K) or RansacPose(hypothesis.T_stage2, 0, 0.0)
+
+
+def _aligned(hypothesis: Hypothesis, pose: RobustPose | None) -> RobustPose:
+    return replace(pose or RobustPose(hypothesis.T_stage2, 0.0), alignment=hypothesis.alignment)
 
 
 def make_rules(name: str, hypotheses: int) -> Rules:

@@ -160,12 +160,12 @@ def _solve(
 ) -> list[RobustPose | None]:
     """Return the pose of stage 3 for each observation, None where there is none."""
     flow, logits = offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()
-    solutions = []
+    pairs = []
     for i, (sample, view) in enumerate(zip(samples, views.tolist(), strict=True)):
         depth = bank.depth_centre_m[view]
         xyz = cell_centre_points(depth, bank.K, bank.A_crop_from_image[view], bank.T_tmpl_from_obj[view])
-        A_crop = sample.observation.A_crop_from_image
-        pairs = subcell_correspondences(flow[i], logits[i], xyz, depth > 0, A_crop)
-        crop_scale = float(np.linalg.norm(A_crop[:2, 0]))  # a crop may be rotated
-        solutions.append(solve_robust(pairs, sample.observation.K, crop_scale, T_stage2[i]))
-    return solutions
+        pairs.append(subcell_correspondences(flow[i], logits[i], xyz, depth > 0, sample.observation.A_crop_from_image))
+    K = np.stack([sample.observation.K for sample in samples])
+    crops = np.stack([sample.observation.A_crop_from_image for sample in samples])
+    crop_scale = np.linalg.norm(crops[:, :2, 0], axis=1)  # a crop may be rotated
+    return solve_robust(pairs, K, crop_scale, T_stage2, views.device)

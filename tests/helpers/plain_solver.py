@@ -1,4 +1,4 @@
-"""The robust solver for one pose, row by row in NumPy: the oracle of the batched one."""
+"""The robust solver for one pose in NumPy, the oracle of the batched one, and the batched one for one pose."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 
 from picopose_cli.base.geometry import make_T, transform_points
 from picopose_cli.base.types import Correspondences
 from picopose_cli.pose.residuals import PAIR_STD_PX
+from picopose_cli.pose.solve import RobustPose, solve_robust
 
 KERNEL_SCALES = (10.0, 5.0, 2.5)
 MAX_STEPS = 5
 DAMPING = 1e-4
+
+
+def solve_one(pairs: Correspondences, K: np.ndarray, crop_scale: float, T_start: np.ndarray) -> RobustPose | None:
+    """Return the package's robust pose of one candidate, solved alone."""
+    (pose,) = solve_robust([pairs], K[None], np.array([crop_scale]), T_start[None], torch.device("cpu"))
+    return pose
 
 
 @dataclass(frozen=True)

@@ -179,14 +179,14 @@ def test_fewer_views_than_hypotheses(network):
     matcher = make_matcher(network, hypotheses=5, obj_ids=[1], views=2)
     (hypotheses,) = matcher.match(random_batch([1])).hypotheses
     assert len(hypotheses) == 2
-    assert matcher.rules.solve(hypotheses, K)[0].T_cam_from_obj.shape == (4, 4)
+    assert matcher.rules.solve([hypotheses], K[None], matcher.device)[0][0].T_cam_from_obj.shape == (4, 4)
 
 
 @pytest.mark.parametrize("name", ["paper", "default"])
 def test_poses_are_finite(network, name):
     matcher = make_matcher(network, rules=name)
     for hypotheses in matcher.match(random_batch([1, 7])).hypotheses:
-        pose = matcher.rules.solve(hypotheses, K)[0]
+        pose = matcher.rules.solve([hypotheses], K[None], matcher.device)[0][0]
         assert np.isfinite(pose.T_cam_from_obj).all()
         assert pose.confidence == 1 if name == "paper" else 0 <= pose.confidence < 1
 

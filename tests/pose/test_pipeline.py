@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
@@ -34,18 +35,22 @@ class FakePose:
 class FakeMatcher:
     """In place of matcher, store and rules: returns each detection's identity as its pose and records the batches."""
 
-    def __init__(self, obj_ids=range(100)) -> None:
+    def __init__(self, obj_ids=range(100), *, solves_batches=False) -> None:
         self.batches: list[list[int]] = []
         self.obj_ids = set(obj_ids)
         self.store = self.rules = self
         self.perspective_crops = False
+        self.device, self.solves_batches = torch.device("cpu"), solves_batches
 
     def match(self, batch):
         self.batches.append(batch.obj_ids.tolist())
         return MatchedBatch(tuple(zip(batch.obj_ids.tolist(), batch.A_crop_from_image, strict=True)), ())
 
-    def solve(self, hypotheses, K):
-        obj_id, A = hypotheses
+    def solve(self, hypotheses, K, _):
+        assert self.solves_batches or len(hypotheses) == 1
+        return [self.solve_one(*of_detection, K_of) for of_detection, K_of in zip(hypotheses, K, strict=True)]
+
+    def solve_one(self, obj_id, A, K):
         time.sleep(0.002 * (obj_id % 3))  # slower for some
         T = np.eye(4)
         T[:3, 3] = (obj_id, A[0, 2], K[0, 2])
@@ -191,10 +196,10 @@ def test_leaving_early_drops_the_work_that_has_not_begun():
     solved: list[int] = []
 
     class Slow(FakeMatcher):
-        def solve(self, hypotheses, K):
-            solved.append(hypotheses[0])
+        def solve_one(self, obj_id, A, K):
+            solved.append(obj_id)
             time.sleep(0.2 if len(solved) > 8 else 0)
-            return super().solve(hypotheses, K)
+            return super().solve_one(obj_id, A, K)
 
     tasks = [make_task(im_id, [1] * 8) for im_id in range(40)]
     results = estimate_images(tasks, load_grey, Slow(), PipelineOptions(8, workers=1))
@@ -203,12 +208,23 @@ def test_leaving_early_drops_the_work_that_has_not_begun():
     assert len(solved) < 3 * 8
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 4), (64, 2)])
-def test_results_do_not_depend_on_batches_or_threads(batch_size, workers):
+@pytest.mark.parametrize(("batch_size", "workers", "solves_batches"), [(1, 1, True), (3, 4, False), (64, 2, True)])
+def test_results_do_not_depend_on_batches_or_threads(batch_size, workers, solves_batches):
     tasks = [make_task(im_id, [1, 2, 3, 4]) for im_id in range(9)]
     expected = [e.T_cam_from_obj for r in run(tasks) for e in r.estimates]
-    actual = [e.T_cam_from_obj for r in run(tasks, batch_size=batch_size, workers=workers) for e in r.estimates]
-    np.testing.assert_array_equal(actual, expected)
+    results = run(tasks, batch_size, workers, FakeMatcher(solves_batches=solves_batches))
+    np.testing.assert_array_equal([e.T_cam_from_obj for r in results for e in r.estimates], expected)
+
+
+def test_a_batch_that_is_solved_together_is_one_piece_of_work():
+    spans: list[tuple[str, float, float, str]] = []
+    groups = plan_groups([make_task(0, [1, 2]), make_task(1, [4])], 4)
+    matcher = FakeMatcher(solves_batches=True)
+    record = lambda *span: spans.append(span)  # noqa: E731
+    results = list(estimate_groups(groups, load_grey, matcher, PipelineOptions(4), record=record))
+    ((start, end, what),) = [span[1:] for span in spans if span[0] == "PnP"]
+    assert what == "3 detections"
+    assert [result.seconds.pnp for result in results] == pytest.approx([(end - start) * n / 3 for n in (2, 1)])
 
 
 def test_time_is_the_same_on_all_rows_of_an_image_and_holds_the_detectors():

@@ -61,6 +61,7 @@ class Exact:
 
     def __init__(self, T_true: np.ndarray, error: float = 0.0) -> None:
         self.T_true, self.error, self.calls = T_true, error, 0
+        self.device = torch.device("cpu")
 
     def match_views(self, _, queries, views, A_obs_from_tmpl):
         self.calls += 1

@@ -13,10 +13,11 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T, ray_rotation
 from picopose_cli.base.types import GRID_CELLS, Correspondences, TemplateBank
 from picopose_cli.pose import rules as module
-from picopose_cli.pose.rules import DefaultRules, Hypothesis, PaperRules, make_rules
+from picopose_cli.pose.rules import DefaultRules, Hypothesis, PaperRules, RankedPose, make_rules
 from picopose_cli.pose.template_store import FeaturesInMemory, OnboardedObject
 
 NOTHING = Correspondences(np.empty((0, 2)), np.empty((0, 3)), np.empty(0))
+CPU = torch.device("cpu")
 RULES = {"paper": PaperRules(5), "default": DefaultRules(5)}
 
 
@@ -28,6 +29,11 @@ def onboarded(bank: TemplateBank) -> OnboardedObject:
 
 def hypothesis(correspondences: Correspondences, T_stage2: np.ndarray, alignment: float = 1.0) -> Hypothesis:
     return Hypothesis(0, 0.5, T_stage2, correspondences, 1.5, alignment)
+
+
+def solve_alone(name: str, hypotheses: list[Hypothesis]) -> list[RankedPose]:
+    (poses,) = RULES[name].solve([hypotheses], K[None], CPU)
+    return poses
 
 
 def test_names():
@@ -80,7 +86,7 @@ def test_the_paper_chooses_by_inlier_ratio_and_the_default_by_soft_inliers():
     T_few, T_many = random_pose(rng), random_pose(rng)
     few, many = noisy_pairs(rng, T_few, count=12), noisy_pairs(rng, T_many, count=800, noise_px=0.5, outliers=0.4)
     hypotheses = [hypothesis(many, T_many), hypothesis(few, T_few)]
-    paper, default = (RULES[name].solve(hypotheses, K) for name in ("paper", "default"))
+    paper, default = (solve_alone(name, hypotheses) for name in ("paper", "default"))
     np.testing.assert_allclose(paper[0].T_cam_from_obj, T_few, atol=1e-3)
     np.testing.assert_allclose(default[0].T_cam_from_obj, T_many, atol=1e-2)
     assert len(paper) == len(default) == 2
@@ -94,16 +100,31 @@ def test_alignment_counts_by_the_default_rules_only():
     T = [random_pose(rng) for _ in range(2)]
     pairs = [noisy_pairs(rng, pose, count=400) for pose in T]
     hypotheses = [hypothesis(pairs[0], T[0], 0.1), hypothesis(pairs[1], T[1], 0.2)]
-    np.testing.assert_allclose(RULES["default"].solve(hypotheses, K)[0].T_cam_from_obj, T[1], atol=1e-3)
-    np.testing.assert_allclose(RULES["paper"].solve(hypotheses, K)[0].T_cam_from_obj, T[0], atol=1e-3)
+    np.testing.assert_allclose(solve_alone("default", hypotheses)[0].T_cam_from_obj, T[1], atol=1e-3)
+    np.testing.assert_allclose(solve_alone("paper", hypotheses)[0].T_cam_from_obj, T[0], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_without_a_solution_the_first_stage_2_pose_is_taken(name):
     T = [make_T(np.eye(3), np.array([0, 0, z])) for z in (0.5, 0.6)]
-    poses = RULES[name].solve([hypothesis(NOTHING, one) for one in T], K)
+    poses = solve_alone(name, [hypothesis(NOTHING, one) for one in T])
     np.testing.assert_array_equal([pose.T_cam_from_obj for pose in poses], T)
     assert poses[0].selection_score == 0
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_detections_are_solved_together_as_alone(name):
+    """Each with its own camera, whatever numbers of hypotheses they have."""
+    rng = np.random.default_rng(2)
+    T = [random_pose(rng) for _ in range(4)]
+    hypotheses = [hypothesis(noisy_pairs(rng, pose, count=300, outliers=0.3), pose) for pose in T]
+    parts, K_of = [hypotheses[:1], [], hypotheses[1:]], np.stack([K, K, K * [[1.1], [1.1], [1]]])
+    together = RULES[name].solve(parts, K_of, CPU)
+    assert [len(poses) for poses in together] == [1, 0, 3]
+    for part, K_one, poses in zip(parts, K_of, together, strict=True):
+        (alone,) = RULES[name].solve([part], K_one[None], CPU)
+        np.testing.assert_array_equal([p.T_cam_from_obj for p in poses], [p.T_cam_from_obj for p in alone])
+        assert [pose.selection_score for pose in poses] == [pose.selection_score for pose in alone]
 
 
 def test_only_the_default_rules_can_refine():
