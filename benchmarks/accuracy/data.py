@@ -14,6 +14,7 @@ from picopose_cli.base.files import file_sha256
 from picopose_cli.bop.datasets import Dataset, object_ids, open_dataset
 from picopose_cli.bop.detections import find_detections
 from picopose_cli.synthesis.bop_dataset import DETECTIONS, write_procedural_dataset
+from picopose_cli.synthesis.bop_models import ObjectMaker, symmetric_object, textured_object
 
 SEED = 20
 """Of the procedural data set."""
@@ -33,21 +34,25 @@ ESTIMATING_CODE = (
 
 def procedural_bench(objects: int, images: int, settings: Settings) -> Bench:
     """Return a data set of unseen objects without symmetries."""
-    return _procedural_bench(f"unseen{objects}x{images}", objects, images, settings, SEED, symmetric=False)
+    return _procedural_bench(f"unseen{objects}x{images}", objects, images, settings, SEED, textured_object)
 
 
 def symmetric_bench(objects: int, images: int, settings: Settings) -> Bench:
     """Return a data set of symmetric objects: at most 12, in half as many images."""
     objects, images = min(objects, MAX_SYMMETRIC_OBJECTS), -(-images // 2)
-    return _procedural_bench(f"symmetric{objects}x{images}", objects, images, settings, SYMMETRIC_SEED, symmetric=True)
+    return _procedural_bench(
+        f"symmetric{objects}x{images}", objects, images, settings, SYMMETRIC_SEED, symmetric_object
+    )
 
 
-def _procedural_bench(name: str, objects: int, images: int, settings: Settings, seed: int, *, symmetric: bool) -> Bench:
+def _procedural_bench(
+    name: str, objects: int, images: int, settings: Settings, seed: int, make_object: ObjectMaker
+) -> Bench:
     root = settings.work / "data" / name
     detections = {masks: root / file for masks, file in DETECTIONS.items()}
     if not all(file.is_file() for file in detections.values()):  # they are written last
         started = time.perf_counter()
-        write_procedural_dataset(root.parent, name, objects=objects, images=images, seed=seed, symmetric=symmetric)
+        write_procedural_dataset(root.parent, name, objects=objects, images=images, seed=seed, make_object=make_object)
         print(f"{name} written in {time.perf_counter() - started:.0f} s")
     return make_bench(open_dataset(name, root.parent), detections, settings)
 

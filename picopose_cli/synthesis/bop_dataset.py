@@ -17,15 +17,21 @@ from picopose_cli.base.files import atomic_write_bytes
 from picopose_cli.base.types import MM_PER_M, Array
 from picopose_cli.bop.rle import encode_rle
 from picopose_cli.rendering.rasteriser import Window
-from picopose_cli.synthesis.bop_models import write_models
+from picopose_cli.synthesis.bop_models import DatasetObject, ObjectMaker, textured_object, write_models
 from picopose_cli.synthesis.compose import BACKGROUND_OWNER, SceneImage, draw_scene
+from picopose_cli.synthesis.conditions import USUAL_CONDITIONS, Conditions, take_photo
 from picopose_cli.synthesis.image_files import encode_image, write_json
 from picopose_cli.synthesis.noisy_detections import noisy_detections
 from picopose_cli.synthesis.objects import SyntheticObject
 from picopose_cli.synthesis.roughen import roughen_mask
 from picopose_cli.synthesis.scenes import IMAGE_HW, Difficulty, PlacedObject, Scene, image_box, random_scene
-from picopose_cli.synthesis.seeds import DATASET_DETECTIONS, DATASET_IMAGES, DATASET_STREAM
-from picopose_cli.synthesis.sensor import photograph
+from picopose_cli.synthesis.seeds import (
+    DATASET_DAMAGE,
+    DATASET_DETECTIONS,
+    DATASET_IMAGES,
+    DATASET_MODELS,
+    DATASET_STREAM,
+)
 from picopose_cli.synthesis.textures import paint_background
 
 SCENE_ID = 0
@@ -33,9 +39,7 @@ DETECTIONS = {"gt": "detections_gt.json", "rough": "detections_rough.json", "noi
 """Files of detections in CNOS's format: true masks, masks with a detector's errors, detections with its errors."""
 _DEPTH_UNIT_MM = 0.1
 _MIN_TARGET_SHARE = 0.1
-_MIN_TARGET_PX = 400
-"""Visible share and pixels from which on an object is a target and is detected."""
-_BOX_PX = (85.0, 250.0)
+"""Visible share from which on an object is a target and is detected."""
 _CALM_SHARE = 0.7
 """Share of backgrounds without strong colours and patterns."""
 _SCENE_CANDIDATES = 8
@@ -64,13 +68,14 @@ class _Annotations:
 
 @dataclass(frozen=True)
 class _Job:
-    """One image: its place, the obj_id of each object of its scene, and the background."""
+    """One image: its place, the obj_id of each object of its scene, the background, and how it is taken."""
 
     folder: Path
     im_id: int
     scene: Scene
     obj_ids: tuple[int, ...]
     background_rgb: Array
+    conditions: Conditions
 
 
 def write_procedural_dataset(
@@ -80,30 +85,35 @@ def write_procedural_dataset(
     objects: int,
     images: int,
     seed: int,
-    size_hw: tuple[int, int] = IMAGE_HW,
-    level: float = 0.8,
-    max_objects: int = 6,
-    symmetric: bool = False,
+    make_object: ObjectMaker = textured_object,
+    conditions: Conditions = USUAL_CONDITIONS,
 ) -> Path:
-    """Write the data set `folder`/`name` and return its folder; the same arguments give the same files.
+    """Write the data set `folder`/`name` of objects made from `seed` and return its folder; see `write_dataset`."""
+    seeds = ([DATASET_STREAM, seed, DATASET_MODELS, obj_id] for obj_id in range(1, objects + 1))
+    return write_dataset(folder / name, [make_object(each) for each in seeds], images, seed, conditions)
 
-    It contains models/ (PLY with a texture, models_info.json), test/000000/ (rgb, depth, mask, mask_visib,
-    scene_*.json), test_targets_bop19.json and _bop24.json, and the files of DETECTIONS. Objects are used equally often;
-    images show up to `max_objects` of them, at the difficulty `level` in [0, 1]. No object has symmetries, or all are
-    `symmetric` and models_info.json lists the symmetries. Raises PicoPoseError when the folder cannot be written.
+
+def write_dataset(
+    root: Path, objects: Sequence[DatasetObject], images: int, seed: int, conditions: Conditions = USUAL_CONDITIONS
+) -> Path:
+    """Write the data set `root` and return its folder; the same arguments give the same files.
+
+    It contains models/ (PLY, models_info.json), shown/ (objects whose CAD model looks different), test/000000/ (rgb,
+    depth, mask, mask_visib, scene_*.json), test_targets_bop19.json and _bop24.json, and the files of DETECTIONS.
+    Objects, used equally often, have the ids 1, 2, ... Raises PicoPoseError when the folder cannot be written.
     """
-    root = folder / name
-    items = write_models(root / "models", objects, seed, symmetric=symmetric)
+    items = write_models(root, objects)
     scene_folder = root / "test" / f"{SCENE_ID:06d}"
     annotations = _Annotations()
     used = 0
     for im_id in range(images):
         rng = np.random.default_rng([DATASET_STREAM, seed, DATASET_IMAGES, im_id])
-        count = int(rng.integers(min(2, objects), min(max_objects, objects) + 1))
-        pool = {obj_id: items[obj_id] for obj_id in ((used + i) % objects + 1 for i in range(count))}
+        count = int(rng.integers(min(2, len(items)), min(conditions.max_objects, len(items)) + 1))
+        pool = {obj_id: items[obj_id] for obj_id in ((used + i) % len(items) + 1 for i in range(count))}
         used += count
-        job = _plan_image(rng, scene_folder, im_id, pool, size_hw, level)
-        visible, occupied = _write_image(rng, job, level, annotations)
+        job = _plan_image(rng, scene_folder, im_id, pool, conditions)
+        damage_rng = np.random.default_rng([DATASET_STREAM, seed, DATASET_DAMAGE, im_id])
+        visible, occupied = _write_image(rng, damage_rng, job, annotations)
         detector_rng = np.random.default_rng([DATASET_STREAM, seed, DATASET_DETECTIONS, im_id])
         for found in noisy_detections(detector_rng, visible, occupied, list(items)):
             annotations.detections["noisy"].append(cnos_entry(im_id, found.obj_id, found.mask, found.score))
@@ -116,11 +126,10 @@ def _plan_image(
     folder: Path,
     im_id: int,
     pool: Mapping[int, SyntheticObject],
-    size_hw: tuple[int, int],
-    level: float,
+    conditions: Conditions,
 ) -> _Job:
     """Return the background and the best framed of some random scenes of all objects of `pool`, by obj_id."""
-    at_level = Difficulty.at(level)
+    at_level = Difficulty.at(conditions.level)
     difficulty = Difficulty(
         roll_rad=np.pi,
         max_objects=len(pool),
@@ -134,19 +143,26 @@ def _plan_image(
     background = paint_background(rng, calm=bool(rng.random() < _CALM_SHARE))
     candidates = (
         random_scene(
-            rng, list(pool.values()), difficulty, backgrounds=1, size_hw=size_hw, box_px=_BOX_PX, use_whole_pool=True
+            rng,
+            list(pool.values()),
+            difficulty,
+            backgrounds=1,
+            size_hw=conditions.size_hw,
+            box_px=conditions.box_px,
+            use_whole_pool=True,
         )
         for _ in range(_SCENE_CANDIDATES)
     )
-    scene = max(candidates, key=_framing_quality)
+    scene = max(candidates, key=lambda scene: _framing_quality(scene, conditions))
     ids = {id(item): obj_id for obj_id, item in pool.items()}
-    return _Job(folder, im_id, scene, tuple(ids[id(placed.item)] for placed in scene.placed), background)
+    obj_ids = tuple(ids[id(placed.item)] for placed in scene.placed)
+    return _Job(folder, im_id, scene, obj_ids, background, conditions)
 
 
-def _framing_quality(scene: Scene) -> float:
+def _framing_quality(scene: Scene, conditions: Conditions) -> float:
     """Return how well the worst framed object is in the image, in [0, 1]: the least of three ratios.
 
-    They are its share inside the image, its size relative to a tenth of the image height, and half of the image height
+    They are its share inside the image, its size relative to the smallest one wanted, and the largest one wanted
     relative to its size, the last two at most 1.
     """
     boxes = np.array([image_box(placed, scene.K) for placed in scene.placed])
@@ -154,13 +170,14 @@ def _framing_quality(scene: Scene) -> float:
     sides = boxes[:, 2:] - boxes[:, :2]
     inside = np.clip(boxes[:, 2:], 0, size_wh) - np.clip(boxes[:, :2], 0, size_wh)
     share = inside.prod(axis=1) / sides.prod(axis=1).clip(1)
-    large_enough = np.clip(sides.max(axis=1) / (0.1 * scene.size_hw[0]), 0, 1)
-    small_enough = np.clip(0.5 * scene.size_hw[0] / sides.max(axis=1), 0, 1)
+    smallest, largest = (side * scene.size_hw[1] / IMAGE_HW[1] for side in conditions.framed_px)
+    large_enough = np.clip(sides.max(axis=1) / smallest, 0, 1)
+    small_enough = np.clip(largest / sides.max(axis=1), 0, 1)
     return float(np.minimum(np.minimum(share, large_enough), small_enough).min())
 
 
 def _write_image(
-    rng: np.random.Generator, job: _Job, level: float, annotations: _Annotations
+    rng: np.random.Generator, damage_rng: np.random.Generator, job: _Job, annotations: _Annotations
 ) -> tuple[list[tuple[int, Array]], Array]:
     """Write one image with depth and masks, and add its annotations.
 
@@ -169,7 +186,7 @@ def _write_image(
     scene, im_id = job.scene, job.im_id
     whole = Window(0, 0, scene.size_hw[1], scene.size_hw[0])
     drawn = draw_scene(scene, whole, 2, job.background_rgb)
-    photo = photograph(rng, drawn.rgb, level * rng.uniform(0.2, 1))
+    photo = take_photo(rng, damage_rng, drawn.rgb, job.conditions)
     exact = draw_scene(scene, whole, 1, job.background_rgb)  # masks and depth at the pixels' centres, as in BOP
     _write_png(job, "rgb", photo[..., ::-1])
     depth = np.rint(exact.depth_m * (MM_PER_M / _DEPTH_UNIT_MM)).clip(0, 65535).astype(np.uint16)
@@ -203,7 +220,7 @@ def _annotate_object(job: _Job, gt_id: int, exact: SceneImage, annotations: _Ann
         "visib_fract": float(visible.sum() / max(full_count, 1)),
     }
     annotations.gt_info[str(job.im_id)].append(info)
-    is_target = info["visib_fract"] >= _MIN_TARGET_SHARE and info["px_count_visib"] >= _MIN_TARGET_PX
+    is_target = info["visib_fract"] >= _MIN_TARGET_SHARE and info["px_count_visib"] >= job.conditions.min_target_px
     return visible if is_target else None
 
 

@@ -79,7 +79,7 @@ def _draw_object(
     K = np.diag([supersampling, supersampling, 1.0]) @ scene.K
     fine = Window(*(supersampling * side for side in (window.x0, window.y0, window.x1, window.y1)))
     lit_mesh = placed.item.lit_mesh
-    mesh = light_mesh(lit_mesh, scene.light, placed.T_cam_from_obj, placed.paint_rgb)
+    mesh = light_mesh(lit_mesh, scene.light, placed.T_cam_from_obj, placed.paint_rgb, placed.item.material)
     view = place_mesh(mesh, K, placed.T_cam_from_obj, fine)
     if view is None:
         return 0

@@ -17,6 +17,8 @@ from picopose_cli.rendering.shading import Surface, make_surface
 
 _CREASE_COS = np.cos(np.radians(40))
 """Cosine of the angle between the normals of adjacent faces from which on they show an edge."""
+_HORIZON_SHARPNESS = 3.0
+"""Of the border between bright and dark in what a mirror reflects."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,18 @@ class Light:
     diffuse: float
     specular: float
     shininess: float
+
+
+@dataclass(frozen=True)
+class Material:
+    """How an object's surface reflects, in place of a scene's highlight: of its `mirror` share in [0, 1], a reflection.
+
+    The reflected surroundings are bright above, dark below and brightest at the lamp, as a metal part shows them.
+    """
+
+    specular: float
+    shininess: float
+    mirror: float
 
 
 def random_light(rng: np.random.Generator, strength: float) -> Light:
@@ -69,12 +83,14 @@ def make_lit_mesh(mesh: Mesh) -> LitMesh:
     )
 
 
-def light_mesh(lit_mesh: LitMesh, light: Light, T_cam_from_obj: Array, paint_rgb: Array) -> RasterMesh:
+def light_mesh(
+    lit_mesh: LitMesh, light: Light, T_cam_from_obj: Array, paint_rgb: Array, material: Material | None = None
+) -> RasterMesh:
     """Return the mesh with the attributes to interpolate at this pose: (u, v, shade), or lit colours in [0, 255].
 
-    `paint_rgb` (3,) in [0, 255] is the colour of a mesh that has none.
+    `paint_rgb` (3,) in [0, 255] is the colour of a mesh that has none; without a `material`, its gloss is the light's.
     """
-    shade = _shade(lit_mesh.normals, light, T_cam_from_obj)
+    shade = _shade(lit_mesh.normals, light, T_cam_from_obj, material)
     if lit_mesh.uv is not None:
         attributes = np.concatenate([lit_mesh.uv, shade[:, None]], axis=1)
     else:
@@ -96,16 +112,27 @@ def colour_samples(lit_mesh: LitMesh, attributes: Array, T_cam_from_obj: Array, 
     return np.asarray(cv2.add(dimmed, cv2.cvtColor(highlight, cv2.COLOR_GRAY2RGB)))
 
 
-def _shade(normals: Array, light: Light, T_cam_from_obj: Array) -> Array:
+def _shade(normals: Array, light: Light, T_cam_from_obj: Array, material: Material | None) -> Array:
     R = T_cam_from_obj[:3, :3].astype(np.float32)
     lamp = R.T @ light.direction_cam.astype(np.float32)
     to_camera = -R.T @ (T_cam_from_obj[:3, 3] / np.linalg.norm(T_cam_from_obj[:3, 3])).astype(np.float32)
     halfway = (lamp + to_camera) / max(float(np.linalg.norm(lamp + to_camera)), 1e-6)
     shade = light.ambient + light.diffuse * np.maximum(normals @ lamp, 0)
     shade = np.minimum(shade, 1)
-    if light.specular:
-        shade = shade + light.specular * np.maximum(normals @ halfway, 0) ** light.shininess
+    specular, shininess = light.specular, light.shininess
+    if material is not None:
+        specular, shininess = material.specular, material.shininess
+        shade = shade * (1 - material.mirror) + material.mirror * _reflected(normals, to_camera, lamp, -R[1])
+    if specular:
+        shade = shade + specular * np.maximum(normals @ halfway, 0) ** shininess
     return np.asarray(shade, np.float32)
+
+
+def _reflected(normals: Array, to_camera: Array, lamp: Array, up: Array) -> Array:
+    """Return the brightness (N,) of what a mirror with `normals` (N,3) shows; directions (3,) in the object frame."""
+    towards = 2 * (normals @ to_camera)[:, None] * normals - to_camera
+    sky = 0.55 + 0.4 * np.tanh(_HORIZON_SHARPNESS * (towards @ up))
+    return np.asarray(sky + 0.5 * np.maximum(towards @ lamp, 0) ** 8)
 
 
 def _split_at_creases(mesh: Mesh) -> tuple[Array, Array, Array]:

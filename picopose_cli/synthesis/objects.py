@@ -11,7 +11,7 @@ import numpy as np
 from picopose_cli.base.types import Array, Mesh
 from picopose_cli.rendering.mesh_size import mesh_diameter_m
 from picopose_cli.rendering.software import SoftwareRenderer
-from picopose_cli.synthesis.lighting import LitMesh, make_lit_mesh
+from picopose_cli.synthesis.lighting import LitMesh, Material, make_lit_mesh
 from picopose_cli.synthesis.samples import CropView
 from picopose_cli.synthesis.shapes import Tile, centred, distinct_shape, random_shape, random_size_m
 from picopose_cli.synthesis.textures import paint_object, solid_colours
@@ -27,10 +27,16 @@ _TEXTURED_SHARE, _VERTEX_COLOURED_SHARE = 0.78, 0.1
 
 @dataclass(frozen=True)
 class SyntheticObject:
-    """An object: its mesh, centred in its frame, and everything derived from it, computed on first use."""
+    """An object: its mesh, centred in its frame, and everything derived from it, computed on first use.
+
+    Images show `mesh`, made of `material` (None: matt, or glossy where the scene's light is). Templates show `cad`, the
+    same surface with other colours or none; None: the mesh itself.
+    """
 
     key: str
     mesh: Mesh
+    cad: Mesh | None = None
+    material: Material | None = None
     _templates: dict[int, CropView] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -50,7 +56,7 @@ class SyntheticObject:
 
     @cached_property
     def _renderer(self) -> SoftwareRenderer:
-        return SoftwareRenderer(self.mesh, template_camera(), TEMPLATE_SIZE_HW)
+        return SoftwareRenderer(self.cad or self.mesh, template_camera(), TEMPLATE_SIZE_HW)
 
     def template(self, view_id: int) -> CropView:
         """Return a template as `render-templates` renders it; each is rendered once."""

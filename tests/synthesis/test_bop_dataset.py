@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,14 +24,22 @@ from picopose_cli.synthesis.bop_dataset import (
     box_of_mask,
     write_procedural_dataset,
 )
-from picopose_cli.synthesis.bop_models import diameter_of_points, write_textured_ply
+from picopose_cli.synthesis.bop_models import (
+    diameter_of_points,
+    symmetric_object,
+    untextured_object,
+    write_textured_ply,
+    wrong_albedo_object,
+)
+from picopose_cli.synthesis.conditions import Conditions
 from picopose_cli.synthesis.objects import make_distinct_mesh, make_procedural_object
 from picopose_cli.synthesis.seeds import DATASET_STREAM
 from picopose_cli.synthesis.symmetric_objects import make_symmetric_mesh
 from picopose_cli.templates.views import place_views, template_camera
 
 HEIGHT, WIDTH = 240, 320
-ARGUMENTS = {"objects": 3, "images": 4, "seed": 5, "size_hw": (HEIGHT, WIDTH), "max_objects": 3}
+CONDITIONS = Conditions(size_hw=(HEIGHT, WIDTH), max_objects=3)
+ARGUMENTS = {"objects": 3, "images": 4, "seed": 5, "conditions": CONDITIONS}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +115,7 @@ def test_models_info_says_how_large_the_models_are(dataset):
 
 
 def test_symmetric_objects_and_what_is_said_of_them(tmp_path):
-    root = write_procedural_dataset(tmp_path, "toy", **ARGUMENTS | {"images": 1}, symmetric=True)
+    root = write_procedural_dataset(tmp_path, "toy", **ARGUMENTS | {"images": 1}, make_object=symmetric_object)
     dataset = open_dataset("toy", root.parent)
     infos = read_object_infos(dataset)
     assert sorted(infos) == [1, 2, 3]
@@ -181,6 +190,44 @@ def test_the_same_arguments_give_the_same_files(root, tmp_path):
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert all((root / file).read_bytes() == (again / file).read_bytes() for file in files)
+
+
+def test_wrong_albedo_and_damage_change_colours_alone(root, dataset, tmp_path):
+    spoiled = replace(CONDITIONS, blurred_share=1.0, dark_share=1.0)
+    arguments = ARGUMENTS | {"make_object": wrong_albedo_object, "conditions": spoiled}
+    other = open_dataset("other", write_procedural_dataset(tmp_path, "other", **arguments).parent)
+    for obj_id in object_ids(dataset):
+        name = f"obj_{obj_id:06d}.ply"
+        cad, shown, true = (
+            read_mesh(folder / name) for folder in (other.root / "models", other.root / "shown", root / "models")
+        )
+        assert np.array_equal(shown.vertices_m, true.vertices_m)
+        assert np.array_equal(shown.texture_rgb, true.texture_rgb)
+        assert np.array_equal(cad.vertices_m[cad.faces], true.vertices_m[true.faces])
+        assert cad.texture_rgb is None or np.abs(cad.texture_rgb.astype(int) - true.texture_rgb).mean() > 10
+    for path in root.rglob("test*/**/*"):
+        twin = other.root / path.relative_to(root)
+        if path.is_file():
+            assert (path.read_bytes() == twin.read_bytes()) == (path.parent.name != "rgb")
+    for file in DETECTIONS.values():
+        assert (root / file).read_bytes() == (other.root / file).read_bytes()
+
+
+def test_parts_are_coloured_in_images_and_grey_in_their_models(tmp_path):
+    arguments = ARGUMENTS | {"images": 1, "make_object": untextured_object}
+    dataset = open_dataset("parts", write_procedural_dataset(tmp_path, "parts", **arguments).parent)
+    expected = np.zeros((HEIGHT, WIDTH))
+    for truth in read_ground_truth(dataset, 0)[0]:
+        name = f"obj_{truth.obj_id:06d}.ply"
+        cad, shown = (read_mesh(dataset.root / folder / name) for folder in ("models", "shown"))
+        assert cad.vertex_rgb is None
+        assert cad.texture_rgb is None
+        assert len(np.unique(shown.vertex_rgb, axis=0)) in (1, 2)
+        assert np.array_equal(cad.vertices_m, shown.vertices_m)
+        K = read_scene_cameras(dataset, 0)[0].K
+        depth_m = render_depth(cad, K, truth.T_cam_from_obj, (0, 0, WIDTH, HEIGHT))
+        expected = np.where((depth_m > 0) & ((expected == 0) | (depth_m < expected)), depth_m, expected)
+    assert np.abs(depth_of(dataset, 0) - expected).max() < 1e-3
 
 
 def test_a_written_mesh_reads_back_and_looks_the_same(tmp_path):
