@@ -1,0 +1,84 @@
+"""The image around a detection at the image's own resolution, which refinement compares with renders of the object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from picopose_cli.base.types import CROP_PX, Array
+
+MARGIN = 1.25
+"""Side of a close-up in sides of the network's crop: masks of detectors miss parts of objects."""
+MAX_SIDE_PX = 448
+MAX_MAGNIFICATION = 3.0
+"""Close-ups of small objects are magnified: local features have one descriptor for 8 x 8 px."""
+SIDE_STEP_PX = 32
+"""Sides of close-ups are multiples of it."""
+
+
+@dataclass(frozen=True)
+class CloseUp:
+    """The square part of an image around a detection, as a pinhole camera sees it.
+
+    `rgb` (S,S,3) u8, `mask` (S,S) bool of the detection, `K` (3,3) px of that camera, whose frame is the detection's.
+    """
+
+    rgb: Array
+    mask: Array
+    K: Array
+
+    @property
+    def side_px(self) -> int:
+        """Number of rows and of columns."""
+        return len(self.rgb)
+
+
+def close_up_affine(A_crop_from_image: Array) -> tuple[Array, int]:
+    """Return A_close_up_from_image (3,3) f64 px and the side of the close-up of a crop, px."""
+    A = A_crop_from_image.astype(np.float64)
+    centre = (CROP_PX / 2 - A[:2, 2]) / np.diag(A)[:2]
+    part_px = MARGIN * CROP_PX / A[0, 0]
+    side_px = SIDE_STEP_PX * round(min(MAX_SIDE_PX, MAX_MAGNIFICATION * part_px) / SIDE_STEP_PX)
+    side_px = max(side_px, SIDE_STEP_PX)
+    scale = side_px / part_px
+    offset = side_px / 2 - scale * centre
+    return np.array([[scale, 0, offset[0]], [0, scale, offset[1]], [0, 0, 1]]), side_px
+
+
+def cut_close_up(image_rgb: Array, mask: Array, A_crop_from_image: Array, K: Array) -> CloseUp:
+    """Return the close-up of a detection with mask (H,W) bool in an image (H,W,3) u8 of a pinhole camera K (3,3).
+
+    Pixels are averaged where the close-up has fewer than the image; outside of the image its edge is repeated.
+    """
+    A, side_px = close_up_affine(A_crop_from_image)
+    rgb, offset = _near_part(image_rgb, A, side_px)
+    return CloseUp(
+        _warp(_smoothed(rgb, A[0, 0]), A @ offset, side_px, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE),
+        _warp(mask.astype(np.uint8), A, side_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) > 0,
+        A @ K,
+    )
+
+
+def _near_part(image: Array, A: Array, side_px: int) -> tuple[Array, Array]:
+    """Return the part of an image that a close-up shows, with a margin, and A_image_from_part (3,3)."""
+    corners = np.linalg.solve(A, np.array([[0, side_px], [0, side_px], [1, 1]]))[:2]
+    margin_px = 3 / min(A[0, 0], 1.0)
+    low = np.clip(np.floor(corners[:, 0] - margin_px), 0, np.array(image.shape[1::-1]) - 1).astype(int)
+    high = np.clip(np.ceil(corners[:, 1] + margin_px), low + 1, image.shape[1::-1]).astype(int)
+    offset = np.array([[1, 0, low[0]], [0, 1, low[1]], [0, 0, 1.0]])
+    return image[low[1] : high[1], low[0] : high[0]], offset
+
+
+def _smoothed(image: Array, scale: float) -> Array:
+    """Return an image without the detail that is lost when it is scaled down."""
+    if scale >= 1:
+        return image
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 0.5 * np.sqrt(1 / scale**2 - 1) + 1e-6))
+
+
+def _warp(image: Array, A: Array, side_px: int, interpolation: int, border: int) -> Array:
+    to_centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from the centre of the first pixel
+    M = (np.linalg.inv(to_centre) @ A @ to_centre)[:2]
+    return np.asarray(cv2.warpAffine(image, M, (side_px, side_px), flags=interpolation, borderMode=border))
