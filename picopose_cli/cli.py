@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
-from picopose_cli.base.guide_options import DoctorOptions, DownloadOptions, EstimateOptions, ReportOptions
+from picopose_cli.base.guide_options import DoctorOptions, DownloadOptions, EstimateOptions, ReportOptions, RunOptions
 from picopose_cli.base.interrupts import stoppable
 from picopose_cli.base.logs import log_to_file, silenced, start_log
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
@@ -144,6 +144,19 @@ def report(options: ReportOptions) -> int:
     return command.run(options).exit_code
 
 
+def run_all(options: RunOptions) -> int:
+    """Do all steps: templates, poses, check, scores, report.
+
+    Prints first what is there, what will be made, and about how long that takes. The same command continues a stopped
+    run; what is finished is kept.
+    """
+    from picopose_cli.commands import check, infer, render_templates, report, score
+    from picopose_cli.commands import whole_run as command
+
+    steps = command.Steps(render_templates.run, infer.run, check.run, score.run, report.run)
+    return command.run(options, steps).exit_code
+
+
 def doctor(options: DoctorOptions) -> int:
     """Find out what works here, and how to mend the rest.
 
@@ -175,6 +188,7 @@ COMMANDS: dict[str, Command] = {
     "check": check,
     "score": score,
     "report": report,
+    "run": run_all,
     "doctor": doctor,
     "train": train,
 }

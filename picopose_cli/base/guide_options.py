@@ -15,6 +15,7 @@ from picopose_cli.base.option_texts import (
     PROCESSES_DEFAULT,
     SPLIT_DEFAULT,
     SPLIT_HELP,
+    TARGETS_DEFAULT,
     TARGETS_HELP,
     TARGETS_VALUE,
     WEIGHTS_DEFAULT,
@@ -136,3 +137,28 @@ class DownloadOptions:
         for name in self.names:
             plain = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
             require(plain, f"{name!r} is not the name of a data set", "use names such as ycbv")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of `picopose run`."""
+
+    dataset: str = option(REQUIRED, "BOP data set: its name, or the path of its folder.", argument=True)
+    data_dir: Path | None = option(None, DATA_DIR_HELP, value="DIR", default_text=DATA_DIR_DEFAULT)
+    detections: str | None = option(
+        None,
+        "Detections: a JSON file, a folder of mask images, or gt for ground-truth masks.",
+        value="PATH",
+        default_text="those that infer would take",
+    )
+    weights: Path | None = option(None, WEIGHTS_HELP, value="FILE", default_text=WEIGHTS_DEFAULT)
+    split: str | None = option(None, SPLIT_HELP, value="NAME", default_text=SPLIT_DEFAULT)
+    targets: str | None = option(None, TARGETS_HELP, value=TARGETS_VALUE, default_text=TARGETS_DEFAULT)
+    output: Path | None = option(
+        None, "Result file in BOP's CSV format.", value="FILE", default_text="picopose_DATASET-SPLIT.csv"
+    )
+    device: str = option("auto", ONE_DEVICE_HELP, value="DEVICE")
+    plan: bool = option(False, "Print the plan and do nothing.")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

@@ -14,11 +14,10 @@ from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import AnyTarget, Array, Detection, ImageTarget
 from picopose_cli.bop.datasets import Dataset, open_dataset, read_scene_cameras
 from picopose_cli.bop.detection_set import DetectionSet
-from picopose_cli.bop.detections import find_detections, read_detections, select_detections
-from picopose_cli.bop.ground_truth_masks import ground_truth_detections
+from picopose_cli.bop.detections import select_detections
 from picopose_cli.bop.images import read_image_rgb, read_mask
 from picopose_cli.bop.result_names import require_result_path, result_file_name
-from picopose_cli.bop.targets import choose_targets, detected_targets, needs_detected_targets, targets_by_image
+from picopose_cli.bop.targets import targets_by_image
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import carries_hash, read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
@@ -28,11 +27,11 @@ from picopose_cli.runs.input_warnings import input_warnings, relabelled_warnings
 from picopose_cli.runs.journal import ImageKey, batch_size_in, journal_path
 from picopose_cli.runs.objects import ObjectInputs, read_objects, symmetry_warnings
 from picopose_cli.runs.shards import begun_outputs, shard_path
+from picopose_cli.runs.target_detections import GROUND_TRUTH_MASKS, read_target_detections, require_detections
 
 METHOD = "picopose"
 SHARD_BATCH_SIZE = {"cpu": 16, "cuda": 32}
 """Detections that go through the network together, by kind of device; a batch that does not fit is halved."""
-GROUND_TRUTH_MASKS = "ground-truth masks"
 RELEASED_WEIGHTS = "the checkpoint that the PicoPose authors released (see weights/README.md)"
 
 
@@ -95,19 +94,13 @@ def read_inputs(options: InferOptions) -> RunInputs:
     dataset = open_dataset(name, data_dir, split=options.split, sensor=options.sensor)
     devices = choose_devices(options.device)
     output = _output_path(options, dataset)
-    from_detections = options.detections != "gt" and needs_detected_targets(dataset, options.targets)
-    chosen = None if from_detections else choose_targets(dataset, options.targets)
-    detections_file, detections = _read_detections(options, dataset, data_dir, chosen.targets if chosen else ())
-    if chosen is None:
-        if not detections.by_image:
-            _require_detections(detections_file, detections, ())
-        chosen = detected_targets(dataset, detections.by_image)
-    targets = sorted(chosen.targets, key=astuple)
-    tasks = make_image_tasks(dataset, targets, detections.by_image)[: options.limit]
-    _require_detections(detections_file, detections, tasks)
+    found = read_target_detections(dataset, data_dir, options)
+    targets = sorted(found.targets.targets, key=astuple)
+    tasks = make_image_tasks(dataset, targets, found.detections.by_image)[: options.limit]
+    require_detections(found.file, found.detections, tasks)
     weights = options.weights or bundled_weights()
     objects, problems = read_objects(dataset, options, detected_objects(tasks))
-    usable = {obj_id for obj_id, found in objects.items() if found is not None}
+    usable = {obj_id for obj_id, one in objects.items() if one is not None}
     tasks = limit_detections(tasks, targets, usable)
     batch_size = _batch_size(options, output, weights, devices[0])
     groups = _groups(options, tasks, batch_size)
@@ -117,11 +110,11 @@ def read_inputs(options: InferOptions) -> RunInputs:
         options=options,
         dataset=dataset,
         targets=targets,
-        targets_source=chosen.source,
-        detections_file=detections_file,
+        targets_source=found.targets.source,
+        detections_file=found.file,
         objects=objects,
-        problems=[*detections.problems, *problems],
-        warnings=[*symmetry_warnings(dataset), *_image_warnings(groups, detections), *unverified],
+        problems=[*found.detections.problems, *problems],
+        warnings=[*symmetry_warnings(dataset), *_image_warnings(groups, found.detections), *unverified],
         weights=weights,
         weights_sha256=weights_sha256,
         devices=devices,
@@ -209,34 +202,9 @@ def _output_path(options: InferOptions, dataset: Dataset) -> Path:
     return output
 
 
-def _read_detections(
-    options: InferOptions, dataset: Dataset, data_dir: Path, targets: Sequence[AnyTarget]
-) -> tuple[Path | None, DetectionSet]:
-    """Return the detections file, None for the ground-truth masks, and its detections."""
-    if options.detections == "gt":
-        return None, ground_truth_detections(dataset, targets)
-    path = Path(options.detections) if options.detections else find_detections(dataset, data_dir)
-    return path, read_detections(path)
-
-
 def _image_warnings(groups: Sequence[ImageGroup], detections: DetectionSet) -> list[str]:
     tasks = [task for group in groups for task in group]
     return [*relabelled_warnings(tasks, detections.by_image), *input_warnings(tasks)]
-
-
-def _require_detections(file: Path | None, detections: DetectionSet, tasks: Sequence[ImageTask]) -> None:
-    """Raise PicoPoseError when there is nothing to estimate."""
-    if any(task.detections for task in tasks):
-        return
-    if detections.by_image:
-        scene_id, im_id = min(detections.by_image)
-        what = f"no image of the run has a detection, only others such as scene {scene_id}, image {im_id}"
-        fix = "pass the detections of this data set and split with --detections"
-    elif detections.problems:
-        what, fix = f"no detection can be used ({detections.problems[0]})", "correct the detections"
-    else:
-        what, fix = "there are no detections", "pass detections of at least one object with --detections"
-    raise PicoPoseError(what, where=file or GROUND_TRUTH_MASKS, fix=fix)
 
 
 def _batch_size(options: InferOptions, output: Path, weights: Path, device: str) -> int:
