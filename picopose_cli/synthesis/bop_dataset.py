@@ -17,7 +17,7 @@ from picopose_cli.base.files import atomic_write_bytes
 from picopose_cli.base.types import MM_PER_M, Array
 from picopose_cli.bop.rle import encode_rle
 from picopose_cli.rendering.rasteriser import Window
-from picopose_cli.synthesis.bop_models import DatasetObject, ObjectMaker, textured_object, write_models
+from picopose_cli.synthesis.bop_models import DatasetObject, ObjectMaker, make_objects, textured_object, write_models
 from picopose_cli.synthesis.compose import BACKGROUND_OWNER, SceneImage, draw_scene
 from picopose_cli.synthesis.conditions import USUAL_CONDITIONS, Conditions, take_photo
 from picopose_cli.synthesis.image_files import encode_image, write_json
@@ -29,7 +29,6 @@ from picopose_cli.synthesis.seeds import (
     DATASET_DAMAGE,
     DATASET_DETECTIONS,
     DATASET_IMAGES,
-    DATASET_MODELS,
     DATASET_STREAM,
 )
 from picopose_cli.synthesis.textures import paint_background
@@ -89,8 +88,7 @@ def write_procedural_dataset(
     conditions: Conditions = USUAL_CONDITIONS,
 ) -> Path:
     """Write the data set `folder`/`name` of objects made from `seed` and return its folder; see `write_dataset`."""
-    seeds = ([DATASET_STREAM, seed, DATASET_MODELS, obj_id] for obj_id in range(1, objects + 1))
-    return write_dataset(folder / name, [make_object(each) for each in seeds], images, seed, conditions)
+    return write_dataset(folder / name, make_objects(make_object, objects, seed), images, seed, conditions)
 
 
 def write_dataset(
@@ -102,7 +100,7 @@ def write_dataset(
     depth, mask, mask_visib, scene_*.json), test_targets_bop19.json and _bop24.json, and the files of DETECTIONS.
     Objects, used equally often, have the ids 1, 2, ... Raises PicoPoseError when the folder cannot be written.
     """
-    items = write_models(root, objects)
+    items = write_models(root / "models", objects)
     scene_folder = root / "test" / f"{SCENE_ID:06d}"
     annotations = _Annotations()
     used = 0

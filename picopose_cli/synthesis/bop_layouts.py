@@ -19,7 +19,7 @@ from picopose_cli.base.geometry import make_T, ray_rotation
 from picopose_cli.base.types import MM_PER_M, Array
 from picopose_cli.bop.known_datasets import KnownSplit, known_splits
 from picopose_cli.synthesis.bop_dataset import DETECTIONS, box_of_mask, cnos_entry
-from picopose_cli.synthesis.bop_models import write_models
+from picopose_cli.synthesis.bop_models import make_objects, textured_object, write_models
 from picopose_cli.synthesis.camera_scenes import CameraImage, draw_through, object_window
 from picopose_cli.synthesis.glb_file import write_textured_glb
 from picopose_cli.synthesis.image_files import encode_image, write_json
@@ -134,7 +134,7 @@ def write_layout_dataset(
 
 def _write_models(root: Path, row: KnownSplit, objects: int, seed: int) -> dict[int, SyntheticObject]:
     """Write the models of a data set, for templates and scores, and return its objects by obj_id."""
-    items = write_models(root / row.models, objects, seed, symmetric=False)
+    items = write_models(root / row.models, make_objects(textured_object, objects, seed))
     if row.parts is None:
         shutil.copytree(root / row.models, root / "models_eval", dirs_exist_ok=True)
         return items

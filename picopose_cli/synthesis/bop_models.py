@@ -17,6 +17,7 @@ from picopose_cli.synthesis.appearance import coloured_part, plain_look, recolou
 from picopose_cli.synthesis.image_files import encode_image, write_json
 from picopose_cli.synthesis.objects import SyntheticObject, make_distinct_mesh
 from picopose_cli.synthesis.parts import random_part
+from picopose_cli.synthesis.seeds import DATASET_MODELS, DATASET_STREAM
 from picopose_cli.synthesis.shape_symmetries import find_symmetries
 from picopose_cli.synthesis.shapes import centred
 from picopose_cli.synthesis.solids import joined
@@ -81,8 +82,13 @@ def wrong_albedo_object(seed: Sequence[int]) -> DatasetObject:
     return DatasetObject(SyntheticObject("", mesh, cad), symmetries)
 
 
-def write_models(root: Path, objects: Sequence[DatasetObject]) -> dict[int, SyntheticObject]:
-    """Write the models of the data set `root` and return its objects by obj_id: 1, 2, ... in their order.
+def make_objects(make_object: ObjectMaker, objects: int, seed: int) -> list[DatasetObject]:
+    """Return the objects of a data set: object k is the same whatever their number."""
+    return [make_object([DATASET_STREAM, seed, DATASET_MODELS, obj_id]) for obj_id in range(1, objects + 1)]
+
+
+def write_models(folder: Path, objects: Sequence[DatasetObject]) -> dict[int, SyntheticObject]:
+    """Write the models of a data set to its models folder and return its objects by obj_id: 1, 2, ... in their order.
 
     The objects are read back from the files, so that rendered images show exactly what the files contain. Raises
     PicoPoseError when the folder cannot be written.
@@ -90,11 +96,11 @@ def write_models(root: Path, objects: Sequence[DatasetObject]) -> dict[int, Synt
     items, infos = dict[int, SyntheticObject](), dict[str, dict[str, Any]]()
     for obj_id, each in enumerate(objects, start=1):
         name = f"obj_{obj_id:06d}.ply"
-        cad = _written(root / "models" / name, each.item.cad or each.item.mesh)
-        shown = cad if each.item.cad is None else _written(root / SHOWN_FOLDER / name, each.item.mesh)
+        cad = _written(folder / name, each.item.cad or each.item.mesh)
+        shown = cad if each.item.cad is None else _written(folder.parent / SHOWN_FOLDER / name, each.item.mesh)
         items[obj_id] = replace(each.item, key=Path(name).stem, mesh=shown, cad=None if shown is cad else cad)
         infos[str(obj_id)] = _model_info(cad) | each.symmetries.as_model_info()
-    write_json(root / "models" / "models_info.json", infos)
+    write_json(folder / "models_info.json", infos)
     return items
 
 
