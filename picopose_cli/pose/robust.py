@@ -23,8 +23,7 @@ DAMPING = 1e-4
 
 _SECOND = [[4, 5, 6], [5, 7, 8], [6, 8, 9]]
 """Places of the monomials x_a x_b among the moments."""
-_NEXT, _AFTER = [1, 2, 0], [2, 0, 1]
-_FRACTIONS = 9
+_FRACTIONS = 7
 """Terms of the continued fraction of the tangent: exact to the last bits up to 45 degrees."""
 
 
@@ -78,12 +77,13 @@ def _step(T: Tensor, sums: RobustSums) -> Tensor:
     An update is a rotation about the object's origin followed by a shift: to first order a point moves by the cross
     product of the rotation vector with its offset from the origin, plus the shift.
     """
-    R = T[..., :3, :3].permute(2, 3, 0, 1).contiguous()  # (3,3,B,H)
+    matrix = T.permute(2, 3, 0, 1).contiguous()
+    R, t = matrix[:3, :3], matrix[:3, 3]  # (3,3,B,H), (3,B,H)
     update = _solve(*_normal_equations(R, sums))
-    T_next = T.clone()
-    T_next[..., :3, :3] = _rotate(-update[:3], R).permute(2, 3, 0, 1)
-    T_next[..., :3, 3] -= update[3:].permute(1, 2, 0)
-    return T_next
+    moved = torch.cat(
+        [_rotate(-update[:3], R).permute(2, 3, 0, 1), (t - update[3:]).permute(1, 2, 0)[..., None]], dim=-1
+    )
+    return torch.cat([moved, T[..., 3:, :]], dim=-2)
 
 
 def _normal_equations(R: Tensor, sums: RobustSums) -> tuple[Tensor, Tensor]:
@@ -105,13 +105,14 @@ def _normal_equations(R: Tensor, sums: RobustSums) -> tuple[Tensor, Tensor]:
 
 def _rotated(R: Tensor, moments: Tensor) -> Tensor:
     """Return the rotation R (3,3,B,H) of the first axis of moments (3,...,B,H)."""
-    columns = R.reshape(3, 3, *(1,) * (moments.ndim - 3), *R.shape[2:]).unbind(1)
-    return columns[0] * moments[0] + columns[1] * moments[1] + columns[2] * moments[2]
+    x, y, z = R.reshape(3, 3, *(1,) * (moments.ndim - 3), *R.shape[2:]).unbind(1)
+    return (x * moments[0]).addcmul_(y, moments[1]).addcmul_(z, moments[2])
 
 
 def _cross(products: Tensor) -> Tensor:
     """Return the cross products of the first two axes, (3,3,...) -> (3,...)."""
-    return products[_NEXT, _AFTER] - products[_AFTER, _NEXT]
+    difference = products - products.transpose(0, 1)
+    return torch.stack([difference[1, 2], difference[2, 0], difference[0, 1]])
 
 
 def _solve(normal: Tensor, right: Tensor) -> Tensor:
@@ -120,14 +121,13 @@ def _solve(normal: Tensor, right: Tensor) -> Tensor:
     Scaled to a diagonal of ones they need no pivots. Written in operations on whole tensors, because the batched
     solvers of libraries choose their method by the size of the batch.
     """
-    diagonal = torch.stack([normal[i, i] for i in range(6)])
+    diagonal = normal.flatten(0, 1)[::7]
     scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
-    rows = torch.cat([normal * scale * scale[:, None], (right * scale)[:, None]], dim=1)
-    for i in range(6):
-        rows[i, i] = 1 + DAMPING
+    rows = torch.cat([normal * scale, right[:, None]], dim=1).mul_(scale[:, None])
+    rows.flatten(0, 1)[::8] = 1 + DAMPING
     for i in range(6):
         pivot_row = rows[i] / rows[i, i]
-        rows = rows - rows[:, i : i + 1] * pivot_row
+        rows.addcmul_(rows[:, i : i + 1].clone(), pivot_row, value=-1.0)
         rows[i] = pivot_row
     return rows[:, 6] * scale
 
@@ -138,14 +138,14 @@ def _rotate(rotation: Tensor, R: Tensor) -> Tensor:
     By modified Rodrigues parameters, the axis times the tangent of a quarter of the angle, whose continued fraction
     takes no function that may depend on its argument's place in a tensor in the last bit.
     """
-    squared = (rotation[0] * rotation[0] + rotation[1] * rotation[1]) + rotation[2] * rotation[2]
+    squared = rotation.square().sum(dim=0)
     shorter = (math.pi**2 / squared.clamp(min=math.pi**2)).sqrt()
     quarter_squared = squared.clamp(max=math.pi**2) / 16
     fraction = torch.full_like(squared, 2 * _FRACTIONS + 1)
     for odd in range(2 * _FRACTIONS - 1, 0, -2):
         fraction = odd - quarter_squared / fraction
     parameters = rotation * (shorter / 4 / fraction)
-    squared = (parameters[0] * parameters[0] + parameters[1] * parameters[1]) + parameters[2] * parameters[2]
+    squared = parameters.square().sum(dim=0)
     once = _cross(parameters[:, None, None] * R)
     twice = _cross(parameters[:, None, None] * once)
     return R + (4 * (1 - squared) * once + 8 * twice) / (1 + squared) ** 2
