@@ -151,37 +151,6 @@ def test_several_objects_with_masks_and_boxes(estimate, toy_dir, tmp_path):
     assert "there are no objects" in estimate(*several, code=1)
 
 
-def test_cameras_in_the_files_that_people_have(estimate, toy_dir, tmp_path):
-    K = [300.0, 0, 160, 0, 300, 120, 0, 0, 1]
-    files = {
-        "a.json": json.dumps({"fx": 300, "fy": 300, "cx": 160, "cy": 120, "width": 320}),
-        "b.json": json.dumps({"cam_K": K}),
-        "c.json": (toy_dir / "toy/test/000001/scene_camera.json").read_text(),
-        "d.txt": "300 0 160\n0 300 120\n0 0 1\n",
-        "e.txt": "300, 300, 160, 120",
-    }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-        estimate("--camera", str(tmp_path / name))
-        assert json.loads((tmp_path / "poses/000000.json").read_text())["cam_K"] == K
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"{", "is not valid JSON"),
-        (b'{"fx": 1}', "has no camera of image '000000'"),
-        (b'{"fx": 1, "fy": 1, "cx": "a", "cy": 2}', "needs fx, fy, cx, cy"),
-        (b'{"cam_K": [1, 0, 0, 0, 1, 0, 0, 1, 0]}', "not a pinhole"),
-        (b'{"cam_model": 3}', "cam_model"),
-        (b"", "is empty"),
-    ],
-)
-def test_camera_files_that_cannot_be_used(estimate, tmp_path, content, words):
-    (tmp_path / "camera.json").write_bytes(content)
-    assert words in estimate("--camera", str(tmp_path / "camera.json"), code=1)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from picopose_cli import cli
+from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.commands import infer
 
 
@@ -53,9 +54,14 @@ def test_all_steps_and_again_only_what_is_missing(run, root, tmp_path, monkeypat
     monkeypatch.setattr(infer, "run", lambda _: pytest.fail("poses were estimated again"))
     assert "is finished, with the same inputs and options: kept" in run()
     monkeypatch.undo()
+
+    def estimated(_):
+        raise PicoPoseError("poses are estimated")
+
+    monkeypatch.setattr(infer, "run", estimated)
     entries = json.loads((root / "detections.json").read_text())
     (root / "detections.json").write_text(json.dumps(entries[:5]))
-    assert "6 estimates of 3 images" in run()  # other detections: estimated again
+    assert "poses are estimated" in run(code=1)  # the detections have changed
 
 
 def test_without_ground_truth_there_are_no_scores(run, root):
