@@ -194,6 +194,8 @@ COMMANDS: dict[str, Command] = {
 }
 """The commands by name, in the order of the help."""
 STOPPED = {
+    "download": "what is here is kept; run the same command again to continue",
+    "run": "finished steps and images are kept; run the same command again to continue",
     "demo": "run the same command again to make the demo from the beginning",
     "render-templates": "finished banks are kept; run the same command again to continue",
     "infer": "nothing was estimated yet; run the same command again",

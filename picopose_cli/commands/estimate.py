@@ -34,7 +34,7 @@ def run(options: EstimateOptions) -> EstimateReport:
     estimator = PoseEstimator(options.weights, device=options.device)
     with progress_bar(console) as progress:
         ids = _add_objects(estimator, inputs, progress)
-        console.print(f"{len(ids)} objects ready after {time.time() - started:.1f} s")
+        console.print(f"templates are ready after {time.time() - started:.1f} s")
         bar = add_bar(progress, "images", len(inputs.images), "images")
         for image in inputs.images:
             try:
