@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +33,8 @@ OFFICIAL_UUIDS = {
 }
 """In the names of the default CNOS-FastSAM detections, cnos-fastsam_{dataset}-test_{uuid}.json."""
 _DETECTOR = "cnos-fastsam"
+_MODEL_BASED = "model_based_unseen"
+"""In the folders of detections for the task with CAD models; others are of objects known by images."""
 _START_BYTES = 1 << 16
 _USUAL_FOLDERS = ("bop23_default_detections_for_task4", "default_detections", "detections")
 
@@ -66,17 +69,17 @@ def find_detections(dataset: Dataset, data_dir: Path) -> Path:
     Raises PicoPoseError when there are none, or several.
     """
     split = toolkit_split(dataset.split)[0]
-    start = f"{_DETECTOR}_{dataset.name}-{split}"
+    start, pattern = f"{_DETECTOR}_{dataset.name}-{split}", _official_name(dataset.name, split)
     folders = [data_dir / name for name in _USUAL_FOLDERS if (data_dir / name).is_dir()]
-    found = {path for folder in folders for path in folder.rglob(f"{start}*.json*")}
+    found = {path for folder in folders for path in folder.rglob(f"{_DETECTOR}*.json*")}
     for folder in (data_dir, dataset.root, dataset.root / "detections"):
-        found |= set(folder.glob(f"{start}*.json*"))
-    begins, ends = (f"{start}_", f"{start}."), (".json", ".json.gz")
-    usable = sorted(path for path in found if path.name.startswith(begins) and path.name.endswith(ends))
+        found |= set(folder.glob(f"{_DETECTOR}*.json*"))
+    usable = sorted(path for path in found if pattern.fullmatch(path.name))
+    usable = [path for path in usable if _MODEL_BASED in str(path)] or usable
     official = [path for path in usable if OFFICIAL_UUIDS.get(dataset.name, "?") in path.name]
     if official:
         return official[0]
-    own = sorted(path for path in dataset.root.glob("*.json*") if path.name.endswith(ends))
+    own = sorted(path for path in dataset.root.glob("*.json*") if path.name.endswith((".json", ".json.gz")))
     candidates = usable or [path for path in own if path.name.startswith("detections")]
     candidates = candidates or [path for path in own if _begins_like_detections(path)]
     if len(candidates) == 1:
@@ -90,6 +93,12 @@ def find_detections(dataset: Dataset, data_dir: Path) -> Path:
         f"no detections {start}_*.json in {places}, {data_dir} or {dataset.root}",
         fix="pass --detections FILE or FOLDER, or --detections gt for the ground-truth masks",
     )
+
+
+def _official_name(dataset: str, split: str) -> re.Pattern[str]:
+    """Return the names of default detections: of BOP's H3 data sets they say that they have masks, hope is hopev2."""
+    names = "hope|hopev2" if dataset in ("hope", "hopev2") else re.escape(dataset)
+    return re.compile(rf"{_DETECTOR}(-with-mask)?_({names})-{re.escape(split)}([_.].*)?\.json(\.gz)?")
 
 
 def _begins_like_detections(path: Path) -> bool:

@@ -87,7 +87,8 @@ def choose_archives(name: str, what: Iterable[str], files: Sequence[RemoteFile])
 
 def choose_detections(name: str, files: Sequence[RemoteFile]) -> Archive:
     """Return the default CNOS-FastSAM detections of a data set; raises PicoPoseError when there are none."""
-    pattern = re.compile(rf"(^|/)cnos-fastsam_{re.escape(name)}-test[^/]*\.json(\.gz)?$")
+    names = "hope|hopev2" if name in ("hope", "hopev2") else re.escape(name)
+    pattern = re.compile(rf"(^|/)cnos-fastsam(-with-mask)?_({names})-test[^/]*\.json(\.gz)?$")
     fitting = sorted((file for file in files if pattern.search(file.path)), key=lambda file: file.path)
     for folder in _DETECTION_FOLDERS:
         for file in fitting:

@@ -341,6 +341,17 @@ def test_the_only_file_of_detections_in_the_data_set_is_taken(lmo, tmp_path):
     assert find_detections(lmo, tmp_path) == official
 
 
+@pytest.mark.parametrize(("dataset", "name"), [("hope", "hopev2"), ("hope", "hope"), ("handal", "handal")])
+def test_default_detections_of_h3_by_models_come_before_those_by_images(tmp_path, dataset, name):
+    write_scene(tmp_path / dataset / "test/000001", {0: [1]})
+    folder = tmp_path / "default_detections"
+    free = write_json(folder / f"h3_bop24_model_free_unseen/cnos/cnos-fastsam_{name}-test_a.json", [])
+    assert find_detections(open_dataset(dataset, tmp_path), tmp_path) == free
+    based = folder / f"h3_bop24_model_based_unseen/cnos-fastsam-with-mask/cnos-fastsam-with-mask_{name}-test_b.json"
+    write_json(based, [])
+    assert find_detections(open_dataset(dataset, tmp_path), tmp_path) == based
+
+
 def test_a_file_of_any_name_that_begins_like_detections_is_found(lmo, tmp_path):
     write_json(lmo.root / "targets.json", [{"scene_id": 1, "im_id": 0, "obj_id": 5, "inst_count": 1}])
     (lmo.root / "broken.json.gz").write_bytes(b"no gzip")

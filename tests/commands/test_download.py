@@ -81,6 +81,14 @@ def test_a_data_set_is_unpacked_where_infer_looks_for_it(hub, tmp_path):
     assert all(path.startswith("/api/") for path, _, _ in hub.requests[before:])
 
 
+def test_detections_of_h3_are_found_under_their_other_names(hub, tmp_path):
+    folder = "default_detections/h3_bop24_model_based_unseen/cnos-fastsam-with-mask"
+    path = f"{folder}/cnos-fastsam-with-mask_hopev2-test_x.json"
+    hub.files[f"bop_extra/{path}"] = b"[]"
+    download("hope", "--data-dir", tmp_path, "--what", "detections")
+    assert (tmp_path / path).is_file()
+
+
 def test_dry_run_lists_files_and_fetches_nothing(hub, tmp_path):
     printed = download("lmo", "--data-dir", tmp_path / "bop", "--dry-run", "--what", "models,test")
     assert "lmo_test_bop19.zip: 0.2 MB, 0.2 MB to fetch" in printed
