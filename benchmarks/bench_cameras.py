@@ -34,7 +34,7 @@ from picopose_cli.runs.inputs import load_image, make_image_tasks
 from picopose_cli.runs.scores import score_file
 from picopose_cli.synthesis.bop_dataset import DETECTIONS
 from picopose_cli.synthesis.bop_layouts import RootFiles, SceneFiles, SeenObjects, random_view, write_view
-from picopose_cli.synthesis.bop_models import write_models
+from picopose_cli.synthesis.bop_models import make_objects, textured_object, write_models
 from picopose_cli.synthesis.objects import SyntheticObject
 from picopose_cli.synthesis.sensors import Sensor, make_sensor, sensors_of_split
 from picopose_cli.templates.perspective_crops import resolution_along
@@ -74,7 +74,7 @@ def write_sets(work: Path, objects: int, images: int) -> list[str]:
     }
     sensors["wide"] = facing_pinhole(WIDE_FOCAL_PX, (WIDE_SIDE_PX, WIDE_SIDE_PX))
     names = ["aria", "aria-facing", "quest3", "quest3-facing", "wide"]
-    items = write_models(work / "models", objects, SEED, symmetric=False)
+    items = write_models(work / "models", make_objects(textured_object, objects, SEED))
     for number, (name, sensor) in enumerate(sensors.items()):
         if not (work / name / DETECTIONS["rough"]).is_file():
             write_set(np.random.default_rng([SEED, number]), work / name, sensor, items, images)
