@@ -1,28 +1,41 @@
-"""Accuracy of the poses, stage by stage, on procedural objects unseen in training and on real photographs.
+"""Accuracy of the poses, stage by stage, on generated images of unseen objects and on real photographs.
 
-    python benchmarks/bench_accuracy.py [--weights FILE] [--objects 20] [--images 200] [--work DIR] [--real DIR]
+    python benchmarks/bench_accuracy.py [--weights FILE] [--objects 20] [--images 200] [--sets NAMES] [--work DIR]
+        [--before JSON] [--real DIR]
 
 Renders the banks, estimates and scores with the functions of the commands. Every line of the table is a BOP result
-file below --work. One pass of the network serves all lines with the same flows of stage 3. The finished groups of
-images are kept in a journal, so that the same command continues a stopped run, as long as weights and code are the
-same. The data set is kept too: empty the folder when its generator has changed. --real adds the BOP-format data sets
-in a folder; --images 0 leaves the procedural ones out; --quick runs everything on a few images.
+file below --work. For textured objects one pass of the network serves all lines with the same flows of stage 3; for
+the other sets (parts without texture, CAD models of wrong colours, small objects, low resolution, blur, darkness) a
+line is a run of `picopose infer`. The finished groups of images are kept in a journal, so that the same command
+continues a stopped run, as long as weights and code are the same. The data sets are kept too: empty the folder when
+their generator has changed. --before compares with the result of an earlier commit, and fails if a line loses more
+than .01. --real adds the BOP-format data sets in a folder; --quick runs everything on a few images.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from accuracy.before import MAX_LOSS, add_gains, losses
 from accuracy.bench import Settings
+from accuracy.classes import CLASSES, measure_class
 from accuracy.data import SEED, data_sha256, procedural_bench, symmetric_bench
 from accuracy.detection import measure_detection
 from accuracy.localisation import measure_ablations, measure_real, measure_symmetric
 from accuracy.summary import mean_rows
-from accuracy.tables import ABLATIONS_CAPTION, SYMMETRIC_CAPTION, ablations_table, detection_table, real_table
+from accuracy.tables import (
+    ABLATIONS_CAPTION,
+    SYMMETRIC_CAPTION,
+    ablations_table,
+    classes_table,
+    detection_table,
+    real_table,
+)
 from rich.console import Console
 from run_info import ROOT, describe_run, write_result
 
@@ -32,6 +45,8 @@ from picopose_cli.base.options import DEFAULT_PROCESSES, PRECISIONS, InferOption
 from picopose_cli.network.devices import choose_device, device_name
 
 QUICK = {"objects": 3, "images": 6}
+SETS = ("textured", "symmetric", *(one.name for one in CLASSES))
+"""Of generated images; the first two with ablations, all others with the lines that users have."""
 TABLE_WIDTH = 160
 """Columns of the tables if the output is not a terminal."""
 
@@ -43,13 +58,19 @@ def main() -> None:
     except PicoPoseError as error:
         sys.exit(f"bench_accuracy: {error}")
     write_result(arguments.output, result)
+    lost = losses(result)
+    if lost:
+        sys.exit("\n".join([f"bench_accuracy: refused, more than {MAX_LOSS} of AR is lost:", *lost]))
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=ROOT / "weights/mini.safetensors")
     parser.add_argument("--objects", type=int, default=20)
-    parser.add_argument("--images", type=int, default=200, help="of the procedural data set; 0: leave it out")
+    parser.add_argument("--images", type=int, default=200, help="of the textured objects, at most of each other set")
+    sets = f"comma-separated, of {', '.join(SETS)}; none of them with ''"
+    parser.add_argument("--sets", type=names_of_sets, default=SETS, help=sets)
+    parser.add_argument("--before", type=Path, help="result of an earlier commit: fail if a line loses against it")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "picopose-bench-accuracy")
     parser.add_argument("--real", type=Path, help="folder of BOP-format data sets of real photographs")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK['objects']} objects, {QUICK['images']} images")
@@ -65,19 +86,42 @@ def read_arguments() -> argparse.Namespace:
     return arguments
 
 
+def names_of_sets(text: str) -> tuple[str, ...]:
+    """Return the names in a comma-separated list, each one of `SETS`."""
+    names = tuple(filter(None, text.split(",")))
+    unknown = set(names) - set(SETS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose from {', '.join(SETS)}")
+    return names
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     run, console = describe_run(), Console(markup=False, highlight=False, width=terminal_width())
     device = choose_device(arguments.device)
     settings = Settings(arguments.work, arguments.weights, device, arguments.precision, arguments.workers)
+    before = read_before(arguments.before)
     result: dict[str, Any] = {
         **run,
         "device": device_name(device),
         "precision": arguments.precision,
         "weights": arguments.weights.name,
         "weights_sha256": file_sha256(arguments.weights),
+        "objects": arguments.objects,
+        "images": arguments.images,
     }
-    if arguments.images:
-        result |= measure_procedural(arguments.objects, arguments.images, settings, console)
+    if "textured" in arguments.sets:
+        result |= measure_textured(arguments.objects, arguments.images, settings, console)
+    if "symmetric" in arguments.sets:
+        bench = symmetric_bench(arguments.objects, arguments.images, settings)
+        result["symmetric_objects"] = measure_symmetric(bench, console)
+        console.print(ablations_table("symmetric objects", SYMMETRIC_CAPTION, result["symmetric_objects"]))
+    result["classes"] = []
+    for one in CLASSES:
+        if one.name in arguments.sets:
+            result["classes"] += measure_class(one, arguments.objects, arguments.images, settings, console)
+    add_gains(result, before)
+    if result["classes"]:
+        console.print(classes_table("classes of objects and images", result["classes"]))
     if arguments.real is not None:
         rows, skipped = measure_real(arguments.real, settings, console)
         means = mean_rows(rows)
@@ -87,23 +131,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def measure_procedural(objects: int, images: int, settings: Settings, console: Console) -> dict[str, Any]:
+def read_before(path: Path | None) -> dict[str, Any]:
+    """Return an earlier result, empty without one."""
+    if path is None:
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise PicoPoseError(f"is no result of this benchmark ({error})", where=path) from error
+
+
+def measure_textured(objects: int, images: int, settings: Settings, console: Console) -> dict[str, Any]:
     bench = procedural_bench(objects, images, settings)
     rows = measure_ablations(bench, console)
     console.print(ablations_table(f"{objects} unseen objects, {images} images", ABLATIONS_CAPTION, rows))
     detection = measure_detection(bench, console)
     console.print(detection_table("detection, with wrong detections", detection))
-    symmetric = measure_symmetric(symmetric_bench(objects, images, settings), console)
-    console.print(ablations_table("symmetric objects", SYMMETRIC_CAPTION, symmetric))
-    return {
-        "objects": objects,
-        "images": images,
-        "seed": SEED,
-        "data_sha256": data_sha256(bench.dataset),
-        "rows": rows,
-        "detection": detection,
-        "symmetric_objects": symmetric,
-    }
+    return {"seed": SEED, "data_sha256": data_sha256(bench.dataset), "rows": rows, "detection": detection}
 
 
 def terminal_width() -> int | None:

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from accuracy.flows import RULES_OF_FLOWS, TimedMatcher
 from accuracy.passes import InferencePass, Pass, Record, TruthPass
-from accuracy.variants import Variant
+from accuracy.variants import InferLine, Variant
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import RenderTemplatesOptions, ScoreOptions
 from picopose_cli.base.tasks import ImageTask
@@ -74,7 +74,7 @@ class Bench:
         if report.failed:
             raise PicoPoseError("; ".join(report.failed.values()), where=root, fix="repair or remove these meshes")
 
-    def path(self, variant: Variant, masks: str) -> Path:
+    def path(self, variant: Variant | InferLine, masks: str) -> Path:
         """Return the path of a variant's result file."""
         name, split = self.dataset.name, self.dataset.result_split
         return self.results_dir / result_file_name(f"{variant.slug}-{masks}", name, split)
@@ -124,7 +124,7 @@ class Bench:
         """Return a new matcher that gives these flows (see `Variant.flows`)."""
         return TimedMatcher(self._network, self._store, RULES_OF_FLOWS[flows])
 
-    def score(self, variant: Variant, masks: str) -> LocalisationScores:
+    def score(self, variant: Variant | InferLine, masks: str) -> LocalisationScores:
         """Score a variant's result file as `picopose score` does."""
         scores = self._score(variant, masks, "bop19")
         assert isinstance(scores, LocalisationScores)
@@ -136,7 +136,7 @@ class Bench:
         assert isinstance(scores, DetectionScores)
         return scores
 
-    def _score(self, variant: Variant, masks: str, targets: str) -> LocalisationScores | DetectionScores:
+    def _score(self, variant: Variant | InferLine, masks: str, targets: str) -> LocalisationScores | DetectionScores:
         path, root, workers = self.path(variant, masks), self.dataset.root, self.settings.workers
         split = self.dataset.split
         options = ScoreOptions((path,), root.parent, dataset=root.name, split=split, targets=targets, workers=workers)

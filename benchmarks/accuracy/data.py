@@ -15,6 +15,7 @@ from picopose_cli.bop.datasets import Dataset, object_ids, open_dataset
 from picopose_cli.bop.detections import find_detections
 from picopose_cli.synthesis.bop_dataset import DETECTIONS, write_procedural_dataset
 from picopose_cli.synthesis.bop_models import ObjectMaker, symmetric_object, textured_object
+from picopose_cli.synthesis.conditions import USUAL_CONDITIONS, Conditions
 
 SEED = 20
 """Of the procedural data set."""
@@ -34,27 +35,35 @@ ESTIMATING_CODE = (
 
 def procedural_bench(objects: int, images: int, settings: Settings) -> Bench:
     """Return a data set of unseen objects without symmetries."""
-    return _procedural_bench(f"unseen{objects}x{images}", objects, images, settings, SEED, textured_object)
+    return written_bench(f"unseen{objects}x{images}", objects, images, settings, SEED, textured_object)
 
 
 def symmetric_bench(objects: int, images: int, settings: Settings) -> Bench:
     """Return a data set of symmetric objects: at most 12, in half as many images."""
     objects, images = min(objects, MAX_SYMMETRIC_OBJECTS), -(-images // 2)
-    return _procedural_bench(
-        f"symmetric{objects}x{images}", objects, images, settings, SYMMETRIC_SEED, symmetric_object
-    )
+    return written_bench(f"symmetric{objects}x{images}", objects, images, settings, SYMMETRIC_SEED, symmetric_object)
 
 
-def _procedural_bench(
-    name: str, objects: int, images: int, settings: Settings, seed: int, make_object: ObjectMaker
+def written_bench(
+    name: str,
+    objects: int,
+    images: int,
+    settings: Settings,
+    seed: int,
+    make_object: ObjectMaker,
+    conditions: Conditions = USUAL_CONDITIONS,
+    banks: str | None = None,
 ) -> Bench:
+    """Return a generated data set, written where it is missing; those of equal objects may share the folder `banks`."""
     root = settings.work / "data" / name
     detections = {masks: root / file for masks, file in DETECTIONS.items()}
     if not all(file.is_file() for file in detections.values()):  # they are written last
         started = time.perf_counter()
-        write_procedural_dataset(root.parent, name, objects=objects, images=images, seed=seed, make_object=make_object)
+        write_procedural_dataset(
+            root.parent, name, objects=objects, images=images, seed=seed, make_object=make_object, conditions=conditions
+        )
         print(f"{name} written in {time.perf_counter() - started:.0f} s")
-    return make_bench(open_dataset(name, root.parent), detections, settings)
+    return make_bench(open_dataset(name, root.parent), detections, settings, banks)
 
 
 def real_bench(name: str, folder: Path, settings: Settings) -> Bench:
@@ -68,12 +77,12 @@ def real_bench(name: str, folder: Path, settings: Settings) -> Bench:
     return make_bench(dataset, {"detections": detections}, settings)
 
 
-def make_bench(dataset: Dataset, detections: dict[str, Path], settings: Settings) -> Bench:
+def make_bench(dataset: Dataset, detections: dict[str, Path], settings: Settings, banks: str | None = None) -> Bench:
     """Return a data set with its banks rendered; the folder of its result files is named after all they depend on."""
     network = f"{file_sha256(settings.weights)[:8]}-{code_sha256()[:8]}"
     key = f"{data_sha256(dataset)[:8]}-{network}-{settings.device.replace(':', '')}-{settings.precision}"
     results_dir = settings.work / "results" / dataset.name / key
-    bench = Bench(dataset, detections, settings.work / "banks" / dataset.name, results_dir, settings)
+    bench = Bench(dataset, detections, settings.work / "banks" / (banks or dataset.name), results_dir, settings)
     bench.render()
     return bench
 

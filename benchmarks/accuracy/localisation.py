@@ -11,7 +11,18 @@ from rich.console import Console
 from accuracy.bench import Bench, Settings
 from accuracy.data import real_bench
 from accuracy.summary import bootstrap_interval, describe_scores, object_recalls
-from accuracy.variants import ABLATIONS, DEFAULT, FEWER_HYPOTHESES, ORACLE, PAPER, REAL, REFINED, UNAWARE, Variant
+from accuracy.variants import (
+    ABLATIONS,
+    DEFAULT,
+    FEWER_HYPOTHESES,
+    ORACLE,
+    PAPER,
+    REAL,
+    REFINED,
+    UNAWARE,
+    InferLine,
+    Variant,
+)
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.scoring.localisation import LocalisationScores
 
@@ -64,12 +75,16 @@ def measure_real(folder: Path, settings: Settings, console: Console) -> tuple[li
     return rows, skipped
 
 
-def compare(bench: Bench, variant: Variant, masks: str, other: LocalisationScores | None) -> dict[str, Any]:
+def compare(bench: Bench, variant: Variant | InferLine, masks: str, other: LocalisationScores | None) -> dict[str, Any]:
     """Return a variant's numbers, with the intervals of its AR and of its gain above another variant's scores."""
     scores = bench.score(variant, masks)
     recalls, targets = object_recalls(scores.objects)
     row = {"line": variant.title, "masks": masks, **describe_scores(scores, bench.path(variant, masks))}
-    row["AR_95"] = bootstrap_interval(recalls, targets)
+    row |= {
+        "AR_95": bootstrap_interval(recalls, targets),
+        "object_AR": recalls.tolist(),
+        "object_targets": targets.tolist(),
+    }
     if other is not None:
         gains = recalls - object_recalls(other.objects)[0]
         row["AR_above"] = float(np.average(gains, weights=targets))

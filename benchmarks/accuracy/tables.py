@@ -14,6 +14,7 @@ ABLATIONS_CAPTION = (
     "95 %: bootstrap over the objects; above: AR above --rules paper, 5 hypotheses, same draws; worst: object"
 )
 SYMMETRIC_CAPTION = "above: AR above the same line without the symmetries"
+CLASSES_CAPTION = "rough masks; 95 %: bootstrap over the objects; before: the same line in the result of --before"
 DETECTION_CAPTION = "above: mAP above that of the detector's score; 95 %: bootstrap over the objects"
 REAL_CAPTION = "no AR without depth images; each mean is over the data sets that have the number"
 
@@ -28,6 +29,19 @@ def ablations_table(title: str, caption: str, rows: Sequence[dict[str, Any]]) ->
         above = _gain(row["AR_above"], row["AR_above_95"]) if "AR_above" in row else "-"
         intervals = _interval(row["AR_95"]), above, "-" if worst is None else f"{worst:+.3f}"
         table.add_row(row["masks"], row["line"], *_numbers(row), *intervals)
+    return table
+
+
+def classes_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Return rows of lines by class, with intervals and, where it is known, the gain above an earlier result."""
+    table = _table(title, CLASSES_CAPTION, ("data", "line"))
+    for head in ("found", *_NUMBER_HEADS, "AR 95 %", "above paper, 95 %", "above before, 95 %"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        above = _gain(row["AR_above"], row["AR_above_95"])
+        known = "AR_above_before" in row
+        before = _gain(row["AR_above_before"], row["AR_above_before_95"]) if known else "-"
+        table.add_row(row["data"], row["line"], *_numbers(row), _interval(row["AR_95"]), above, before)
     return table
 
 

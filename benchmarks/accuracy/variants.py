@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
 
 HYPOTHESES = 5
 """Hypotheses per detection in every pass of the network."""
@@ -39,6 +42,15 @@ class Variant:
         return replace(described, rounds=other.rounds + 1) == self
 
 
+@dataclass(frozen=True)
+class InferLine:
+    """A line of the table of classes: `options` of `picopose infer`; the `slug` is in the name of the result file."""
+
+    slug: str
+    title: str
+    options: dict[str, Any]
+
+
 def default_variant(slug: str, hypotheses: int, rounds: int = 0, flows: str = "searched") -> Variant:
     """Return the variant with all of the default rules."""
     title = f"--rules default, {hypotheses} hypothes{'i' if hypotheses == 1 else 'e'}s, --refine {rounds}"
@@ -71,6 +83,14 @@ FROM_TRUTH = (
 )
 """Measured with the true masks only, as is the oracle."""
 ABLATIONS = (ORACLE, *REGRESSED, *SEARCHED, *FEWER_HYPOTHESES, *FROM_TRUTH)
+
+PAPER_LINE = InferLine("infer-paper", "--rules paper", {"rules": "paper"})
+LINES = (
+    PAPER_LINE,
+    InferLine("infer-refine0", "--refine 0", {"refine": 0}),
+    InferLine("infer-default", f"the defaults, --refine {DEFAULT_REFINE_ROUNDS}", {}),
+)
+"""Of the classes of objects and images; the last is what users get."""
 
 REAL = (PAPER, DEFAULT, *REFINED)
 UNAWARE = tuple(replace(variant, slug=f"unaware{variant.rounds}", flows="unaware") for variant in (DEFAULT, REFINED[0]))

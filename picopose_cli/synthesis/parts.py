@@ -109,7 +109,7 @@ def turned_part(rng: np.random.Generator) -> list[Shape]:
         outline = (
             circle(reach) if rng.random() < 0.6 else circle(reach * 1.08, steps=2 * count, phase_rad=np.pi / count)
         )
-        solids.append(moved(plate(outline, holes, 0.08), (0, 0, at)))
+        solids.append(moved(plate(outline, holes, 0.08), (0, 0, at + 0.01)))
     elif rng.random() < 0.6:
         solids.append(rod(radii.max() * 1.35, 0.22, (0, 0, float(heights[-2])), bore=bore, steps=6))
     return solids
@@ -165,7 +165,7 @@ def wheel(rng: np.random.Generator) -> list[Shape]:
         holes += [circle(opening, centre) for centre in circle(0.29, steps=spokes)]
     solids = [plate(outline, holes, thick)]
     if rng.random() < 0.8:
-        solids.append(rod(bore * 1.7, thick + rng.uniform(0.1, 0.35), (0, 0, 0), bore=bore))
+        solids.append(rod(bore * 1.7, thick + rng.uniform(0.1, 0.35), (0, 0, 0.01), bore=bore))
     if rng.random() < 0.4:  # a grip or a pin beside the middle
         solids.append(
             rod(0.06, rng.uniform(0.2, 0.45), (0.38 if not spokes else 0.0, 0.36 if spokes else 0, thick - 0.01))

@@ -7,20 +7,24 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from accuracy import bench
+from accuracy import bench, classes
+from accuracy.before import add_gains, losses
 from accuracy.bench import NOISY, Bench, Settings
+from accuracy.classes import CLASSES
+from accuracy.data import procedural_bench
 from accuracy.detection import measure_detection
 from accuracy.flows import PAPER_RULES, DetectionSolver, RecordedFlow, TimedMatcher
 from accuracy.localisation import measure_ablations, measure_real, measure_symmetric
 from accuracy.oracle import poses_from_truth, true_starts
 from accuracy.passes import TruthPass, with_image_times
 from accuracy.summary import bootstrap_interval, mean_rows, median_time_s
-from accuracy.tables import ABLATIONS_CAPTION, ablations_table, detection_table, real_table
+from accuracy.tables import ABLATIONS_CAPTION, ablations_table, classes_table, detection_table, real_table
 from accuracy.variants import (
     DEFAULT,
     DETECTION,
     FEWER_HYPOTHESES,
     FROM_TRUTH,
+    LINES,
     ORACLE,
     PAPER,
     REAL,
@@ -208,6 +212,60 @@ def test_every_variant_is_made_once_and_scored(toy, capsys):
     assert not capsys.readouterr().out
     WIDE.print(ablations_table("title", ABLATIONS_CAPTION, rows))
     assert f"{oracle['AR']:.3f}" in capsys.readouterr().out
+
+
+def test_a_class_is_measured_by_infer_and_kept(toy, monkeypatch, capsys):
+    monkeypatch.setattr(classes, "class_bench", lambda *_: toy)
+    monkeypatch.setattr(classes, "data_sha256", lambda _: "of the data")
+    monkeypatch.setattr(classes, "LINES", LINES[::2])
+    plain = CLASSES[0]
+    rows = classes.measure_class(plain, 2, 2, toy.settings, Console())
+    assert [(row["data"], row["line"], row["masks"]) for row in rows] == [
+        ("plain", line.title, "rough") for line in LINES[::2]
+    ]
+    assert all(row["estimates"] == row["targets"] == sum(row["object_targets"]) == 6 for row in rows)
+    assert rows[0]["AR_above"] == 0
+    paper, default = (read_results(toy.path(line, "rough")).T_cam_from_obj for line in LINES[::2])
+    assert np.abs(paper - default).max() > 0.01
+    monkeypatch.setattr(classes.infer, "run", None)
+    assert classes.measure_class(plain, 2, 2, toy.settings, Console()) == rows
+    capsys.readouterr()
+    result, before = {"classes": rows}, {"classes": [{**row, "object_AR": [0.5, 0.5]} for row in rows]}
+    add_gains(result, before)
+    WIDE.print(classes_table("title", rows))
+    assert f"{rows[1]['AR_above_before']:+.3f}" in capsys.readouterr().out
+
+
+def test_what_loses_against_an_earlier_result_is_named():
+    def row(data: str, *recalls: float, sha256: str = "same") -> dict:
+        known = {"data": data, "line": "one", "masks": "rough", "data_sha256": sha256}
+        return {**known, "object_AR": list(recalls), "object_targets": [30, 10]}
+
+    now = {"classes": [row("worse", 0.5, 0.6), row("equal", 0.5, 0.5), row("other data", 0.1, 0.1, sha256="new")]}
+    before = {"classes": [row("worse", 0.54, 0.5), row("equal", 0.5, 0.52), row("other data", 0.5, 0.5)]}
+    add_gains(now, before)
+    assert losses(now) == []  # 30 targets lose .04, 10 gain .1
+    assert now["classes"][0]["AR_above_before"] == pytest.approx(-0.005)
+    assert now["classes"][0]["AR_above_before_95"] == pytest.approx((-0.04, 0.1))
+    assert now["classes"][1]["AR_above_before"] == pytest.approx(-0.005)
+    assert "AR_above_before" not in now["classes"][2]
+    now["classes"][0]["object_AR"] = [0.5, 0.5]
+    add_gains(now, before)
+    assert losses(now) == ["worse, rough masks, one: -0.030"]
+
+
+def test_classes_spoil_the_same_scenes(tmp_path, monkeypatch):
+    monkeypatch.setattr(Bench, "render", lambda _: None)
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"any")
+    settings = Settings(tmp_path, weights, "cpu", "fp32", workers=1)
+    spoiled = [one for one in CLASSES if one.name in ("albedo", "quarter", "blur", "lowlight")]
+    benches = [procedural_bench(2, 1, settings), *(classes.class_bench(one, 2, 1, settings) for one in spoiled)]
+    poses = {(bench.dataset.split_dir / "000000/scene_gt.json").read_text() for bench in benches}
+    assert len(poses) == 1
+    images = {(bench.dataset.split_dir / "000000/rgb/000000.png").read_bytes() for bench in benches}
+    assert len(images) == 4  # the CAD model's colours are in no image
+    assert len({bench.banks_dir for bench in benches}) == 3
 
 
 def test_symmetries_and_the_detection_task_are_measured(toy, capsys):
