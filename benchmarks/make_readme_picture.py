@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.files import atomic_write_bytes
 from picopose_cli.base.geometry import project_points, transform_points
 from picopose_cli.base.types import Array
@@ -89,7 +90,7 @@ class Crop:
             DrawnPose(mesh, T, CORRECT_RGB if correct else WRONG_RGB)
             for (mesh, T), correct in zip(self.posed, self.correct, strict=True)
         ]
-        return draw_poses(tile, A_tile_from_image @ self.K, poses, axes=False)
+        return draw_poses(tile, Pinhole(A_tile_from_image @ self.K), poses, axes=False)
 
     def _tile_affine(self) -> Array:
         """Return the affine (3,3) from image to tile pixels; the crop is moved into the image where it leaves it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.guide_options import EstimateOptions
 from picopose_cli.base.types import Mesh
@@ -84,6 +85,6 @@ def _estimate(
         )
         for index, (one, mesh, pose) in enumerate(zip(inputs.objects, meshes, poses, strict=True))
     ]  # fmt: skip
-    write_png(output / f"{image.stem}_overlay.png", draw_poses(opened.image_rgb, opened.K, drawn))
+    write_png(output / f"{image.stem}_overlay.png", draw_poses(opened.image_rgb, Pinhole(opened.K), drawn))
     write_poses(output / f"{image.stem}.json", image, opened.K, inputs.objects, poses)
     return [pose_text(one, pose) for one, pose in zip(inputs.objects, poses, strict=True)]

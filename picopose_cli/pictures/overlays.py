@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from picopose_cli.base.geometry import project_points, transform_points
+from picopose_cli.base.cameras import CameraModel, Pinhole
+from picopose_cli.base.geometry import transform_points
 from picopose_cli.base.types import Array, Mesh
+from picopose_cli.pictures.outlines import object_outlines, object_window, render_silhouette
 from picopose_cli.rendering.mesh_size import mesh_diameter_m
-from picopose_cli.rendering.software import render_depth
 
 Rgb = tuple[int, int, int]
-BoxXyxy = tuple[int, int, int, int]
 
 CORRECT_RGB: Rgb = (60, 255, 60)
 WRONG_RGB: Rgb = (255, 50, 50)
@@ -28,7 +28,6 @@ _AXIS_SHARE = 0.35
 _OUTLINE_SCALE = 4
 """Silhouette pixels along one image pixel, for smooth outlines."""
 _OUTLINE_PX = 2
-_MARGIN_PX = 4
 _LEGEND_PX = 24
 _LABEL_RGB = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -46,22 +45,18 @@ class DrawnPose:
     label: str = ""
 
 
-def draw_poses(image_rgb: Array, K: Array, poses: Sequence[DrawnPose], *, axes: bool = True) -> Array:
+def draw_poses(image_rgb: Array, camera: CameraModel, poses: Sequence[DrawnPose], *, axes: bool = True) -> Array:
     """Return an image (H,W,3) u8 RGB with the outline of each pose, its label and, with `axes`, its object's axes.
 
-    `K` (3,3) px. x is drawn red, y green, z blue. Objects that are not in view are not drawn.
+    x is drawn red, y green, z blue. Objects that are not in view are not drawn.
     """
     picture = image_rgb.copy()
-    size_hw = (image_rgb.shape[0], image_rgb.shape[1])
-    windows = [object_window(pose.mesh, K, pose.T_cam_from_obj, size_hw) for pose in poses]
-    for pose, window in zip(poses, windows, strict=True):
-        if window is not None:
-            _draw_outline(picture, pose, K, window)
-    for pose, window in zip(poses, windows, strict=True):
-        if window is not None and axes:
-            _draw_axes(picture, pose, K)
-        if window is not None and pose.label:
-            _draw_label(picture, pose, window)
+    corners = [_draw_outline(picture, pose, camera) for pose in poses]
+    for pose, corner in zip(poses, corners, strict=True):
+        if corner is not None and axes:
+            _draw_axes(picture, pose, camera)
+        if corner is not None and pose.label:
+            _draw_label(picture, pose, corner)
     return picture
 
 
@@ -77,33 +72,28 @@ def add_legend(image_rgb: Array, entries: Sequence[tuple[str, Rgb]]) -> Array:
     return np.concatenate([image_rgb, strip])
 
 
-def object_window(mesh: Mesh, K: Array, T_cam_from_obj: Array, size_hw: tuple[int, int]) -> BoxXyxy | None:
-    """Return the part (x0, y0, x1, y1) of an image of (H,W) px that an object is in, with a margin; None outside it."""
-    height, width = size_hw
-    xyz_cam = transform_points(T_cam_from_obj, mesh.vertices_m)
-    if (xyz_cam[:, 2] < _NEAR_M).all() or not np.isfinite(xyz_cam).all():
+def _draw_outline(picture: Array, pose: DrawnPose, camera: CameraModel) -> tuple[int, int] | None:
+    """Draw the outline and return the top left corner (x, y) px of what it surrounds, None where nothing is in view."""
+    size_hw = (picture.shape[0], picture.shape[1])
+    if not isinstance(camera, Pinhole):
+        lines = object_outlines(pose.mesh, camera, pose.T_cam_from_obj, size_hw)
+        points = [np.rint((line - 0.5) * 16).astype(np.int64) for line in lines]
+        for line in points:
+            cv2.polylines(picture, [line.astype(np.int32)], True, pose.colour_rgb, _OUTLINE_PX, cv2.LINE_AA, shift=4)
+        return (
+            None
+            if not lines
+            else (int(min(one[:, 0].min() for one in lines)), int(min(one[:, 1].min() for one in lines)))
+        )
+    window = object_window(pose.mesh, camera.K, pose.T_cam_from_obj, size_hw)
+    if window is None:
         return None
-    if (xyz_cam[:, 2] < _NEAR_M).any():  # the camera is in the object's box: it may be anywhere
-        return 0, 0, width, height
-    uv = np.clip(project_points(K, xyz_cam), -_LARGE_PX, _LARGE_PX)
-    x0, y0 = np.maximum(np.floor(uv.min(axis=0)).astype(int) - _MARGIN_PX, 0).tolist()
-    x1, y1 = np.minimum(np.ceil(uv.max(axis=0)).astype(int) + _MARGIN_PX, (width, height)).tolist()
-    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
-
-
-def render_silhouette(mesh: Mesh, K: Array, T_cam_from_obj: Array, window: BoxXyxy, scale: int) -> Array:
-    """Return the silhouette (s*h,s*w) bool of an object in a window of the image, s = `scale` samples along a pixel."""
-    scaled_K = np.diag([scale, scale, 1.0]) @ K
-    x0, y0, x1, y1 = (side * scale for side in window)
-    return np.asarray(render_depth(mesh, scaled_K, T_cam_from_obj, (x0, y0, x1, y1)) > 0)
-
-
-def _draw_outline(picture: Array, pose: DrawnPose, K: Array, window: BoxXyxy) -> None:
-    silhouette = render_silhouette(pose.mesh, K, pose.T_cam_from_obj, window, _OUTLINE_SCALE)
+    silhouette = render_silhouette(pose.mesh, camera.K, pose.T_cam_from_obj, window, _OUTLINE_SCALE)
     x0, y0, x1, y1 = window
     part = picture[y0:y1, x0:x1].astype(np.float32)
     part += outline(silhouette, _OUTLINE_SCALE)[..., None] * (np.array(pose.colour_rgb, np.float32) - part)
     picture[y0:y1, x0:x1] = np.rint(part).astype(np.uint8)
+    return x0, y0
 
 
 def outline(silhouette: Array, scale: int) -> Array:
@@ -118,24 +108,24 @@ def outline(silhouette: Array, scale: int) -> Array:
     return cv2.resize(line, size_wh, interpolation=cv2.INTER_AREA)
 
 
-def _draw_axes(picture: Array, pose: DrawnPose, K: Array) -> None:
+def _draw_axes(picture: Array, pose: DrawnPose, camera: CameraModel) -> None:
     length_m = _AXIS_SHARE * mesh_diameter_m(pose.mesh)
     ends = transform_points(pose.T_cam_from_obj, np.vstack([np.zeros(3), np.eye(3) * length_m]))
     if (ends[:, 2] < _NEAR_M).any():
         return
-    uv = np.clip(project_points(K, ends), -_LARGE_PX, _LARGE_PX)
-    points = np.rint((uv - 0.5) * 16).astype(np.int64)  # OpenCV counts from the centre of the first pixel
+    uv = np.clip(camera.project(ends) - camera.first_pixel_px, -_LARGE_PX, _LARGE_PX)
+    points = np.rint(uv * 16).astype(np.int64)  # OpenCV counts from the centre of the first pixel
     for end, colour in sorted(zip(range(1, 4), _AXES_RGB, strict=True), key=lambda item: -ends[item[0], 2]):
         cv2.line(picture, points[0].tolist(), points[end].tolist(), colour, 2, cv2.LINE_AA, shift=4)
 
 
-def _draw_label(picture: Array, pose: DrawnPose, window: BoxXyxy) -> None:
-    """Write a pose's label above its window, on a dark ground, inside the image."""
+def _draw_label(picture: Array, pose: DrawnPose, corner: tuple[int, int]) -> None:
+    """Write a pose's label above its corner, on a dark ground, inside the image."""
     height, width = picture.shape[:2]
     size = max(0.4, height / 1200)
     (text_w, text_h), below = cv2.getTextSize(pose.label, _FONT, size, 1)
-    x = int(np.clip(window[0], 0, max(width - text_w - 4, 0)))
-    y = int(np.clip(window[1], text_h + below + 2, height))
+    x = int(np.clip(corner[0], 0, max(width - text_w - 4, 0)))
+    y = int(np.clip(corner[1], text_h + below + 2, height))
     ground = picture[max(y - text_h - below - 2, 0) : y, x : x + text_w + 4]
     ground[:] = ground // 3
     cv2.putText(picture, pose.label, (x + 2, y - below), _FONT, size, pose.colour_rgb, 1, cv2.LINE_AA)

@@ -10,14 +10,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from picopose_cli.base.cameras import Camera
+from picopose_cli.base.cameras import Camera, CameraModel
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.symmetries import symmetry_transforms
-from picopose_cli.base.types import Array
+from picopose_cli.base.types import Array, Mesh
 from picopose_cli.bop.datasets import Dataset, read_scene_cameras
 from picopose_cli.bop.images import read_image_rgb
 from picopose_cli.pictures.judged_results import JudgedResults
-from picopose_cli.pictures.overlays import object_window, render_silhouette
+from picopose_cli.pictures.outlines import object_outlines
 from picopose_cli.scoring.pose_errors import mssd
 
 ImageKey = tuple[int, int]
@@ -28,10 +28,17 @@ SMALLEST_SIDE_PX = 320
 _JPEG_QUALITY = 78
 _DETAIL = 2
 """Units of an outline along one pixel of the small image."""
-_TOLERANCE = 0.8
-"""Largest distance of a simplified outline from the exact one, in its units."""
 NO_INSTANCE = -1.0
 """Error of an estimate in whose image there is no instance of its object."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """What outlines are drawn with: the camera, the image's (H,W) px and the units of an outline along one of them."""
+
+    camera: CameraModel
+    size_hw: tuple[int, int]
+    scale: float
 
 
 @dataclass
@@ -93,22 +100,21 @@ def _add_image(
 ) -> None:
     """Add an image and its (file, row) estimates; `places` gets the index of each."""
     image: dict[str, Any] = {"scene": key[0], "im": key[1], "w": 1, "h": 1}
-    K = None if camera is None else camera.K
+    view = None
     try:
-        small, scale = _shrink(read_image_rgb(files[0].dataset.image_path(*key)), longest)
-        size_hw = (small.shape[0] * _DETAIL, small.shape[1] * _DETAIL)
-        image |= {"w": size_hw[1], "h": size_hw[0], "jpg": _jpeg(small)}
-        if K is None:
-            gallery.problems.append(f"scene {key[0]}, image {key[1]} has no outlines: its camera is not a pinhole")
+        image_rgb = read_image_rgb(files[0].dataset.image_path(*key))
+        small, scale = _shrink(image_rgb, longest)
+        image |= {"w": small.shape[1] * _DETAIL, "h": small.shape[0] * _DETAIL, "jpg": _jpeg(small)}
+        if camera is None or camera.model is None:
+            gallery.problems.append(f"scene {key[0]}, image {key[1]} has no outlines: it has no camera")
         else:
-            K = np.diag([scale * _DETAIL, scale * _DETAIL, 1.0]) @ K
+            view = _View(camera.model, (image_rgb.shape[0], image_rgb.shape[1]), scale * _DETAIL)
     except PicoPoseError as error:
         gallery.problems.append(f"scene {key[0]}, image {key[1]}: {error}")
-        K, size_hw = None, (1, 1)
     truth: dict[int, int] = {}
     for index, row in rows:
         places[index, row] = len(gallery.estimates)
-        gallery.estimates.append(_entry(gallery, files[index], index, row, K, size_hw, truth))
+        gallery.estimates.append(_entry(gallery, files[index], index, row, view, truth))
     gallery.images.append(image)
 
 
@@ -117,20 +123,19 @@ def _entry(
     judged: JudgedResults,
     index: int,
     row: int,
-    K: Array | None,
-    size_hw: tuple[int, int],
+    view: _View | None,
     truth: dict[int, int],
 ) -> list[Any]:
     """Return [file, image, object, score, error, outline, index of the truth's outline or -1] of an estimate."""
     table, obj_id = judged.table, int(judged.table.obj_id[row])
     mesh, nearest = judged.meshes.get(obj_id), judged.nearest[row]
     line, truth_index = "", -1
-    if mesh is not None and K is not None:
-        line = _outline(mesh, K, table.T_cam_from_obj[row], size_hw)
+    if mesh is not None and view is not None:
+        line = _outline(mesh, view, table.T_cam_from_obj[row])
         if nearest is not None:
             if nearest.gt_id not in truth:
                 truth[nearest.gt_id] = len(gallery.truth)
-                gallery.truth.append(_outline(mesh, K, nearest.T_cam_from_obj, size_hw))
+                gallery.truth.append(_outline(mesh, view, nearest.T_cam_from_obj))
             truth_index = truth[nearest.gt_id]
     error = float(judged.error[row])
     shown = None if np.isnan(error) else NO_INSTANCE if np.isinf(error) else round(error, 5)
@@ -138,15 +143,11 @@ def _entry(
     return [index, len(gallery.images), obj_id, round(score, 5), shown, line, truth_index]
 
 
-def _outline(mesh: Any, K: Array, T_cam_from_obj: Array, size_hw: tuple[int, int]) -> str:
+def _outline(mesh: Mesh, view: _View, T_cam_from_obj: Array) -> str:
     """Return the outline of a pose as the d of an SVG path, empty where the object is not in view."""
-    window = object_window(mesh, K, T_cam_from_obj, size_hw)
-    if window is None:
-        return ""
-    silhouette = render_silhouette(mesh, K, T_cam_from_obj, window, 1).astype(np.uint8)
-    contours, _ = cv2.findContours(silhouette, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=window[:2])
-    lines = [cv2.approxPolyDP(contour, _TOLERANCE, True).reshape(-1, 2) for contour in contours if len(contour) > 2]
-    return "".join("M" + "L".join(f"{x} {y}" for x, y in line.tolist()) + "Z" for line in lines if len(line) > 1)
+    lines = object_outlines(mesh, view.camera, T_cam_from_obj, view.size_hw, view.scale)
+    rounded = (np.rint(line).astype(int).tolist() for line in lines)
+    return "".join("M" + "L".join(f"{x} {y}" for x, y in line) + "Z" for line in rounded)
 
 
 def _shrink(image_rgb: Array, longest: int) -> tuple[Array, float]:

@@ -65,8 +65,8 @@ def object_colour(obj_id: int) -> Rgb:
 
 def _overlay(judged: JudgedResults, camera: Camera | None, scene_id: int, im_id: int) -> Array:
     dataset, table = judged.dataset, judged.table
-    if camera is None or camera.K is None:
-        what = f"scene {scene_id}, image {im_id} cannot be drawn: it has no pinhole camera"
+    if camera is None or camera.model is None:
+        what = f"scene {scene_id}, image {im_id} cannot be drawn: it has no camera"
         raise PicoPoseError(what, where=dataset.annotation_path(scene_id, "scene_camera"))
     image_rgb = read_image_rgb(dataset.image_path(scene_id, im_id))
     poses = []
@@ -76,5 +76,5 @@ def _overlay(judged: JudgedResults, camera: Camera | None, scene_id: int, im_id:
         if obj_id in judged.meshes:
             label = f"{obj_id}: {table.score[row]:.2f}"
             poses.append(DrawnPose(judged.meshes[obj_id], table.T_cam_from_obj[row], colour, label))
-    picture = draw_poses(image_rgb, camera.K, poses)
+    picture = draw_poses(image_rgb, camera.model, poses)
     return add_legend(picture, list(zip(LEGEND, (CORRECT_RGB, WRONG_RGB), strict=True)) if judged.has_truth else [])
