@@ -64,7 +64,7 @@ class _Job:
         return self.data_dir / STORE / f"{self.archive.name}.done"
 
     def is_done(self) -> bool:
-        """Return whether this archive was unpacked: with the same hashes, and its data set is still there."""
+        """Return whether this archive was unpacked: with the same hashes, and what it held is still there."""
         if self.archive.part == "detections":
             path = self.paths()[0]
             return path.is_file() and path.stat().st_size == self.archive.size
@@ -72,7 +72,9 @@ class _Job:
             noted = json.loads(self.done_note.read_text())
         except (OSError, ValueError):
             return False
-        return bool(noted == self._note()) and (self.data_dir / self.dataset).is_dir()
+        if not isinstance(noted, dict) or noted.get("archive") != self._note():
+            return False
+        return all((self.data_dir / str(name)).is_file() for name in noted.get("unpacked", ["?"]))
 
     def paths(self) -> list[Path]:
         """Return where the files are put: detections where they stay, archives in the store."""
@@ -88,8 +90,9 @@ class _Job:
         """Unpack the archive, note that and remove it."""
         if self.archive.part == "detections":
             return
-        unpack(self.paths(), self.data_dir, self.dataset, on_progress)
-        atomic_write_bytes(self.done_note, json.dumps(self._note()).encode())
+        ends = unpack(self.paths(), self.data_dir, self.dataset, on_progress)
+        unpacked = [str(path.relative_to(self.data_dir)) for path in ends]
+        atomic_write_bytes(self.done_note, json.dumps({"archive": self._note(), "unpacked": unpacked}).encode())
         for path in self.paths():
             path.unlink()
 

@@ -17,7 +17,7 @@ from picopose_cli.pictures.overlays import OBJECT_COLOURS_RGB, DrawnPose, draw_p
 from picopose_cli.pictures.png import write_png
 from picopose_cli.pose.estimator import PoseEstimator
 from picopose_cli.rendering.meshes import read_mesh
-from picopose_cli.runs.image_inputs import ImageInputs, open_image, read_image_inputs, symmetries_of
+from picopose_cli.runs.image_inputs import ImageInputs, image_warnings, open_image, read_image_inputs, symmetries_of
 from picopose_cli.runs.pose_files import EstimateReport, pose_text, write_poses
 from picopose_cli.runs.progress import add_bar, progress_bar
 
@@ -31,6 +31,8 @@ def run(options: EstimateOptions) -> EstimateReport:
     """
     console, report, started = Console(markup=False, highlight=False, soft_wrap=True), EstimateReport(), time.time()
     inputs = read_image_inputs(options)
+    for warning in image_warnings(inputs):
+        console.print(f"warning: {warning}")
     meshes = [read_mesh(one.mesh, one.unit) for one in inputs.objects]
     estimator = PoseEstimator(options.weights, device=options.device)
     with progress_bar(console) as progress:

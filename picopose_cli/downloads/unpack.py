@@ -21,11 +21,14 @@ _LARGEST_RATIO = 200
 _AGAIN = "delete it and run the command again"
 
 
-def unpack(parts: Sequence[Path], folder: Path, name: str, on_progress: Callable[[int], None] = lambda _: None) -> None:
+def unpack(
+    parts: Sequence[Path], folder: Path, name: str, on_progress: Callable[[int], None] = lambda _: None
+) -> list[Path]:
     """Unpack an archive of one or several parts into `folder`, or into `folder`/`name` where it has no such root.
 
     A file that is already there with its size is kept, so that a stopped run continues. `on_progress(n)` is called with
-    the bytes that are unpacked. Raises PicoPoseError for a damaged or unsafe archive, and when the disk is too small.
+    the bytes that are unpacked. Returns the first and the last file, none of an empty archive. Raises PicoPoseError for
+    a damaged or unsafe archive, and when the disk is too small.
     """
     archive = parts[-1]
     try:
@@ -40,6 +43,7 @@ def unpack(parts: Sequence[Path], folder: Path, name: str, on_progress: Callable
                 _extract(opened, info, root / target)
                 done += info.file_size
                 on_progress(done)
+            return [root / targets[index] for index in (0, -1)] if targets else []
     except _DAMAGED as error:
         raise PicoPoseError(f"is damaged ({error})", where=archive, fix=_AGAIN) from error
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import require_writable
 from picopose_cli.base.guide_options import EstimateOptions
 from picopose_cli.base.json_numbers import finite_numbers
 from picopose_cli.base.options import MESH_UNITS
+from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import Array, ObjectInfo
 from picopose_cli.bop.camera_files import read_K
 from picopose_cli.bop.datasets import read_models_info
 from picopose_cli.bop.images import read_image_rgb, read_mask
 from picopose_cli.bop.json_files import read_json_list
 from picopose_cli.bop.layouts import IMAGE_EXTENSIONS
+from picopose_cli.runs.input_warnings import input_warnings
 
 _KEYS = {"mesh", "mask", "box", "mesh_unit", "name"}
 Box = tuple[float, ...]
@@ -89,6 +93,20 @@ def open_image(inputs: ImageInputs, image: Path) -> OpenedImage:
     image_rgb = read_image_rgb(image)
     areas = [one.area(image, image_rgb) for one in inputs.objects]
     return OpenedImage(image_rgb, read_K(inputs.options.camera, image), areas)
+
+
+def image_warnings(inputs: ImageInputs) -> list[str]:
+    """Return what may be wrong with images and cameras although they can be used; see `input_warnings`."""
+    tasks = []
+    for index, image in enumerate(inputs.images):
+        try:
+            camera = Pinhole(read_K(inputs.options.camera, image))
+        except PicoPoseError:
+            continue  # reported when it is estimated
+        tasks.append(ImageTask(0, index, image, camera, ()))
+    names = {f"image {index}": image.name for index, image in enumerate(inputs.images)}
+    warnings = (text.removeprefix("scene 0: ") for text in input_warnings(tasks))
+    return [re.sub(r"image \d+", lambda match: names.get(match[0], match[0]), text) for text in warnings]
 
 
 def symmetries_of(mesh: Path) -> ObjectInfo | None:

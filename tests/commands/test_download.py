@@ -248,6 +248,9 @@ def test_weights_are_named_fetched_and_checked(tmp_path, monkeypatch):
 def test_the_notes_of_what_is_done_are_plain(hub, tmp_path):
     download("lmo", "--data-dir", tmp_path, "--what", "models")
     note = json.loads((tmp_path / command.STORE / "lmo_models.zip.done").read_text())
-    assert note == [["lmo_models.zip", len(hub.files["lmo/lmo_models.zip"]), note[0][2]]]
+    assert note["archive"] == [["lmo_models.zip", len(hub.files["lmo/lmo_models.zip"]), note["archive"][0][2]]]
+    assert note["unpacked"] == ["lmo/models/obj_000001_ply"] * 2
+    (tmp_path / "lmo/models/obj_000001_ply").unlink()
+    assert "1 fetched" in download("lmo", "--data-dir", tmp_path, "--what", "models")
     hub.files["lmo/lmo_models.zip"] = zipped(models__obj_000002_ply=b"new")
     assert "1 fetched" in download("lmo", "--data-dir", tmp_path, "--what", "models")

@@ -113,7 +113,8 @@ def test_a_folder_of_images_and_a_second_run_from_the_cache(estimate, toy_dir, t
     (masks / "photo1.png").unlink()
     estimate()
     monkeypatch.setattr(object_cache, "render_bank", lambda *_, **__: pytest.fail("templates were rendered again"))
-    printed = estimate("--mask", str(masks), image=images, code=1)
+    printed = estimate("--mask", str(masks), "--camera", "300,300,40,30", image=images, code=1)
+    assert "warning: the principal point of photo0.png is far from the middle of its 320x240 px" in printed
     assert "photo1.png: failed: " in printed
     assert "there is no mask photo1.png" in printed
     assert "2 of 3 images" in printed
