@@ -28,9 +28,13 @@ def plain_look(rng: np.random.Generator) -> tuple[Array, Material]:
     else:
         colours = np.stack([_pigment(rng), _pigment(rng)])
         glossy = kind < 0.75
-        gloss = (rng.uniform(0.15, 0.55), rng.uniform(12, 60)) if glossy else (0.0, 1.0)
-        material = Material(*gloss, 0.1 if glossy else 0.0)
+        material = random_gloss(rng) if glossy else Material(0.0, 1.0, 0.0)
     return colours.clip(5, 250), material
+
+
+def random_gloss(rng: np.random.Generator) -> Material:
+    """Return the material of glossy plastic, lacquer or film."""
+    return Material(rng.uniform(0.15, 0.55), rng.uniform(12, 60), 0.1)
 
 
 def _pigment(rng: np.random.Generator) -> Array:
@@ -83,7 +87,9 @@ def _wrong_tones(rng: np.random.Generator) -> Array:
     return np.asarray((255 * (low + level * rng.uniform(0.5, 0.7, 3))).clip(0, 255).astype(np.uint8)[None])
 
 
-WRONG_CADS: tuple[Callable[[np.random.Generator, Mesh], Mesh], ...] = (grey_cad, one_colour_cad, recoloured_cad)
+ChangeLook = Callable[[np.random.Generator, Mesh], Mesh]
+"""Makes a mesh of the same surface that looks different."""
+WRONG_CADS: tuple[ChangeLook, ...] = (grey_cad, one_colour_cad, recoloured_cad)
 """Ways in which a CAD model looks different from its object."""
 
 

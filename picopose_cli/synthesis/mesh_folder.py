@@ -14,6 +14,7 @@ from picopose_cli.base.files import MESH_SUFFIXES
 from picopose_cli.base.types import Mesh
 from picopose_cli.rendering.mesh_size import mesh_bounds_m
 from picopose_cli.rendering.meshes import read_mesh
+from picopose_cli.synthesis.appearance import recoloured_cad
 from picopose_cli.synthesis.objects import TEXTURE_PX, SyntheticObject, colour_vertices, paint_with_contrast
 from picopose_cli.synthesis.shapes import Shape, Tile
 from picopose_cli.synthesis.simplify import simplify_mesh
@@ -22,6 +23,9 @@ _LOG = logging.getLogger(__name__)
 
 MAX_FACES = 5000
 """Scanned meshes are simplified to about this number of faces: crops of 224 px show no more detail."""
+
+_RECOLOURED_SHARE = 0.5
+"""Of CAD models. They keep their pattern: a cup without it has no rotation."""
 
 
 class MeshFolder:
@@ -63,7 +67,9 @@ class MeshFolder:
             mesh = self.load(int(index))
             if mesh is not None:
                 name = f"{key}-{self.paths[index].stem}"
-                return SyntheticObject(name, _painted(rng, _rescaled(rng, mesh)))
+                painted = _painted(rng, _rescaled(rng, mesh))
+                cad = recoloured_cad(rng, painted) if rng.random() < _RECOLOURED_SHARE else None
+                return SyntheticObject(name, painted, cad)
         raise PicoPoseError(
             "no mesh of the folder can be used", where=self.paths[0].parent, fix="check the warnings in the log"
         )

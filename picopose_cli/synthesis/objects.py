@@ -11,9 +11,20 @@ import numpy as np
 from picopose_cli.base.types import Array, Mesh
 from picopose_cli.rendering.mesh_size import mesh_diameter_m
 from picopose_cli.rendering.software import SoftwareRenderer
+from picopose_cli.synthesis.appearance import (
+    WRONG_CADS,
+    ChangeLook,
+    coloured_part,
+    grey_cad,
+    one_colour_cad,
+    plain_look,
+    random_gloss,
+)
 from picopose_cli.synthesis.lighting import LitMesh, Material, make_lit_mesh
+from picopose_cli.synthesis.parts import LOPSIDED_KINDS, random_part
 from picopose_cli.synthesis.samples import CropView
 from picopose_cli.synthesis.shapes import Tile, centred, distinct_shape, random_shape, random_size_m
+from picopose_cli.synthesis.solids import joined
 from picopose_cli.synthesis.textures import paint_object, solid_colours
 from picopose_cli.templates.build import make_template
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
@@ -21,8 +32,14 @@ from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template
 TEXTURE_PX = 384
 _MIN_CONTRAST = 18.0
 """Standard deviation of a texture, in levels of 255, below which it counts as plain."""
-_TEXTURED_SHARE, _VERTEX_COLOURED_SHARE = 0.78, 0.1
-"""Shares of procedural objects with a texture and with colours at the vertices; the others have no colour."""
+_PART_SHARE, _TEXTURED_SHARE, _VERTEX_COLOURED_SHARE = 0.27, 0.55, 0.08
+"""Shares of procedural objects that are machine parts in plain colours, have a texture, or colours at the vertices; the
+others, of any shape, have no colour. More than a third without texture, as in T-LESS, ITODD and half of LM-O."""
+_CHANGED_LOOK_SHARE, _GREY_PART_SHARE = 0.35, 0.75
+"""Shares of coloured objects whose CAD model looks different, and of parts whose CAD model is grey. With the objects
+without colour, whose templates are grey and whose observations are not, that is half of all: CAD models of users have
+other colours, or none, as often as not, and a network that never saw it matches colours in place of shapes."""
+_GLOSSY_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -97,15 +114,35 @@ def make_procedural_object(seed: int | Sequence[int], key: str, *, texture_px: i
     """Return the object of a seed, of random shape, size and appearance; the same seed gives the same object."""
     rng = np.random.default_rng(seed)
     appearance = rng.random()
-    textured = appearance < _TEXTURED_SHARE
-    coloured = appearance < _TEXTURED_SHARE + _VERTEX_COLOURED_SHARE
+    if appearance < _PART_SHARE:
+        return _make_part(rng, key)
+    textured = appearance < _PART_SHARE + _TEXTURED_SHARE
+    coloured = appearance < _PART_SHARE + _TEXTURED_SHARE + _VERTEX_COLOURED_SHARE
+    change_look = _choose_change(rng) if coloured else None
     # Without colours only the shape distinguishes the sides, so it must not be a body of revolution.
-    shape = random_shape(rng) if coloured else centred(distinct_shape(rng), random_size_m(rng))
+    shape_tells = not coloured or change_look in (grey_cad, one_colour_cad)
+    shape = centred(distinct_shape(rng), random_size_m(rng)) if shape_tells else random_shape(rng)
     if textured:
         texture = paint_with_contrast(rng, shape.tiles, texture_px)
-        return SyntheticObject(key, Mesh(shape.vertices, shape.faces, uv=shape.uv, texture_rgb=texture))
-    vertex_rgb = colour_vertices(rng, shape.vertices) if coloured else None
-    return SyntheticObject(key, Mesh(shape.vertices, shape.faces, vertex_rgb=vertex_rgb))
+        mesh = Mesh(shape.vertices, shape.faces, uv=shape.uv, texture_rgb=texture)
+    else:
+        vertex_rgb = colour_vertices(rng, shape.vertices) if coloured else None
+        mesh = Mesh(shape.vertices, shape.faces, vertex_rgb=vertex_rgb)
+    material = random_gloss(rng) if rng.random() < _GLOSSY_SHARE else None
+    return SyntheticObject(key, mesh, change_look and change_look(rng, mesh), material)
+
+
+def _make_part(rng: np.random.Generator, key: str) -> SyntheticObject:
+    """Return a part in one or two colours, its CAD model mostly grey."""
+    solids = random_part(rng, LOPSIDED_KINDS)
+    shape = centred(joined(solids), random_size_m(rng))
+    colours, material = plain_look(rng)
+    mesh = Mesh(shape.vertices, shape.faces, vertex_rgb=coloured_part(rng, solids, colours))
+    return SyntheticObject(key, mesh, grey_cad(rng, mesh) if rng.random() < _GREY_PART_SHARE else None, material)
+
+
+def _choose_change(rng: np.random.Generator) -> ChangeLook | None:
+    return WRONG_CADS[int(rng.integers(len(WRONG_CADS)))] if rng.random() < _CHANGED_LOOK_SHARE else None
 
 
 def colour_vertices(rng: np.random.Generator, vertices: Array) -> Array:

@@ -6,7 +6,7 @@ Its size is about 1, its place arbitrary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,12 +25,16 @@ from picopose_cli.synthesis.solids import (
     turned,
 )
 
+PartKind = Callable[[np.random.Generator], list[Shape]]
+"""Makes the solids of a part."""
 
-def random_part(rng: np.random.Generator) -> list[Shape]:
-    """Return the solids of a random part, some of them an extrusion of a random outline or a plain body."""
-    if rng.random() < 1 / (1 + len(PART_KINDS)):
+
+def random_part(rng: np.random.Generator, kinds: Sequence[PartKind] | None = None) -> list[Shape]:
+    """Return the solids of a random part of one of `kinds` (None: of all), or the only one of `distinct_shape`."""
+    kinds = kinds or PART_KINDS
+    if rng.random() < 1 / (1 + len(kinds)):
         return [distinct_shape(rng)]
-    return PART_KINDS[int(rng.integers(len(PART_KINDS)))](rng)
+    return kinds[int(rng.integers(len(kinds)))](rng)
 
 
 def mounting_plate(rng: np.random.Generator) -> list[Shape]:
@@ -276,6 +280,9 @@ def terminal(rng: np.random.Generator) -> list[Shape]:
     return solids
 
 
-PART_KINDS: tuple[Callable[[np.random.Generator], list[Shape]], ...] = (
+PART_KINDS: tuple[PartKind, ...] = (
     mounting_plate, housing, turned_part, bracket, wheel, rail, fitting, handle, terminal,
 )  # fmt: skip
+LOPSIDED_KINDS: tuple[PartKind, ...] = (mounting_plate, housing, bracket, fitting, handle, terminal)
+"""Parts that look different after a rotation in the image plane, from nearly everywhere: pairs for training need that,
+for which only one pose is right."""

@@ -18,8 +18,10 @@ from picopose_cli.synthesis.objects import (
     make_distinct_mesh,
     make_procedural_object,
 )
+from picopose_cli.synthesis.observe import observe_scene
 from picopose_cli.synthesis.procedural_source import ProceduralOptions, ProceduralSource
 from picopose_cli.synthesis.samples import CropView, Sample, nearest_views
+from picopose_cli.synthesis.scenes import Difficulty, random_scene
 from picopose_cli.templates.build import make_template
 from picopose_cli.templates.crops import crop_affine
 from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
@@ -102,7 +104,8 @@ def test_mask_and_depth_tell_the_same_of_easy_scenes():
 
 
 def test_templates_are_those_of_render_templates(hard_samples):
-    mesh = make_procedural_object([7, 0, 0, 0, 1], "").mesh
+    item = make_procedural_object([7, 0, 0, 0, 1], "")
+    mesh = item.cad or item.mesh
     sample = next(sample for sample in hard_samples if sample.object_key == "w0-0")
     poses = place_views(sample.diameter_m)
     view_id = int(np.flatnonzero(np.all(np.isclose(poses, sample.template.T_cam_from_obj), axis=(1, 2)))[0])
@@ -165,6 +168,50 @@ def test_the_level_rises_over_the_run():
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(PicoPoseError, match="shares must be"):
         ProceduralOptions(**wrong)
+
+
+def colours_of(mesh: Mesh) -> np.ndarray | None:
+    return mesh.texture_rgb if mesh.texture_rgb is not None else mesh.vertex_rgb
+
+
+def test_half_of_the_templates_show_other_colours_than_the_object():
+    items = [make_procedural_object(seed, "", texture_px=16) for seed in range(400)]
+    differ = [item.cad is not None or colours_of(item.mesh) is None for item in items]
+    assert 0.44 < np.mean(differ) < 0.58
+    kinds = {"grey": 0, "one colour": 0, "recoloured": 0}
+    for item in items:
+        if item.cad is None:
+            continue
+        colours, shown = colours_of(item.cad), colours_of(item.mesh)
+        assert np.array_equal(item.cad.vertices_m, item.mesh.vertices_m)
+        assert np.array_equal(item.cad.faces, item.mesh.faces)
+        if colours is None:
+            kinds["grey"] += 1
+        elif colours.shape == shown.shape and len(np.unique(colours.reshape(-1, 3), axis=0)) > 1:
+            kinds["recoloured"] += 1
+            assert np.abs(colours.astype(int) - shown).mean() > 3
+        else:
+            kinds["one colour"] += 1
+    assert kinds["grey"] > kinds["recoloured"] > 8
+    assert kinds["one colour"] > 8
+    untextured = [item.mesh.texture_rgb is None for item in items]
+    assert 0.37 < np.mean(untextured) < 0.53
+    assert {item.material is None for item in items} == {True, False}
+
+
+def test_a_colourful_part_is_observed_in_its_colours_and_grey_in_its_template():
+    items = (make_procedural_object(seed, "part", texture_px=16) for seed in range(200))
+    part = next(item for item in items if item.cad is not None and chroma(item.mesh.vertex_rgb) > 60)
+    rng, easy = np.random.default_rng(1), Difficulty.at(0)
+    scene = random_scene(rng, [part], easy, backgrounds=1)
+    (sample,) = observe_scene(rng, scene, np.full((8, 8, 3), 128, np.uint8), easy)
+    assert chroma(sample.observation.crop_rgb[sample.observation.mask]) > 20
+    assert chroma(sample.template.crop_rgb) == 0
+
+
+def chroma(rgb: np.ndarray | None) -> float:
+    """The mean difference between the channels; 0 without colours."""
+    return 0.0 if rgb is None else float(np.ptp(rgb.astype(int), axis=-1).mean())
 
 
 def test_distinct_meshes_repeat_and_have_a_texture():
