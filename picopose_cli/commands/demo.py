@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,7 +87,11 @@ def run(
     console.print("time: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items()))
     correct = tuple(bool(judged.is_correct(row)) for row in range(len(judged.error)))
     again = replace(_infer_options(options, root, None), dataset=str(root), data_dir=None, restart=False)
-    commands = [shlex.join(["picopose", "infer", *command_line(again)]), example.command, f"python {example.script}"]
+    commands = [
+        shlex.join([*_program(), "infer", *command_line(again)]),
+        shlex.join([*_program(), *example.arguments]),
+        shlex.join([_python(), str(example.script)]),
+    ]
     for line in _closing_lines(output, correct, commands):
         console.print(line)
     return DemoReport(output, correct, max(one.exit_code for one in reports))
@@ -107,6 +113,16 @@ def _write_example(judged: JudgedResults, folder: Path, weights: Path | None) ->
         K=K,
         weights=weights,
     )
+
+
+def _program() -> list[str]:
+    """Return how this picopose is called from here: not every environment is activated."""
+    return ["picopose"] if shutil.which("picopose") else [_python(), "-m", "picopose_cli"]
+
+
+def _python() -> str:
+    found = shutil.which("python")
+    return "python" if found and Path(found).absolute() == Path(sys.executable).absolute() else sys.executable
 
 
 def _closing_lines(output: Path, correct: Sequence[bool], commands: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from dataclasses import dataclass
 from os.path import relpath
@@ -36,9 +35,9 @@ print(pose.T_cam_from_obj)  # 4x4, metres: x_cam = T_cam_from_obj @ x_obj
 
 @dataclass(frozen=True)
 class Example:
-    """The files of an example, and the commands that use them."""
+    """The script of an example, and the arguments of picopose that do the same."""
 
-    command: str
+    arguments: list[str]
     script: Path
 
 
@@ -61,8 +60,7 @@ def write_example(
     used = None if weights is None else str(weights.resolve())
     text = _SCRIPT.format(weights="" if used is None else repr(used), mesh=repr(relpath(mesh, folder)), K=K.tolist())
     atomic_write_bytes(folder / "estimate.py", text.encode())
-    command = [
-        "picopose",
+    arguments = [
         "estimate",
         str(folder / "image.png"),
         "--mesh",
@@ -70,8 +68,8 @@ def write_example(
         "--mask",
         str(folder / "mask.png"),
     ]
-    command += ["--camera", str(folder / "camera.json")] + ([] if weights is None else ["--weights", str(weights)])
-    return Example(shlex.join(command), folder / "estimate.py")
+    arguments += ["--camera", str(folder / "camera.json")] + ([] if weights is None else ["--weights", str(weights)])
+    return Example(arguments, folder / "estimate.py")
 
 
 def folder_size(folder: Path, pattern: str = "*") -> int:

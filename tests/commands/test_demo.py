@@ -78,11 +78,12 @@ def test_it_makes_data_poses_scores_and_pictures(made):
 def test_the_next_commands_that_it_names_work(made, tmp_path):
     _, printed = made
     commands = printed.split("next, on the same data, as on your own:\n")[1].splitlines()
-    assert [command.split()[0] for command in commands] == ["picopose", "picopose", "python"]
+    assert len(commands) == 3
     poses = []
     for command in commands:
         words = shlex.split(command)
-        words[:1] = [sys.executable, "-m", "picopose_cli"] if words[0] == "picopose" else [sys.executable]
+        if words[0] == "picopose":  # it may be that of another installation here
+            words[:1] = [sys.executable, "-m", "picopose_cli"]
         environment = os.environ | {"PICOPOSE_CACHE": str(tmp_path / "cache")}
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
