@@ -12,6 +12,7 @@ from rich.console import Console
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import MESH_UNITS, InferOptions
 from picopose_cli.base.tasks import ImageTask
+from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pictures.result_overlays import draw_result_overlays
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups
@@ -78,7 +79,7 @@ def _estimate(run: Run, console: Console) -> None:
             for found in inputs.usable_objects.values()
             if found.mesh is not None
         }
-        renderer = EstimateRenderer(meshes)
+        renderer, refines = EstimateRenderer(meshes), bool(meshes) and options.rounds > 0
         total, left = _detections(inputs.tasks), _detections(task for group in run.groups for task in group)
         bar = add_bar(progress, "poses", total, "poses", total - left)
         results = estimate_groups(
@@ -86,7 +87,7 @@ def _estimate(run: Run, console: Console) -> None:
             load_image,
             matcher,
             PipelineOptions(inputs.batch_size, options.workers, options.timing == "sequential"),
-            refiner=Refiner(matcher, renderer, options.rounds) if meshes else None,
+            refiner=Refiner(load_local_features(matcher.device), renderer, options.rounds) if refines else None,
             record=record,
             on_progress=partial(progress.advance, bar),
         )

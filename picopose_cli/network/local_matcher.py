@@ -26,6 +26,11 @@ class LocalMatcher:
     features: LocalFeatureNetwork
     lightglue: LightGlue
 
+    @property
+    def device(self) -> torch.device:
+        """The device of both networks."""
+        return self.lightglue.frequencies.weight.device
+
 
 def load_local_features(device: str | torch.device = "cpu", precision: str = "fp32") -> LocalMatcher:
     """Return the shipped local features on `device`; `precision` fp32 or bf16 is that of XFeat.

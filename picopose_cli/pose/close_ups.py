@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from picopose_cli.base.cameras import CameraModel
 from picopose_cli.base.types import CROP_PX, Array
+from picopose_cli.templates.perspective_crops import VirtualCamera, make_crop
 
 MARGIN = 1.25
 """Side of a close-up in sides of the network's crop: masks of detectors miss parts of objects."""
@@ -61,6 +63,14 @@ def cut_close_up(image_rgb: Array, mask: Array, A_crop_from_image: Array, K: Arr
     )
 
 
+def cut_virtual_close_up(image_rgb: Array, mask: Array, camera: CameraModel, virtual: VirtualCamera) -> CloseUp:
+    """Return the close-up that the virtual camera of a detection's crop sees; arguments as of `cut_close_up`."""
+    A, side_px = close_up_affine(virtual.A_crop_from_image)
+    crop = make_crop(camera, replace(virtual, A_crop_from_image=A), side_px)
+    rgb = np.round(crop.colour(image_rgb) * 255).astype(np.uint8)
+    return CloseUp(rgb, crop.mask(mask), A @ virtual.K)
+
+
 def _near_part(image: Array, A: Array, side_px: int) -> tuple[Array, Array]:
     """Return the part of an image that a close-up shows, with a margin, and A_image_from_part (3,3)."""
     corners = np.linalg.solve(A, np.array([[0, side_px], [0, side_px], [1, 1]]))[:2]
@@ -82,3 +92,13 @@ def _warp(image: Array, A: Array, side_px: int, interpolation: int, border: int)
     to_centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from the centre of the first pixel
     M = (np.linalg.inv(to_centre) @ A @ to_centre)[:2]
     return np.asarray(cv2.warpAffine(image, M, (side_px, side_px), flags=interpolation, borderMode=border))
+
+
+def shrink(close_up: CloseUp, side_px: int) -> CloseUp:
+    """Return a close-up with at most `side_px` rows and columns."""
+    if close_up.side_px <= side_px:
+        return close_up
+    scale = side_px / close_up.side_px
+    mask = cv2.resize(close_up.mask.astype(np.uint8), (side_px, side_px), interpolation=cv2.INTER_NEAREST)
+    rgb = cv2.resize(close_up.rgb, (side_px, side_px), interpolation=cv2.INTER_AREA)
+    return CloseUp(np.asarray(rgb), np.asarray(mask) > 0, np.diag([scale, scale, 1.0]) @ close_up.K)

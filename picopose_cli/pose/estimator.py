@@ -15,6 +15,7 @@ from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import Array, Detection, ObjectInfo, TemplateBank
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.devices import choose_device, choose_precision, suggest_batch_size
+from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.feature_file import feature_file
 from picopose_cli.pose.inference_network import load_inference_network
@@ -76,7 +77,8 @@ class PoseEstimator:
         self._matcher = Matcher(network, TemplateStore(network), make_rules(rules, hypotheses))
         can_refine = refine > 0 and self._matcher.rules.can_refine
         self._options = PipelineOptions(suggest_batch_size(device, network.config))
-        self._refiner = Refiner(self._matcher, EstimateRenderer(self._meshes), refine) if can_refine else None
+        renderer = EstimateRenderer(self._meshes)
+        self._refiner = Refiner(load_local_features(device), renderer, refine) if can_refine else None
 
     def add_object(
         self,

@@ -39,7 +39,7 @@ class LocalFeatures:
 
 def local_features(matcher: LocalMatcher, image_rgb: Array, mask: Array | None = None) -> LocalFeatures:
     """Return the features of an image (S,S,3) u8, S a multiple of 32; keypoints only inside `mask` (S,S) bool."""
-    device = matcher.lightglue.frequencies.weight.device
+    device = matcher.device
     with torch.inference_mode():
         image = torch.from_numpy(np.ascontiguousarray(image_rgb)).to(device).permute(2, 0, 1)[None] / 255
         dense = matcher.features.dense(image)

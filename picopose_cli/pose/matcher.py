@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from picopose_cli.base.geometry import move_origin
-from picopose_cli.base.types import Array, QueryBatch, TemplateView
+from picopose_cli.base.types import Array, QueryBatch
 from picopose_cli.network.devices import split_on_oom
 from picopose_cli.network.matching import best_views, template_scores
 from picopose_cli.network.offsets import OffsetFeatures
@@ -21,7 +21,6 @@ from picopose_cli.pose.correspondences import affine_poses
 from picopose_cli.pose.inference_network import InferenceNetwork
 from picopose_cli.pose.rules import Hypothesis, Rules
 from picopose_cli.pose.template_store import TemplateStore
-from picopose_cli.templates.crops import normalise_bgr
 
 Item = TypeVar("Item")
 
@@ -29,15 +28,8 @@ PAIR_CHUNK = 40
 """Pairs whose similarity is regressed or whose flow is held at once; stage 3 itself takes a few of them at a time."""
 
 
-@dataclass(frozen=True)
-class MatchedBatch:
-    """The hypotheses of each detection of a batch, best first, and what refinement needs of the detections.
-
-    `query_features` are the B detections' offset features: on the device, or on the host if the batch was halved.
-    """
-
-    hypotheses: tuple[tuple[Hypothesis, ...], ...]
-    query_features: OffsetFeatures
+BatchHypotheses = tuple[tuple[Hypothesis, ...], ...]
+"""The hypotheses of each detection of a batch, best first."""
 
 
 @dataclass(frozen=True)
@@ -75,49 +67,16 @@ class Matcher:
         """Where the network runs."""
         return self._network.device
 
-    def match(self, batch: QueryBatch) -> MatchedBatch:
+    def match(self, batch: QueryBatch) -> BatchHypotheses:
         """Return the hypotheses of each detection, sorted by matching score (paper's rules) or by alignment.
 
         The object of every detection must be in the store. The device is synchronised on return. A batch that does not
         fit into the device's memory is halved until it does. Raises PicoPoseError when one detection does not fit.
         """
-        count = len(batch.obj_ids)
+        parts = split_on_oom(lambda rows: self._match(_part(batch, rows)), len(batch.obj_ids))
+        return tuple(of_query for part in parts for of_query in part)
 
-        def match(rows: slice) -> MatchedBatch:
-            if rows == slice(0, count):
-                return self._match(batch)
-            part = self._match(_part(batch, rows))
-            return MatchedBatch(part.hypotheses, tuple(level.cpu() for level in part.query_features))
-
-        parts = split_on_oom(match, count)
-        if len(parts) == 1:
-            return parts[0]
-        levels = zip(*(part.query_features for part in parts), strict=True)
-        return MatchedBatch(
-            tuple(of_query for part in parts for of_query in part.hypotheses),
-            tuple(torch.cat(level) for level in levels),
-        )
-
-    def match_views(
-        self,
-        query_features: OffsetFeatures,
-        queries: Sequence[int],
-        views: Sequence[TemplateView],
-        A_obs_from_tmpl: Array,
-    ) -> tuple[Array, Array]:
-        """Run stage 3 alone: return the finest flow (N,2,64,64) and certainty logits (N,64,64) of N views.
-
-        `query_features` as of `MatchedBatch`, `queries` (N) the detection that each view is compared with,
-        `A_obs_from_tmpl` (N,3,3) crop px. Memory is treated as by `match`.
-        """
-
-        def match(rows: slice) -> tuple[Array, Array]:
-            return self._match_views(query_features, queries[rows], views[rows], A_obs_from_tmpl[rows])
-
-        flows, logits = zip(*split_on_oom(match, len(views)), strict=True)
-        return np.concatenate(flows), np.concatenate(logits)
-
-    def _match(self, batch: QueryBatch) -> MatchedBatch:
+    def _match(self, batch: QueryBatch) -> BatchHypotheses:
         hypotheses: list[list[Hypothesis]] = [[] for _ in batch.obj_ids]
         with self._network.arithmetic():
             cells, features = self._network.extract(batch.inputs)
@@ -126,7 +85,7 @@ class Matcher:
                 chunk = aligned[first : first + PAIR_CHUNK]
                 for one, hypothesis in zip(chunk, self._regress_offsets(batch, chunk, features), strict=True):
                     hypotheses[one.pair.query].append(hypothesis)
-        return MatchedBatch(tuple(tuple(of_query) for of_query in hypotheses), features)
+        return tuple(tuple(of_query) for of_query in hypotheses)
 
     def _align(self, batch: QueryBatch, cells: Tensor) -> list[_AlignedPair]:
         """Run stages 1 and 2; the detections of one object share a matrix product."""
@@ -219,24 +178,6 @@ class Matcher:
             )
             for i, (pair, onboarded) in enumerate(zip(pairs, objects, strict=True))
         ]
-
-    def _match_views(
-        self,
-        query_features: OffsetFeatures,
-        queries: Sequence[int],
-        views: Sequence[TemplateView],
-        A_obs_from_tmpl: Array,
-    ) -> tuple[Array, Array]:
-        crops_rgb, masks = np.stack([view.crop_rgb for view in views]), np.stack([view.mask for view in views])
-        network, device = self._network, self._network.device
-        with network.arithmetic():
-            view_features = network.extract_offset_features(normalise_bgr(crops_rgb))
-            distinct, index = np.unique(list(queries), return_inverse=True)
-            features = tuple(level[distinct].to(device) for level in query_features)
-            pairs = torch.from_numpy(np.stack([index, np.arange(len(views))], 1)).to(device)
-            A = network.tensor(A_obs_from_tmpl.astype(np.float32))
-            offsets = network.network.regress_offsets(features, view_features, pairs, A, network.grid_masks(masks))
-            return offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()
 
 
 def _in_chunks(items: Sequence[Item], work: Callable[[Sequence[Item]], list[_AlignedPair]]) -> list[_AlignedPair]:

@@ -1,7 +1,7 @@
 """The batching pipeline: images in, poses out, in order.
 
-Threads read and crop images ahead, the calling thread runs the network on groups of whole images, and threads solve PnP
-meanwhile. A group's batches depend on its images alone, so its poses are the same to the bit in every run.
+Threads read and crop images ahead, the calling thread runs the network on groups of whole images, and threads solve and
+refine poses meanwhile. A group's batches depend on its images alone, so its poses are the same to the bit in every run.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
-from picopose_cli.base.types import PoseEstimate, QueryBatch
-from picopose_cli.pose.matcher import MatchedBatch, Matcher
+from picopose_cli.base.types import PoseEstimate
+from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
-from picopose_cli.pose.refine import Refiner
+from picopose_cli.pose.refine import Refiner, Subject
 from picopose_cli.pose.rules import Hypothesis, RankedPose
 
 DEFAULT_BATCH_SIZE = 16
@@ -116,12 +116,16 @@ def estimate_groups(
     objects that the matcher's store does not have are skipped too. `refiner` refines the poses if it is given.
     `on_progress` is called after each pass of the network; skipped detections count as done.
     """
-    work = _Work(load_image, matcher, options, refiner, record or _forget, on_progress)
-    sequential = options.sequential
-    with _threads(options.workers, "read") as readers, _threads(options.workers, "pnp") as solvers:
+    sequential, workers = options.sequential, options.workers
+    with (
+        _threads(workers, "read") as readers,
+        _threads(workers, "pnp") as solvers,
+        _threads(workers, "refine") as refiners,
+    ):
+        work = _Work(load_image, matcher, options, refiner, record or _forget, on_progress, solvers, refiners)
         solving: deque[list[_OpenImage]] = deque()
         for images in _read_ahead(groups, work, readers, 0 if sequential else 2 * options.workers):
-            _run_network(images, work, solvers)
+            _run_network(images, work)
             solving.append(images)
             while solving and (sequential or len(solving) > OPEN_GROUPS or _is_done(solving[0])):
                 yield from _finish(solving.popleft(), work)
@@ -143,10 +147,18 @@ class _Work:
     refiner: Refiner | None
     record: Record
     on_progress: OnProgress
+    solvers: ThreadPoolExecutor
+    refiners: ThreadPoolExecutor
+    """Threads that solvers wait for: one pool would wait for itself."""
 
 
-Solution = tuple[Sequence[RankedPose], float]
-"""The candidate poses of a query, best first, and the query's seconds of PnP."""
+@dataclass(frozen=True)
+class Solution:
+    """The candidate poses of a query, best first, and the query's seconds of PnP and of refinement."""
+
+    poses: Sequence[RankedPose]
+    pnp_s: float
+    refine_s: float
 
 
 @dataclass(frozen=True)
@@ -176,13 +188,14 @@ class _OpenImage:
         """Wait for the image's poses and assign the image's time to each."""
         solutions = {position: solving.result() for position, solving in self.solutions.items()}
         ended = time.perf_counter()
-        self.seconds.pnp += sum(seconds for _, seconds in solutions.values())
+        self.seconds.pnp += sum(solution.pnp_s for solution in solutions.values())
+        self.seconds.refine += sum(solution.refine_s for solution in solutions.values())
         parts = self.seconds.crop + self.seconds.network + self.seconds.pnp + self.seconds.refine
         detector = max((detection.time_s for detection in self.task.detections), default=0.0)
         time_s = max(detector, 0.0) + (ended - self.read_at if sequential else parts)
         estimates, skips = [], list(self.skips)
         for query in self.queries:
-            pose = solutions[query.position][0][0]
+            pose = solutions[query.position].poses[0]
             T, obj_id = query.pose_in_camera(pose.T_cam_from_obj), query.detection.obj_id
             if np.isfinite(T).all():
                 score = weighted_score(query.detection.score, pose.confidence)
@@ -239,7 +252,11 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
         return _OpenImage(task, (), (skip,), StageSeconds(), time.perf_counter())
     read_at = time.perf_counter()
     queries, skips = crop_queries(
-        task, image, work.matcher.store.obj_ids, perspective_crops=work.matcher.rules.perspective_crops
+        task,
+        image,
+        work.matcher.store.obj_ids,
+        perspective_crops=work.matcher.rules.perspective_crops,
+        close_ups=work.refiner is not None,
     )
     cropped_at = time.perf_counter()
     work.record("read", started, read_at, task.name)
@@ -247,68 +264,51 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
     return _OpenImage(task, queries, skips, StageSeconds(read=read_at - started, crop=cropped_at - read_at), read_at)
 
 
-def _run_network(images: list[_OpenImage], work: _Work, solvers: ThreadPoolExecutor) -> None:
+def _run_network(images: list[_OpenImage], work: _Work) -> None:
     """Run the network on a group's queries, at most a batch at a time, and begin PnP on each."""
     members = [(image, query) for image in images for query in image.queries]
     work.on_progress(sum(len(image.task.detections) for image in images) - len(members))
     for start in range(0, len(members), work.options.batch_size):
-        _run_batch(members[start : start + work.options.batch_size], work, solvers)
+        _run_batch(members[start : start + work.options.batch_size], work)
 
 
-def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work, solvers: ThreadPoolExecutor) -> None:
+def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work) -> None:
     started = time.perf_counter()
-    batch = stack_queries([query for _, query in members])
-    matched = work.matcher.match(batch)
+    hypotheses = work.matcher.match(stack_queries([query for _, query in members]))
     ended = time.perf_counter()
     work.record("network", started, ended, f"{len(members)} detections")
     for image, _ in members:
         image.seconds.network += (ended - started) / len(members)
     together = len(members) if work.matcher.rules.solves_batches else 1
-    solving = []
     for first in range(0, len(members), together):
         part = slice(first, first + together)
-        future = solvers.submit(_solve, work, matched.hypotheses[part], members[part])
-        solving += [_Solving(future, index) for index in range(len(members[part]))]
-    if work.refiner is not None:
-        solving = _refine_batch(members, batch, matched, solving, work, work.refiner, solvers)
-    for (image, query), of_query in zip(members, solving, strict=True):
-        image.solutions[query.position] = of_query
+        future = work.solvers.submit(_solve, work, hypotheses[part], members[part])
+        for index, (image, query) in enumerate(members[part]):
+            image.solutions[query.position] = _Solving(future, index)
     work.on_progress(len(members))
-
-
-def _refine_batch(
-    members: list[tuple[_OpenImage, Query]],
-    batch: QueryBatch,
-    matched: MatchedBatch,
-    solving: Sequence[_Solving],
-    work: _Work,
-    refiner: Refiner,
-    solvers: ThreadPoolExecutor,
-) -> list[_Solving]:
-    """Refine a batch's poses, for which the network must wait for PnP."""
-    solved = [of_query.result() for of_query in solving]
-    started = time.perf_counter()
-    refined = refiner.refine(batch, matched.query_features, [poses for poses, _ in solved], solvers)
-    ended = time.perf_counter()
-    work.record("refine", started, ended, f"{len(members)} detections")
-    for image, _ in members:
-        image.seconds.refine += (ended - started) / len(members)
-    done: Future[list[Solution]] = Future()
-    done.set_result([(poses, pnp_s) for poses, (_, pnp_s) in zip(refined, solved, strict=True)])
-    return [_Solving(done, index) for index in range(len(members))]
 
 
 def _solve(
     work: _Work, hypotheses: Sequence[Sequence[Hypothesis]], members: Sequence[tuple[_OpenImage, Query]]
 ) -> list[Solution]:
-    """Solve some queries together; each has the same part of the time."""
+    """Solve some queries together, and refine the poses; each has the same part of the time."""
     started = time.perf_counter()
     poses = work.matcher.rules.solve(hypotheses, np.stack([query.K for _, query in members]), work.matcher.device)
-    ended = time.perf_counter()
+    solved = time.perf_counter()
     (image, query), count = members[0], len(members)
     name = f"{image.task.name}, object {query.detection.obj_id}" if count == 1 else f"{count} detections"
-    work.record("PnP", started, ended, name)
-    return [(of_query, (ended - started) / count) for of_query in poses]
+    work.record("PnP", started, solved, name)
+    if work.refiner is None:
+        return [Solution(of_query, (solved - started) / count, 0.0) for of_query in poses]
+    subjects = [
+        Subject(query.detection.obj_id, query.close_up, of_query)
+        for (_, query), of_query in zip(members, poses, strict=True)
+        if query.close_up is not None
+    ]
+    refined = work.refiner.refine(subjects, work.refiners)
+    ended = time.perf_counter()
+    work.record("refine", solved, ended, name)
+    return [Solution(of_query, (solved - started) / count, (ended - solved) / count) for of_query in refined]
 
 
 def _is_done(images: list[_OpenImage]) -> bool:

@@ -12,6 +12,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.tasks import ImageTask, LoadedImage, Skip
 from picopose_cli.base.types import Array, Detection, QueryBatch
+from picopose_cli.pose.close_ups import CloseUp, cut_close_up, cut_virtual_close_up
 from picopose_cli.templates.crops import (
     SMALLEST_MASK_PX,
     crop_affine,
@@ -32,7 +33,8 @@ class Query:
 
     `crop_rgb` (224,224,3) f32 in [0,1], `mask` (224,224) bool, `A_crop_from_image` (3,3), `K` (3,3) of the image;
     `position` is the detection's index in its image's list. With `R_cam_from_virtual` (3,3) the image is that of a
-    virtual pinhole camera, and the poses that it gives are rotated back by `pose_in_camera`.
+    virtual pinhole camera, and the poses that it gives are rotated back by `pose_in_camera`. `close_up` is what
+    refinement needs.
     """
 
     position: int
@@ -42,6 +44,7 @@ class Query:
     A_crop_from_image: Array
     K: Array
     R_cam_from_virtual: Array | None = None
+    close_up: CloseUp | None = None
 
     def pose_in_camera(self, T: Array) -> Array:
         """Return the pose T_cam_from_obj (4,4) in the image's camera of a pose in the camera of this crop."""
@@ -56,11 +59,17 @@ def needs_virtual_camera(camera: CameraModel, *, perspective_crops: bool) -> boo
 
 
 def crop_queries(
-    task: ImageTask, image: LoadedImage, known_objects: Collection[int], *, perspective_crops: bool = False
+    task: ImageTask,
+    image: LoadedImage,
+    known_objects: Collection[int],
+    *,
+    perspective_crops: bool = False,
+    close_ups: bool = False,
 ) -> tuple[tuple[Query, ...], tuple[Skip, ...]]:
     """Return the crops of an image's detections, and the reasons why others cannot be used.
 
-    `known_objects`: ids of the objects that have templates; `perspective_crops`: see `needs_virtual_camera`.
+    `known_objects`: ids of the objects that have templates; `perspective_crops`: see `needs_virtual_camera`;
+    `close_ups`: cut what refinement needs, too.
     """
     queries, skips = [], []
     camera = task.camera
@@ -73,22 +82,38 @@ def crop_queries(
             if isinstance(mask, PicoPoseError):
                 raise mask
             crop = _virtual_crop if virtual else _crop
-            queries.append(crop(position, detection, mask, image.image_rgb, camera))
+            queries.append(crop(position, detection, mask, image.image_rgb, camera, close_ups=close_ups))
         except PicoPoseError as error:
             skips.append(Skip(task.scene_id, task.im_id, detection.obj_id, str(error)))
     return tuple(queries), tuple(skips)
 
 
-def _crop(position: int, detection: Detection, mask: Array | None, image_rgb: Array, camera: CameraModel) -> Query:
+def _crop(
+    position: int,
+    detection: Detection,
+    mask: Array | None,
+    image_rgb: Array,
+    camera: CameraModel,
+    *,
+    close_ups: bool,
+) -> Query:
     """Return the crop of the image itself, which is a pinhole's."""
     assert isinstance(camera, Pinhole)
     mask = _usable_mask(detection, mask, image_rgb)
     box = square_box(mask, detection.box_xywh)
-    return Query(position, detection, crop_colour(image_rgb, box), crop_mask(mask, box), crop_affine(box), camera.K)
+    A, K = crop_affine(box), camera.K
+    close_up = cut_close_up(image_rgb, mask, A, K) if close_ups else None
+    return Query(position, detection, crop_colour(image_rgb, box), crop_mask(mask, box), A, K, close_up=close_up)
 
 
 def _virtual_crop(
-    position: int, detection: Detection, mask: Array | None, image_rgb: Array, camera: CameraModel
+    position: int,
+    detection: Detection,
+    mask: Array | None,
+    image_rgb: Array,
+    camera: CameraModel,
+    *,
+    close_ups: bool,
 ) -> Query:
     """Return the crop that a virtual camera sees along the detection's ray."""
     mask = _usable_mask(detection, mask, image_rgb)
@@ -106,6 +131,7 @@ def _virtual_crop(
         virtual.A_crop_from_image,
         virtual.K,
         virtual.R_cam_from_virtual,
+        cut_virtual_close_up(image_rgb, mask, camera, virtual) if close_ups else None,
     )
 
 

@@ -1,140 +1,237 @@
-"""Refinement: an estimate is rendered, the render is a template from the right direction, and stage 3 runs again.
+"""Refinement: candidates are rendered, the renders are matched with the photograph, and the matches solved again.
 
-The nearest template of a bank is up to 9 degrees off, and stage 2's similarity more than that; the render at an
-estimate starts from what is known by then. The paper has no such step. Several candidates of a detection are refined
-side by side: which of them is right shows better once each has been compared with its own render. For the same reason
-the overlap of the rendered silhouette with the detection's mask then replaces the alignment in the selection score.
+First the best candidates of a detection are rendered small. Their renders are matched with the photograph by local
+features, in two ways: cell by cell in a window, and by keypoints and LighterGlue, which finds an object far from where
+it is expected. Each way gives a pose, and all matches of a detection together judge all its poses. The best are rendered
+large, and optical flow between render and photograph moves them to where they belong, to a fraction of a pixel. The
+paper has no such step: its third stage compares the photograph with a template that may be 9 degrees off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import move_origin, rotation_angle_rad
-from picopose_cli.base.types import Array, Correspondences, QueryBatch, TemplateView
-from picopose_cli.network.offsets import OffsetFeatures
-from picopose_cli.pose.correspondences import cell_centre_points, pose_affines, subcell_correspondences
-from picopose_cli.pose.matcher import Matcher
+from picopose_cli.base.geometry import rotation_angle_rad
+from picopose_cli.base.types import Array, RenderedView
+from picopose_cli.network.local_features import CELL_PX
+from picopose_cli.network.local_matcher import LocalMatcher
+from picopose_cli.pose.close_ups import CloseUp, shrink
+from picopose_cli.pose.confidence import refined_confidence
+from picopose_cli.pose.flow_matching import STEP_PX, flow_pairs
+from picopose_cli.pose.local_matching import LocalFeatures, cell_pairs, glue_pairs, local_features
+from picopose_cli.pose.render_matches import RenderMatches, lift_matches, solve_matches, support_of_poses
 from picopose_cli.pose.rules import RankedPose
-from picopose_cli.pose.solve import RobustPose, solve_robust
 
-REFINED_CANDIDATES = 3
-"""Poses of a detection that are refined; with one alone the choice of the hypothesis could not change."""
-CONVERGED_DEG, CONVERGED_SHARE = 0.1, 5e-4
-"""A pose that rotates by less, and moves by less than this share of its distance, is not refined again."""
-VIEW_CHUNK = 16
-"""Renders that go through the network together."""
+MATCHED_CANDIDATES = 3
+"""Poses of a detection whose renders are matched by local features."""
+MATCHED_SIDE_PX = 320
+"""Largest side of these renders."""
+FLOW_CANDIDATES = 2
+"""Poses of a detection that go on to optical flow."""
+MATCHED_DISTINCT_DEG, DISTINCT_DEG = 8.0, 4.0
+"""Of poses that differ by less, the best alone is matched by local features, and by flow."""
+CELL_STD, GLUE_STD, FLOW_STD = 1 / 80, 1 / 128, 1 / 280
+"""Standard deviations of right matches of cells, of LighterGlue and of flow, in sides of the render."""
+JUDGED_STD = 1 / 64
+"""Standard deviation by which local matches judge poses, in sides of the render."""
+MIN_VISIBLE_PX = 64
+"""A render that shows less is not matched."""
 
-Render = Callable[[int, Array], TemplateView]
-"""Takes (obj_id, T_cam_from_obj) and renders the object as seen along its ray; called from any thread. Raises
-PicoPoseError if nothing can be rendered."""
+Render = Callable[[int, Array, Array, int], RenderedView]
+"""Takes (obj_id, T_cam_from_obj, K, side px) and renders the object in a square image; called from any thread. Raises
+PicoPoseError if the object cannot be rendered."""
+
+
+@dataclass(frozen=True)
+class RefinedPose:
+    """A pose and how well its render agrees with the photograph.
+
+    `T_cam_from_obj` (4,4) metres; `flow_support` in [0, 1]: soft inliers of the flow, per pixel where it is measured;
+    `match_support` >= 0: soft inliers of the local matches, per visible cell; `mask_iou` in [0, 1]: overlap of the
+    rendered silhouette with the detection's mask.
+    """
+
+    T_cam_from_obj: Array
+    flow_support: float
+    match_support: float
+    mask_iou: float
+
+    @property
+    def selection_score(self) -> float:
+        """The confidence: the most probable pose is the best."""
+        return self.confidence
+
+    @property
+    def confidence(self) -> float:
+        """Probability that the pose is right."""
+        return refined_confidence(self.flow_support, self.match_support, self.mask_iou)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A detection to be refined: its object, its close-up and its candidate poses, best first, at least one."""
+
+    obj_id: int
+    close_up: CloseUp
+    candidates: Sequence[RankedPose]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A pose `T` (4,4) of the detection `subject`, an index, and its support as of `RefinedPose`."""
+
+    subject: int
+    T: Array
+    match_support: float = 0.0
+    flow_support: float = 0.0
+
+
+@dataclass(frozen=True)
+class _LocalMatches:
+    """The matches of a render, by kind, and the number of its cells that show the object."""
+
+    kinds: tuple[RenderMatches, ...]
+    cells: int
 
 
 class Refiner:
-    """Refines poses in `rounds` rounds with the matcher's network."""
+    """Refines poses by comparing the photograph with renders: local features, then `rounds` rounds of optical flow."""
 
-    def __init__(self, matcher: Matcher, render: Render, rounds: int) -> None:
+    def __init__(self, matcher: LocalMatcher, render: Render, rounds: int) -> None:
         self._matcher = matcher
         self._render = render
         self._rounds = rounds
+        self._device = matcher.device
 
-    def refine(
-        self,
-        batch: QueryBatch,
-        query_features: OffsetFeatures,
-        candidates: Sequence[Sequence[RankedPose]],
-        threads: Executor,
-    ) -> list[tuple[RankedPose, ...]]:
-        """Return the refined candidates of each detection of a batch, highest selection score first.
+    def refine(self, subjects: Sequence[Subject], threads: Executor) -> list[tuple[RankedPose, ...]]:
+        """Return the refined poses of each detection, best first.
 
-        `query_features` as of `MatchedBatch`; `candidates` of each detection, best first, at least one each. The scores
-        are those of the last round. A pose that cannot be rendered stays as it is.
+        The candidates of a detection whose object cannot be rendered are returned as they are. A detection's poses do
+        not depend on the other detections.
         """
-        poses = [list(of_query[:REFINED_CANDIDATES]) for of_query in candidates]
-        places = [(query, i) for query, of_query in enumerate(poses) for i in range(len(of_query))]
+        found = self._match(subjects, threads)
         for _ in range(self._rounds):
-            before = {(query, i): poses[query][i] for query, i in places}
-            for first in range(0, len(places), VIEW_CHUNK):
-                chunk = places[first : first + VIEW_CHUNK]
-                starts = [(query, poses[query][i]) for query, i in chunk]
-                refined = self._refine_once(batch, query_features, starts, threads)
-                for (query, i), pose in zip(chunk, refined, strict=True):
-                    poses[query][i] = pose
-            places = [(query, i) for query, i in places if not is_converged(before[query, i], poses[query][i])]
-        return [tuple(sorted(of_query, key=lambda pose: -pose.selection_score)) for of_query in poses]
+            found = self._follow_flow(subjects, found, threads)
+        overlaps = threads.map(lambda one: self._mask_iou(subjects[one.subject], one.T), found)
+        refined: list[list[RankedPose]] = [[] for _ in subjects]
+        for one, overlap in zip(found, overlaps, strict=True):
+            refined[one.subject].append(RefinedPose(one.T, one.flow_support, one.match_support, overlap))
+        return [
+            tuple(sorted(poses, key=lambda pose: -pose.selection_score)) or tuple(subject.candidates)
+            for poses, subject in zip(refined, subjects, strict=True)
+        ]
 
-    def _refine_once(
-        self,
-        batch: QueryBatch,
-        query_features: OffsetFeatures,
-        starts: Sequence[tuple[int, RankedPose]],
-        threads: Executor,
-    ) -> list[RankedPose]:
-        """Render the poses of some (detection, pose), match and solve again."""
-        renders = list(threads.map(lambda start: self._try_render(int(batch.obj_ids[start[0]]), start[1]), starts))
-        rows = [i for i, view in enumerate(renders) if view is not None]
-        views = [view for view in renders if view is not None]
-        refined = [pose for _, pose in starts]
-        if not views:
-            return refined
-        queries, T = [starts[i][0] for i in rows], np.stack([refined[i].T_cam_from_obj for i in rows])
-        A = view_affines(T, batch, queries, views)
-        flows, logits = self._matcher.match_views(query_features, queries, views, A)
+    def _match(self, subjects: Sequence[Subject], threads: Executor) -> list[_Candidate]:
+        """Return the poses of each detection that flow starts from: distinct, those that its matches support most."""
+        small = [replace(one, close_up=shrink(one.close_up, MATCHED_SIDE_PX)) for one in subjects]
+        photos = list(threads.map(lambda one: local_features(self._matcher, one.close_up.rgb), small))
+        starts = [
+            _Candidate(i, pose.T_cam_from_obj)
+            for i, one in enumerate(small)
+            for pose in _different(one.candidates)
+        ]
+        found = threads.map(lambda one: self._match_render(small[one.subject], photos[one.subject], one.T), starts)
+        rendered = [(start, matches) for start, matches in zip(starts, found, strict=True) if matches is not None]
+        solved = iter(solve_matches([kind for _, matches in rendered for kind in matches.kinds], self._device))
+        poses: list[list[Array]] = [[] for _ in subjects]
+        matched: list[list[_LocalMatches]] = [[] for _ in subjects]
+        for start, matches in rendered:
+            of_render = [next(solved) for _ in matches.kinds]
+            poses[start.subject] += [start.T, *(pose.T_cam_from_obj for pose in of_render if pose is not None)]
+            matched[start.subject].append(matches)
+        return self._most_supported(small, poses, matched)
 
-        crops, K = batch.A_crop_from_image[queries], batch.K[queries]
-        pairs = list(threads.map(view_correspondences, flows, logits, views, crops))
-        found = solve_robust(pairs, K, crops[:, 0, 0], T, self._matcher.device)
-        solved = [pose or RobustPose(start, 0.0) for pose, start in zip(found, T, strict=True)]
-        A_end = view_affines(np.stack([pose.T_cam_from_obj for pose in solved]), batch, queries, views)
-        overlaps = threads.map(mask_iou, [view.mask for view in views], batch.masks[queries], A_end)
-        for i, pose, overlap in zip(rows, solved, overlaps, strict=True):
-            refined[i] = replace(pose, mask_iou=overlap)
-        return refined
+    def _match_render(self, subject: Subject, photo: LocalFeatures, T: Array) -> _LocalMatches | None:
+        """Return the local matches of a candidate's render, None if it cannot be rendered."""
+        view = self._try_render(subject, T)
+        if view is None:
+            return None
+        K, side_px, inside = subject.close_up.K, subject.close_up.side_px, view.depth_m > 0
+        features = local_features(self._matcher, view.rgb, inside)
+        cells = inside[CELL_PX // 2 :: CELL_PX, CELL_PX // 2 :: CELL_PX]
+        by_cells, by_keypoints = cell_pairs(features, photo, cells), glue_pairs(self._matcher, features, photo)
+        kinds = (
+            lift_matches(by_cells, view.depth_m, K, T, CELL_STD * side_px),
+            lift_matches(by_keypoints, view.depth_m, K, T, GLUE_STD * side_px),
+        )
+        return _LocalMatches(kinds, int(cells.sum()))
 
-    def _try_render(self, obj_id: int, pose: RankedPose) -> TemplateView | None:
-        if not np.isfinite(pose.T_cam_from_obj).all():
+    def _most_supported(
+        self, small: Sequence[Subject], poses: Sequence[Sequence[Array]], matched: Sequence[Sequence[_LocalMatches]]
+    ) -> list[_Candidate]:
+        rows = [i for i, of_subject in enumerate(matched) if of_subject]
+        pools = [[kind for matches in matched[i] for kind in matches.kinds] for i in rows]
+        stds = [JUDGED_STD * small[i].close_up.side_px for i in rows]
+        chosen = []
+        supports = support_of_poses(pools, [poses[i] for i in rows], stds, self._device)
+        for i, soft_inliers in zip(rows, supports, strict=True):
+            support = soft_inliers / max(*(matches.cells for matches in matched[i]), 1)
+            order = np.argsort(-support, kind="stable")
+            distinct = order[_distinct([poses[i][k] for k in order], DISTINCT_DEG)[:FLOW_CANDIDATES]]
+            chosen += [_Candidate(i, poses[i][k], float(support[k])) for k in distinct]
+        return chosen
+
+    def _follow_flow(
+        self, subjects: Sequence[Subject], candidates: Sequence[_Candidate], threads: Executor
+    ) -> list[_Candidate]:
+        """Return the candidates after one round of optical flow; one that cannot be moved stays without support."""
+        flows = list(threads.map(lambda one: self._flow(subjects[one.subject], one.T), candidates))
+        solved = iter(solve_matches([matches for matches, _ in flows if matches is not None], self._device))
+        moved = []
+        for one, (matches, measured) in zip(candidates, flows, strict=True):
+            pose = None if matches is None else next(solved)
+            if pose is None:
+                moved.append(replace(one, flow_support=0.0))
+            else:
+                moved.append(replace(one, T=pose.T_cam_from_obj, flow_support=pose.soft_inliers / measured))
+        return moved
+
+    def _flow(self, subject: Subject, T: Array) -> tuple[RenderMatches | None, int]:
+        """Return the matches by flow of a pose's render, and the number of pixels at which flow is measured."""
+        view = self._try_render(subject, T)
+        if view is None:
+            return None, 0
+        inside, close_up = view.depth_m > 0, subject.close_up
+        pairs = flow_pairs(view.rgb, inside, close_up.rgb)
+        matches = lift_matches(pairs, view.depth_m, close_up.K, T, FLOW_STD * close_up.side_px)
+        return matches, max(int(inside[STEP_PX // 2 :: STEP_PX, STEP_PX // 2 :: STEP_PX].sum()), 1)
+
+    def _mask_iou(self, subject: Subject, T: Array) -> float:
+        """Return the overlap of a pose's silhouette with the detection's mask."""
+        small = replace(subject, close_up=shrink(subject.close_up, MATCHED_SIDE_PX))
+        view = self._try_render(small, T)
+        if view is None:
+            return 0.0
+        inside, mask = view.depth_m > 0, small.close_up.mask
+        return float((inside & mask).sum() / max((inside | mask).sum(), 1))
+
+    def _try_render(self, subject: Subject, T: Array) -> RenderedView | None:
+        """Return the render of a pose in the camera of the close-up; None if it shows nothing."""
+        if not np.isfinite(T).all():
             return None
         try:
-            return self._render(obj_id, pose.T_cam_from_obj)
-        except PicoPoseError:  # no mesh, or too little of the object is in the image to be cropped
+            view = self._render(subject.obj_id, T, subject.close_up.K, subject.close_up.side_px)
+        except PicoPoseError:  # no mesh: the poses stay as they are
             return None
+        return view if np.count_nonzero(view.depth_m) >= MIN_VISIBLE_PX else None
 
 
-def is_converged(before: RankedPose, after: RankedPose) -> bool:
-    """Return whether a round has left a pose where it was."""
-    T, T_after = before.T_cam_from_obj, after.T_cam_from_obj
-    shift_m = np.linalg.norm(T_after[:3, 3] - T[:3, 3])
-    rotation_deg = np.rad2deg(rotation_angle_rad(T[:3, :3], T_after[:3, :3]))
-    return not (shift_m > CONVERGED_SHARE * np.linalg.norm(T[:3, 3]) or rotation_deg > CONVERGED_DEG)
+def _different(candidates: Sequence[RankedPose]) -> list[RankedPose]:
+    """Return the best candidates that differ from each other."""
+    finite = [pose for pose in candidates if np.isfinite(pose.T_cam_from_obj).all()]
+    chosen = _distinct([pose.T_cam_from_obj for pose in finite], MATCHED_DISTINCT_DEG)
+    return [finite[i] for i in chosen[:MATCHED_CANDIDATES]]
 
 
-def view_affines(T: Array, batch: QueryBatch, queries: Sequence[int], views: Sequence[TemplateView]) -> Array:
-    """Return the similarities A_obs_from_tmpl (N,3,3) that stage 3 starts from, for poses T (N,4,4) of detections."""
-    rows = list(queries)
-    crops, cameras = np.stack([v.A_crop_from_image for v in views]), np.stack([v.K for v in views])
-    centres = np.stack([view.centre_m for view in views])
-    T_tmpl = move_origin(np.stack([view.T_tmpl_from_obj for view in views]), centres)
-    return pose_affines(move_origin(T, centres), batch.A_crop_from_image[rows], crops, batch.K[rows], cameras, T_tmpl)
-
-
-def mask_iou(template_mask: Array, observed_mask: Array, A_obs_from_tmpl: Array) -> float:
-    """Return the intersection over union of an observation's mask and a template's under a similarity (3,3), crop px.
-
-    Both masks (S,S) bool. Parts of the template outside of the observation's crop are not counted.
-    """
-    to_centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from the centre of the first pixel
-    A = np.linalg.inv(to_centre) @ A_obs_from_tmpl @ to_centre
-    moved = cv2.warpAffine(template_mask.astype(np.float32), A[:2], observed_mask.shape[::-1]) > 0.5
-    return float((moved & observed_mask).sum() / max((moved | observed_mask).sum(), 1))
-
-
-def view_correspondences(flow: Array, logit: Array, view: TemplateView, A_crop_from_image: Array) -> Correspondences:
-    """Return the correspondences of a view's flow (2,64,64) and certainty logits (64,64)."""
-    xyz = cell_centre_points(view.depth_centre_m, view.K, view.A_crop_from_image, view.T_tmpl_from_obj)
-    return subcell_correspondences(flow, logit, xyz, view.depth_centre_m > 0, A_crop_from_image)
+def _distinct(poses: Sequence[Array], least_deg: float) -> list[int]:
+    """Return the indices of poses (4,4) whose rotations differ by more from all that are chosen before them."""
+    chosen: list[int] = []
+    for i, T in enumerate(poses):
+        if all(np.rad2deg(rotation_angle_rad(T[:3, :3], poses[j][:3, :3])) > least_deg for j in chosen):
+            chosen.append(i)
+    return chosen

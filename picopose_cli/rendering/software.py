@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from copy import copy
 
 import cv2
 import numpy as np
@@ -31,6 +32,12 @@ class SoftwareRenderer:
         self._surface: Surface = make_surface(mesh)
         self._K = np.asarray(K, np.float64)
         self._image = Window(0, 0, size_hw[1], size_hw[0])
+
+    def with_camera(self, K: Array, size_hw: tuple[int, int]) -> SoftwareRenderer:
+        """Return a renderer of the same mesh, whose data it shares, with another camera and image size."""
+        other = copy(self)
+        other._K, other._image = np.asarray(K, np.float64), Window(0, 0, size_hw[1], size_hw[0])
+        return other
 
     def render(self, T_cam_from_obj: Array) -> RenderedView:
         """Return the view at `T_cam_from_obj` (4,4), metres; colour is the mean of 2 x 2 samples, depth is exact."""

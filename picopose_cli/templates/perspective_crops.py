@@ -113,22 +113,22 @@ def resolution_along(camera: CameraModel, R_cam_from_virtual: Array) -> float:
 
 @dataclass(frozen=True)
 class PerspectiveCrop:
-    """A virtual camera's crop of an image: the positions (224,224) f32 of its pixels' centres, as pixel indices."""
+    """A virtual camera's crop of an image: the positions (S,S) f32 of its pixels' centres, as pixel indices."""
 
     virtual: VirtualCamera
     map_x: Array
     map_y: Array
 
     def colour(self, image_rgb: Array) -> Array:
-        """Return the crop (224,224,3) f32 in [0, 1] of an image (H,W,3) u8, bilinear, black outside of the image.
+        """Return the crop (S,S,3) f32 in [0, 1] of an image (H,W,3) u8, bilinear, black outside of the image.
 
         Where the crop has fewer pixels than the image, 2 x 2 of these are averaged, as often as it has at most half
         as many along a side.
         """
-        halvings = max(int(np.log2(self.virtual.side_px / CROP_PX)), 0)
+        halvings = max(int(-np.log2(self.virtual.A_crop_from_image[0, 0])), 0)
         part, x0, y0 = self._needed_part(image_rgb, 1 << halvings)
         if part.size == 0:
-            return np.zeros((CROP_PX, CROP_PX, 3), np.float32)
+            return np.zeros((*self.map_x.shape, 3), np.float32)
         for _ in range(halvings):
             size_wh = (part.shape[1] // 2, part.shape[0] // 2)
             part = np.asarray(cv2.resize(part, size_wh, interpolation=cv2.INTER_AREA))
@@ -139,7 +139,7 @@ class PerspectiveCrop:
         return np.asarray(cv2.remap(part.astype(np.float32) / np.float32(255), map_x, map_y, cv2.INTER_LINEAR))
 
     def mask(self, mask: Array) -> Array:
-        """Return the crop (224,224) bool of a mask (H,W) bool, nearest."""
+        """Return the crop (S,S) bool of a mask (H,W) bool, nearest."""
         return np.asarray(cv2.remap(mask.view(np.uint8), self.map_x, self.map_y, cv2.INTER_NEAREST)) > 0
 
     def _needed_part(self, image: Array, multiple: int) -> tuple[Array, int, int]:
@@ -154,9 +154,9 @@ class PerspectiveCrop:
         return image[y0:y1, x0:x1], x0, y0
 
 
-def make_crop(camera: CameraModel, virtual: VirtualCamera) -> PerspectiveCrop:
-    """Return where the pixels of a virtual camera's crop are in the image of `camera`."""
-    nodes, to_pixels = _interpolation()
+def make_crop(camera: CameraModel, virtual: VirtualCamera, side_px: int = CROP_PX) -> PerspectiveCrop:
+    """Return where the pixels of a virtual camera's crop, of S = `side_px` rows, are in the image of `camera`."""
+    nodes, to_pixels = _interpolation(side_px)
     x, y = np.meshgrid(nodes, nodes)
     uv = camera.project(virtual.directions(np.stack([x, y], axis=-1))) - camera.first_pixel_px
     map_x, map_y = (np.ascontiguousarray(to_pixels @ uv[..., i] @ to_pixels.T, np.float32) for i in (0, 1))
