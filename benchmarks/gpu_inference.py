@@ -21,8 +21,10 @@ from released_schedule import HYPOTHESES
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
 from picopose_cli.network.config import VIT_L
 from picopose_cli.network.devices import suggest_batch_size
+from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.network.picopose import PicoPose, store_in_bf16
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.inference_network import InferenceNetwork
@@ -106,10 +108,11 @@ def _network(settings: Settings) -> PicoPose:
 
 
 def open_pipeline(network: PicoPose, device: str, precision: str, rules: str, renderer: EstimateRenderer) -> Pipeline:
-    """Return a pipeline without objects; the default rules refine once."""
+    """Return a pipeline without objects; the default rules refine as `infer` does."""
     inference_network = InferenceNetwork(network, device=device, precision=precision)
     matcher = Matcher(inference_network, TemplateStore(inference_network), make_rules(rules, HYPOTHESES))
-    return Pipeline(matcher, Refiner(matcher, renderer, 1) if rules == "default" else None, device)
+    refiner = Refiner(load_local_features(device, precision), renderer, DEFAULT_REFINE_ROUNDS)
+    return Pipeline(matcher, refiner if rules == "default" else None, device)
 
 
 def matmul_rates(device: str, dry: bool) -> dict[str, float]:

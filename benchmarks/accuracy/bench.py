@@ -29,6 +29,7 @@ from picopose_cli.bop.results import write_results
 from picopose_cli.bop.targets import read_image_targets, read_targets
 from picopose_cli.commands import render_templates
 from picopose_cli.network.devices import choose_precision
+from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.inference_network import InferenceNetwork, load_inference_network
 from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, plan_groups
@@ -90,7 +91,7 @@ class Bench:
     def make(self, variants: Sequence[Variant], masks: str, console: Console) -> None:
         """Write the result files of variants with the same flows; groups of images in the journal are not done again.
 
-        Of variants that differ in their rounds of refinement, the one with a round less must come before.
+        A variant without refinement must come before those that refine its poses.
         """
         flows = variants[0].flows
         groups = plan_groups(self.tasks(masks), DEFAULT_BATCH_SIZE)
@@ -146,7 +147,7 @@ class Bench:
         flows = variants[0].flows
         if flows == "truth":
             return TruthPass(self._network, self.matcher("searched"), self._banks, self._truths())
-        return InferencePass(variants, self.matcher(flows), self._renderer)
+        return InferencePass(variants, self.matcher(flows), load_local_features(self._network.device), self._renderer)
 
     def _onboard_s(self) -> float:
         """Compute the template features, if that is not done yet, and return the seconds that it took."""

@@ -10,10 +10,12 @@ import torch
 
 from accuracy.flows import PAPER_RULES, DetectionSolver, RecordedFlow, TimedMatcher
 from accuracy.variants import FROM_TRUTH
-from picopose_cli.base.types import Array, QueryBatch, TemplateBank, TemplateView
+from picopose_cli.base.types import Array, QueryBatch, TemplateBank
 from picopose_cli.network.offsets import OffsetFeatures
 from picopose_cli.pose.correspondences import affine_poses, rotate_to_ray
+from picopose_cli.pose.inference_network import InferenceNetwork
 from picopose_cli.pose.rules import Hypothesis
+from picopose_cli.templates.crops import normalise_bgr
 from picopose_cli.training.batches import ViewBatch
 from picopose_cli.training.supervision import true_affine
 from picopose_cli.training.validation_metrics import view_angles_deg
@@ -60,14 +62,18 @@ def _geometry(K: Array, A_crop_from_image: Array, T_cam_from_obj: Array) -> View
 
 
 def poses_from_truth(
-    matcher: TimedMatcher, batch: QueryBatch, query_features: OffsetFeatures, starts: TrueStarts
+    network: InferenceNetwork,
+    matcher: TimedMatcher,
+    batch: QueryBatch,
+    query_features: OffsetFeatures,
+    starts: TrueStarts,
 ) -> dict[str, Array]:
     """Return the poses (N,4,4) of stage 3 from the truth by slug of the variant.
 
     `query_features` of the batch's N detections, whose objects are in the matcher's store.
     """
-    rows, views = range(len(starts.views)), _template_views(starts)
-    flows, logits = matcher.match_views(query_features, rows, views, starts.A_obs_from_tmpl)
+    rows = range(len(starts.views))
+    flows, logits = _regress_offsets(network, query_features, starts)
     poses: dict[str, list[Array]] = {variant.slug: [] for variant in FROM_TRUTH}
     for i in rows:
         A_crop, onboarded = batch.A_crop_from_image[i], matcher.store[starts.banks[i].obj_id]
@@ -79,10 +85,17 @@ def poses_from_truth(
     return {slug: np.stack(found) for slug, found in poses.items()}
 
 
-def _template_views(starts: TrueStarts) -> list[TemplateView]:
-    per_view = ("crops_rgb", "masks", "depth_centre_m", "A_crop_from_image", "T_tmpl_from_obj")
-    views = []
-    for bank, view in zip(starts.banks, starts.views, strict=True):
-        crop_rgb, mask, depth_m, A_crop, T = (getattr(bank, name)[view] for name in per_view)
-        views.append(TemplateView(crop_rgb, mask, depth_m, bank.K, A_crop, T))
-    return views
+def _regress_offsets(
+    network: InferenceNetwork, query_features: OffsetFeatures, starts: TrueStarts
+) -> tuple[Array, Array]:
+    """Return stage 3's finest flow (N,2,64,64) and certainty logits (N,64,64) of the true templates."""
+    chosen = list(zip(starts.banks, starts.views, strict=True))
+    crops, masks = (np.stack([getattr(bank, name)[view] for bank, view in chosen]) for name in ("crops_rgb", "masks"))
+    with network.arithmetic():
+        template_features = network.extract_offset_features(normalise_bgr(crops))
+        pairs = torch.arange(len(chosen), device=network.device)[:, None].repeat(1, 2)
+        A = network.tensor(starts.A_obs_from_tmpl.astype(np.float32))
+        offsets = network.network.regress_offsets(
+            query_features, template_features, pairs, A, network.grid_masks(masks)
+        )
+        return offsets.flows[-1].cpu().numpy(), offsets.certainty_logits[-1][:, 0].cpu().numpy()

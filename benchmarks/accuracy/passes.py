@@ -16,13 +16,13 @@ from accuracy.oracle import poses_from_truth, true_starts
 from accuracy.variants import FROM_TRUTH, HYPOTHESES, ORACLE, Variant
 from picopose_cli.base.options import InferOptions
 from picopose_cli.base.tasks import ImageTask
-from picopose_cli.base.types import Array, QueryBatch, TemplateBank
+from picopose_cli.base.types import Array, TemplateBank
+from picopose_cli.network.local_matcher import LocalMatcher
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.inference_network import InferenceNetwork
-from picopose_cli.pose.matcher import MatchedBatch
 from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, ImageGroup
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
-from picopose_cli.pose.refine import Refiner
+from picopose_cli.pose.refine import Refiner, Subject
 from picopose_cli.pose.rules import RankedPose
 from picopose_cli.runs.inputs import load_image
 
@@ -39,10 +39,11 @@ Pass = Callable[[ImageGroup], Record]
 
 @dataclass(frozen=True)
 class InferencePass:
-    """One pass of the network for `variants` whose flows `matcher` computes; `render` for their refinement."""
+    """One pass of the network for `variants` whose flows `matcher` computes; the rest is for their refinement."""
 
     variants: Sequence[Variant]
     matcher: TimedMatcher
+    local_matcher: LocalMatcher
     render: EstimateRenderer
 
     def __call__(self, group: ImageGroup) -> Record:
@@ -67,8 +68,7 @@ class InferencePass:
         matched = self.matcher.match(batch)
         network_s, stage3_s = time.perf_counter() - started, self.matcher.stage3_s - stage3_before_s
         solvers = [
-            DetectionSolver(hypotheses, query.K)
-            for hypotheses, (_, query) in zip(matched.hypotheses, members, strict=True)
+            DetectionSolver(hypotheses, query.K) for hypotheses, (_, query) in zip(matched, members, strict=True)
         ]
         solutions: dict[Variant, Solutions] = {}
         record: Record = {}
@@ -76,7 +76,8 @@ class InferencePass:
             for variant in self.variants:
                 if variant.rounds:
                     earlier = next(found for other, found in solutions.items() if variant.is_refined_from(other))
-                    solutions[variant] = self._refine(batch, matched, earlier, threads)
+                    queries = [query for _, query in members]
+                    solutions[variant] = self._refine(queries, variant.rounds, earlier, threads)
                 else:
                     solutions[variant] = solve(solvers, variant, threads)
                 poses, own_s = solutions[variant]
@@ -88,12 +89,16 @@ class InferencePass:
                 ]
         return record
 
-    def _refine(self, batch: QueryBatch, matched: MatchedBatch, before: Solutions, threads: Executor) -> Solutions:
-        """Return the poses after one more round of refinement."""
+    def _refine(self, queries: Sequence[Query], rounds: int, before: Solutions, threads: Executor) -> Solutions:
+        """Return the poses after some rounds of refinement."""
         poses, before_s = before
         started = time.perf_counter()
-        refiner = Refiner(self.matcher, self.render, rounds=1)
-        refined = refiner.refine(batch, matched.query_features, poses, threads)
+        subjects = [
+            Subject(query.detection.obj_id, query.close_up, of_query)
+            for query, of_query in zip(queries, poses, strict=True)
+            if query.close_up is not None
+        ]
+        refined = Refiner(self.local_matcher, self.render, rounds).refine(subjects, threads)
         return refined, before_s + time.perf_counter() - started
 
 
@@ -125,7 +130,8 @@ class TruthPass:
             banks = [self.banks[obj_id] for obj_id in obj_ids]
             starts = true_starts(banks, T_true, batch.K, batch.A_crop_from_image)
             query_features = self.network.extract_offset_features(batch.inputs)
-            poses = poses_from_truth(self.matcher, batch, query_features, starts) | {ORACLE.slug: starts.T_stage2}
+            poses = poses_from_truth(self.network, self.matcher, batch, query_features, starts)
+            poses[ORACLE.slug] = starts.T_stage2
             for slug, found in poses.items():
                 record[slug] += [
                     [task.scene_id, task.im_id, obj_id, 1.0, T.tolist(), UNKNOWN_TIME_S]

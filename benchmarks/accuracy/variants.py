@@ -37,9 +37,9 @@ class Variant:
     detector_score: bool = False
 
     def is_refined_from(self, other: Variant) -> bool:
-        """Return whether one more round of refinement of `other` gives this variant."""
+        """Return whether refinement of `other`, which has none, gives this variant."""
         described = replace(other, slug=self.slug, title=self.title, detector_score=self.detector_score)
-        return replace(described, rounds=other.rounds + 1) == self
+        return not other.rounds and replace(described, rounds=self.rounds) == self
 
 
 @dataclass(frozen=True)

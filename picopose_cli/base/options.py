@@ -42,8 +42,8 @@ TARGET_KINDS = ("bop19", "bop24")
 TIMINGS = ("batched", "sequential")
 SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
-DEFAULT_REFINE_ROUNDS = 1
-"""Rounds of refinement with --rules default: a second one gains no accuracy (benchmarks/README.md)."""
+DEFAULT_REFINE_ROUNDS = 2
+"""Rounds of refinement with --rules default."""
 DEFAULT_PROCESSES = min(available_cores(), MAX_DEFAULT_PROCESSES)
 """Processes that `render-templates` and `score` start by default."""
 
@@ -147,7 +147,7 @@ class InferOptions:
     )
     refine: int | None = option(
         None,
-        "Rounds of rendering the estimated pose and matching again; 0: none.",
+        "Rounds of comparing the image with renders of the estimated poses; 0: none.",
         default_text=f"{DEFAULT_REFINE_ROUNDS} for objects with a mesh",
         minimum=0,
     )
@@ -160,7 +160,7 @@ class InferOptions:
     batch_size: int | None = option(
         None, "Largest number of detections in a batch.", default_text="what fits the device", minimum=1
     )
-    workers: int = option(2, "Threads that read images, and as many that solve PnP.", minimum=1)
+    workers: int = option(2, "Threads that read images, as many that solve PnP, and as many that refine poses.", minimum=1)
     limit: int | None = option(None, "Process only the first N images.", default_text="all", minimum=1)
     shard: str | None = option(
         None, "Process only the i-th of n parts of the images, for example 2/8; see picopose merge.", value="I/N"

@@ -149,32 +149,6 @@ class TemplateBank:
 
 
 @dataclass(frozen=True)
-class TemplateView:
-    """One template alone, as an estimate is rendered to refine it; the fields of `TemplateBank` without the V.
-
-    `crop_rgb` (224,224,3) u8, `mask` (224,224) bool, `depth_centre_m` (64,64), `K` (3,3), `A_crop_from_image` (3,3),
-    `T_tmpl_from_obj` (4,4) metres, `centre_m` (3,).
-    """
-
-    crop_rgb: Array
-    mask: Array
-    depth_centre_m: Array
-    K: Array
-    A_crop_from_image: Array
-    T_tmpl_from_obj: Array
-    centre_m: Array = field(default_factory=lambda: np.zeros(3))
-
-    def __post_init__(self) -> None:
-        _check_shape("crop_rgb", self.crop_rgb, CROP_PX, CROP_PX, 3)
-        _check_shape("mask", self.mask, CROP_PX, CROP_PX)
-        _check_shape("depth_centre_m", self.depth_centre_m, GRID_CELLS, GRID_CELLS)
-        _check_shape("K", self.K, 3, 3)
-        _check_shape("A_crop_from_image", self.A_crop_from_image, 3, 3)
-        _check_shape("T_tmpl_from_obj", self.T_tmpl_from_obj, 4, 4)
-        _check_shape("centre_m", self.centre_m, 3)
-
-
-@dataclass(frozen=True)
 class Rle:
     """A run-length mask in COCO's format, still encoded: `size` (height, width), `counts` compressed or run lengths."""
 

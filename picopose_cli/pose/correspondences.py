@@ -99,37 +99,6 @@ def rotate_to_ray(T_cam_from_obj: Array) -> Array:
     return make_T(ray_rotation(T_cam_from_obj[:, :3, 3]) @ T_cam_from_obj[:, :3, :3], T_cam_from_obj[:, :3, 3])
 
 
-def pose_affines(
-    T_cam_from_obj: Array,
-    A_crop_from_obs_image: Array,
-    A_crop_from_tmpl_image: Array,
-    K_obs: Array,
-    K_tmpl: Array,
-    T_tmpl_from_obj: Array,
-) -> Array:
-    """Return the similarities A_obs_from_tmpl (N,3,3) crop px implied by poses (N,4,4): the inverse of `affine_poses`.
-
-    The in-plane rotation is that of the object as seen along its ray (`rotate_to_ray`). Arguments as of `affine_poses`.
-    """
-    t = T_cam_from_obj[:, :3, 3]
-    R_obs_from_tmpl = (
-        np.swapaxes(ray_rotation(t), 1, 2) @ T_cam_from_obj[:, :3, :3] @ np.swapaxes(T_tmpl_from_obj[:, :3, :3], 1, 2)
-    )
-    angle_rad = np.arctan2(
-        R_obs_from_tmpl[:, 1, 0] - R_obs_from_tmpl[:, 0, 1], R_obs_from_tmpl[:, 0, 0] + R_obs_from_tmpl[:, 1, 1]
-    )
-    zoom = T_tmpl_from_obj[:, 2, 3] / t[:, 2] * K_obs[:, 0, 0] / K_tmpl[:, 0, 0]
-    scale = zoom * A_crop_from_obs_image[:, 0, 0] / A_crop_from_tmpl_image[:, 0, 0]
-    A = np.tile(np.eye(3), (len(t), 1, 1))
-    A[:, 0, 0] = A[:, 1, 1] = scale * np.cos(angle_rad)
-    A[:, 1, 0] = scale * np.sin(angle_rad)
-    A[:, 0, 1] = -A[:, 1, 0]
-    origin_obs = apply_affine(A_crop_from_obs_image, project_points(K_obs, t[:, None]))
-    origin_tmpl = apply_affine(A_crop_from_tmpl_image, project_points(K_tmpl, T_tmpl_from_obj[:, None, :3, 3]))
-    A[:, :2, 2] = (origin_obs - origin_tmpl @ np.swapaxes(A[:, :2, :2], 1, 2))[:, 0]
-    return A
-
-
 def _inplane_rotation(A: Array) -> Array:
     """Return rotations (N,3,3) about the optical axis by the angle of similarity transforms (N,3,3)."""
     cos_sin = A[:, :2, 0] / np.linalg.norm(A[:, :2, 0], axis=-1, keepdims=True)

@@ -11,6 +11,7 @@ import numpy as np
 from picopose_cli.base.cameras import CameraModel, Fisheye624, Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256
+from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import Array, Detection, ObjectInfo, TemplateBank
 from picopose_cli.network.bundled import bundled_weights
@@ -59,7 +60,7 @@ class PoseEstimator:
         precision: str = "auto",
         rules: str = "default",
         hypotheses: int = 5,
-        refine: int = 1,
+        refine: int = DEFAULT_REFINE_ROUNDS,
     ) -> None:
         """Load the network.
 

@@ -2,9 +2,9 @@
 
 First the best candidates of a detection are rendered small. Their renders are matched with the photograph by local
 features, in two ways: cell by cell in a window, and by keypoints and LighterGlue, which finds an object far from where
-it is expected. Each way gives a pose, and all matches of a detection together judge all its poses. The best are rendered
-large, and optical flow between render and photograph moves them to where they belong, to a fraction of a pixel. The
-paper has no such step: its third stage compares the photograph with a template that may be 9 degrees off.
+it is expected. Each way gives a pose, and all matches of a detection together judge all its poses. The best are
+rendered large, and optical flow between render and photograph moves them to where they belong, to a fraction of a
+pixel. The paper has no such step: its third stage compares the photograph with a template up to 9 degrees off.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MATCHED_SIDE_PX = 320
 """Largest side of these renders."""
 FLOW_CANDIDATES = 2
 """Poses of a detection that go on to optical flow."""
-MATCHED_DISTINCT_DEG, DISTINCT_DEG = 8.0, 4.0
+MATCHED_DISTINCT_DEG, DISTINCT_DEG = 15.0, 4.0
 """Of poses that differ by less, the best alone is matched by local features, and by flow."""
 CELL_STD, GLUE_STD, FLOW_STD = 1 / 80, 1 / 128, 1 / 280
 """Standard deviations of right matches of cells, of LighterGlue and of flow, in sides of the render."""
@@ -131,9 +131,7 @@ class Refiner:
         small = [replace(one, close_up=shrink(one.close_up, MATCHED_SIDE_PX)) for one in subjects]
         photos = list(threads.map(lambda one: local_features(self._matcher, one.close_up.rgb), small))
         starts = [
-            _Candidate(i, pose.T_cam_from_obj)
-            for i, one in enumerate(small)
-            for pose in _different(one.candidates)
+            _Candidate(i, pose.T_cam_from_obj) for i, one in enumerate(small) for pose in _different(one.candidates)
         ]
         found = threads.map(lambda one: self._match_render(small[one.subject], photos[one.subject], one.T), starts)
         rendered = [(start, matches) for start, matches in zip(starts, found, strict=True) if matches is not None]

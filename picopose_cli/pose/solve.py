@@ -32,19 +32,17 @@ class RobustPose:
     """A pose and the quantities by which it is chosen among the poses of a detection.
 
     `T_cam_from_obj` (4,4) metres; `soft_inliers`: certainty-weighted number of inliers; `alignment` in [0, 1]: mean
-    match probability of stage 1 under the hypothesis' 2D similarity (1: not searched). `mask_iou` in [0, 1], known
-    after refinement and then used in place of `alignment`: overlap of the rendered with the detected silhouette.
+    match probability of stage 1 under the hypothesis' 2D similarity (1: not searched).
     """
 
     T_cam_from_obj: Array
     soft_inliers: float
     alignment: float = 1.0
-    mask_iou: float | None = None
 
     @property
     def selection_score(self) -> float:
-        """Product of the soft inliers and the alignment, or the mask IoU if it is known: the best pose has the most."""
-        return self.soft_inliers * (self.alignment if self.mask_iou is None else self.mask_iou)
+        """Product of the soft inliers and the alignment: the best pose has the most."""
+        return self.soft_inliers * self.alignment
 
     @property
     def confidence(self) -> float:

@@ -145,7 +145,7 @@ def test_stage_2_is_the_pose_of_the_best_template(toy):
     matcher = toy.matcher("regressed")
     for task in toy.tasks("gt"):
         queries, _ = crop_queries(task, load_image(task), {1, 2})
-        for hypotheses in matcher.match(stack_queries(queries)).hypotheses:
+        for hypotheses in matcher.match(stack_queries(queries)):
             np.testing.assert_allclose(next(written), hypotheses[0].T_stage2, atol=1e-4)
 
 

@@ -18,7 +18,7 @@ from picopose_cli.pose import matcher as module
 from picopose_cli.pose import rules, template_store
 from picopose_cli.pose.affine_search import search_affine
 from picopose_cli.pose.correspondences import affine_poses, released_correspondences
-from picopose_cli.pose.matcher import MatchedBatch, Matcher
+from picopose_cli.pose.matcher import BatchHypotheses, Matcher
 from picopose_cli.pose.rules import Hypothesis
 from picopose_cli.templates.crops import normalise_bgr
 
@@ -81,7 +81,7 @@ def plain_hypotheses(network, batch: QueryBatch, count: int):
 
 def test_equals_the_plain_schedule(network):
     batch = random_batch([7, 1, 1, 7, 1])
-    estimated = make_matcher(network).match(batch).hypotheses
+    estimated = make_matcher(network).match(batch)
     for expected, actual in zip(plain_hypotheses(network, batch, 3), estimated, strict=True):
         for (view, score, pose, pairs), hypothesis in zip(expected, actual, strict=True):
             assert hypothesis.view == view
@@ -97,7 +97,7 @@ def test_the_search_keeps_the_templates_of_the_best_alignment(network, monkeypat
     monkeypatch.setattr(rules, "SEARCHED_TEMPLATES", 9)
     monkeypatch.setattr(rules, "FINELY_SEARCHED_TEMPLATES", 9)
     batch = random_batch([7, 1, 1])
-    estimated = make_matcher(network, rules="default").match(batch).hypotheses
+    estimated = make_matcher(network, rules="default").match(batch)
     for row, of_query in enumerate(estimated):
         bank = noise_bank(int(batch.obj_ids[row]))
         with torch.inference_mode():
@@ -124,10 +124,10 @@ def test_one_of_equivalent_views_is_tried(network):
     T[1::2, :3, :3] = T[::2, :3, :3] @ half_turn[:3, :3]  # each odd view shows what the one before it shows
     matcher = make_matcher(network, rules="default", hypotheses=12)
     matcher.store.add_object(replace(bank, T_tmpl_from_obj=T), info=info)
-    (found,) = matcher.match(random_batch([1])).hypotheses
+    (found,) = matcher.match(random_batch([1]))
     assert sorted({one.view // 2 for one in found}) == list(range(6))
     assert len(found) == 6
-    (released,) = make_matcher(network, hypotheses=12).match(random_batch([1])).hypotheses
+    (released,) = make_matcher(network, hypotheses=12).match(random_batch([1]))
     score = {one.view: one.template_score for one in released}
     assert all(score[one.view] == max(score[one.view], score[one.view ^ 1]) for one in found)
 
@@ -139,9 +139,9 @@ def assert_close(one: Hypothesis, other: Hypothesis, atol: float = 1e-5) -> None
 
 def test_hypotheses_are_sorted_by_score_and_independent_of_other_detections(network):
     batch = random_batch([1, 7, 1, 7])
-    together = make_matcher(network).match(batch).hypotheses
+    together = make_matcher(network).match(batch)
     for row in range(4):
-        (alone,) = make_matcher(network).match(subset(batch, [row])).hypotheses
+        (alone,) = make_matcher(network).match(subset(batch, [row]))
         scores = [hypothesis.template_score for hypothesis in alone]
         assert scores == sorted(scores, reverse=True)
         for one, other in zip(alone, together[row], strict=True):
@@ -150,13 +150,13 @@ def test_hypotheses_are_sorted_by_score_and_independent_of_other_detections(netw
 
 def test_caches_that_hold_nothing_change_nothing(network, monkeypatch):
     batch = random_batch([1, 7, 1])
-    expected = make_matcher(network).match(batch).hypotheses
+    expected = make_matcher(network).match(batch)
     monkeypatch.setattr(template_store, "OFFSET_CACHE_BYTES", 1)
     monkeypatch.setitem(template_store.CELL_CACHE_BYTES, "cpu", 1)
     monkeypatch.setattr(module, "PAIR_CHUNK", 2)
     matcher = make_matcher(network)
     for _ in range(2):
-        for one, other in zip(matcher.match(batch).hypotheses, expected, strict=True):
+        for one, other in zip(matcher.match(batch), expected, strict=True):
             for a, b in zip(one, other, strict=True):
                 assert_close(a, b, atol=1e-6)
                 np.testing.assert_allclose(len(a.correspondences.uv_image), len(b.correspondences.uv_image), atol=2)
@@ -177,7 +177,7 @@ def test_template_features_are_computed_once(network):
 
 def test_fewer_views_than_hypotheses(network):
     matcher = make_matcher(network, hypotheses=5, obj_ids=[1], views=2)
-    (hypotheses,) = matcher.match(random_batch([1])).hypotheses
+    (hypotheses,) = matcher.match(random_batch([1]))
     assert len(hypotheses) == 2
     assert matcher.rules.solve([hypotheses], K[None], matcher.device)[0][0].T_cam_from_obj.shape == (4, 4)
 
@@ -185,7 +185,7 @@ def test_fewer_views_than_hypotheses(network):
 @pytest.mark.parametrize("name", ["paper", "default"])
 def test_poses_are_finite(network, name):
     matcher = make_matcher(network, rules=name)
-    for hypotheses in matcher.match(random_batch([1, 7])).hypotheses:
+    for hypotheses in matcher.match(random_batch([1, 7])):
         pose = matcher.rules.solve([hypotheses], K[None], matcher.device)[0][0]
         assert np.isfinite(pose.T_cam_from_obj).all()
         assert pose.confidence == 1 if name == "paper" else 0 <= pose.confidence < 1
@@ -197,19 +197,10 @@ def test_bf16_runs_and_stays_close_in_the_affine(network):
     for precision in ("fp32", "bf16"):
         # both views are tried, whatever their scores
         matcher = make_matcher(network, precision=precision, hypotheses=2, obj_ids=[1], views=2)
-        (hypotheses,) = matcher.match(batch).hypotheses
+        (hypotheses,) = matcher.match(batch)
         depths.append({hypothesis.view: hypothesis.T_stage2[2, 3] for hypothesis in hypotheses})
     assert depths[0] != depths[1]
     assert depths[1] == pytest.approx(depths[0], rel=0.2)
-
-
-def test_query_features_come_with_the_hypotheses(network):
-    matcher, batch = make_matcher(network), random_batch([1, 7])
-    matched = matcher.match(batch)
-    matcher.match(random_batch([7], seed=3))  # another batch in between changes nothing
-    expected = matcher._network.extract_offset_features(batch.inputs)
-    for level, expected_level in zip(matched.query_features, expected, strict=True):
-        torch.testing.assert_close(level, expected_level, rtol=0, atol=0)
 
 
 class SmallDevice(Matcher):
@@ -217,7 +208,7 @@ class SmallDevice(Matcher):
 
     room = 2
 
-    def _match(self, batch: QueryBatch) -> MatchedBatch:
+    def _match(self, batch: QueryBatch) -> BatchHypotheses:
         self.batch_sizes = [*getattr(self, "batch_sizes", []), len(batch.obj_ids)]
         if len(batch.obj_ids) > self.room:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -231,11 +222,9 @@ def test_a_batch_that_does_not_fit_is_halved(network, caplog):
     halved, expected = small.match(batch), whole.match(batch)
     assert small.batch_sizes == [5, 2, 3, 1, 2]
     assert "do not fit" in caplog.text
-    for one, other in zip(halved.hypotheses, expected.hypotheses, strict=True):
+    for one, other in zip(halved, expected, strict=True):
         for a, b in zip(one, other, strict=True):
             assert_close(a, b)
-    for level, expected_level in zip(halved.query_features, expected.query_features, strict=True):
-        torch.testing.assert_close(level, expected_level, rtol=1e-4, atol=1e-4)
     small.room = 0
     with pytest.raises(PicoPoseError, match="does not fit"):
         small.match(batch)

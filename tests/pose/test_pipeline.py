@@ -12,7 +12,6 @@ from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import NO_BOX, Detection
-from picopose_cli.pose.matcher import MatchedBatch
 from picopose_cli.pose.pipeline import (
     PipelineOptions,
     estimate_groups,
@@ -44,7 +43,7 @@ class FakeMatcher:
 
     def match(self, batch):
         self.batches.append(batch.obj_ids.tolist())
-        return MatchedBatch(tuple(zip(batch.obj_ids.tolist(), batch.A_crop_from_image, strict=True)), ())
+        return tuple(zip(batch.obj_ids.tolist(), batch.A_crop_from_image, strict=True))
 
     def solve(self, hypotheses, K, _):
         assert self.solves_batches or len(hypotheses) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -187,10 +186,3 @@ def test_confidence_is_the_geometric_mean_of_inliers_per_cell_and_alignment():
     assert RobustPose(np.eye(4), 0.25 * cells, 1.0).confidence == pytest.approx(0.5)
     assert RobustPose(np.eye(4), 0.4 * cells, 0.1).confidence == pytest.approx(0.2)
     assert RobustPose(np.eye(4), 0.0).confidence == 0
-
-
-def test_a_known_mask_iou_replaces_the_alignment():
-    pose = RobustPose(np.eye(4), 8.0, alignment=0.5)
-    assert pose.selection_score == 4
-    assert replace(pose, mask_iou=0.25).selection_score == 2
-    assert replace(pose, mask_iou=0.0).selection_score == 0

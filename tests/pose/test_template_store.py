@@ -68,7 +68,7 @@ def onboarded(folder: Path | None, precision: str = "fp32") -> CountingStore:
 
 
 def match(store: TemplateStore, batch) -> tuple[tuple[Hypothesis, ...], ...]:
-    return Matcher(store._network, store, PaperRules(3)).match(batch).hypotheses
+    return Matcher(store._network, store, PaperRules(3)).match(batch)
 
 
 def assert_identical(a: tuple[tuple[Hypothesis, ...], ...], b: tuple[tuple[Hypothesis, ...], ...]) -> None:
