@@ -146,8 +146,8 @@ class Bench:
     def _pass(self, variants: Sequence[Variant]) -> Pass:
         flows = variants[0].flows
         if flows == "truth":
-            return TruthPass(self._network, self.matcher("searched"), self._banks, self._truths())
-        return InferencePass(variants, self.matcher(flows), load_local_features(self._network.device), self._renderer)
+            return TruthPass(self._network, self.matcher("searched"), self._banks, self.truths)
+        return InferencePass(variants, self.matcher(flows), load_local_features(self._network.device), self.renderer)
 
     def _onboard_s(self) -> float:
         """Compute the template features, if that is not done yet, and return the seconds that it took."""
@@ -174,10 +174,13 @@ class Bench:
         return store
 
     @cached_property
-    def _renderer(self) -> EstimateRenderer:
+    def renderer(self) -> EstimateRenderer:
+        """Renders the data set's objects."""
         return EstimateRenderer({obj_id: (mesh_path(self.dataset, obj_id), "mm") for obj_id in self._banks})
 
-    def _truths(self) -> dict[tuple[int, int, int], Array]:
+    @cached_property
+    def truths(self) -> dict[tuple[int, int, int], Array]:
+        """The true poses (4,4) by (scene_id, im_id, obj_id), of images that show each object once."""
         return {
             (scene_id, im_id, instance.obj_id): instance.T_cam_from_obj
             for scene_id in self.dataset.scene_ids()

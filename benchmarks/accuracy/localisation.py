@@ -50,10 +50,10 @@ def is_measured(variant: Variant, masks: str) -> bool:
 
 def measure_symmetric(bench: Bench, console: Console) -> list[dict[str, Any]]:
     """Return rows without and with knowledge of the objects' symmetries, rough masks."""
-    variants = (*UNAWARE, DEFAULT, REFINED[0])
+    variants = (*UNAWARE, DEFAULT, REFINED[-1])
     bench.make_missing(variants, "rough", console)
     unaware = [bench.score(variant, "rough") for variant in UNAWARE]
-    rows = [compare(bench, variant, "rough", unaware[variant.rounds]) for variant in variants]
+    rows = [compare(bench, variant, "rough", unaware[variant.rounds > 0]) for variant in variants]
     for row, variant in zip(rows, variants, strict=True):
         row["line"] = f"--refine {variant.rounds}, symmetries {'not ' if variant in UNAWARE else ''}used"
     return rows

@@ -54,7 +54,7 @@ class InferencePass:
         members = [
             (task, query)
             for task in group
-            for query in crop_queries(task, load_image(task), known, perspective_crops=virtual)[0]
+            for query in crop_queries(task, load_image(task), known, perspective_crops=virtual, close_ups=True)[0]
         ]
         for first in range(0, len(members), DEFAULT_BATCH_SIZE):
             for slug, rows in self._estimate(members[first : first + DEFAULT_BATCH_SIZE]).items():

@@ -9,7 +9,7 @@ from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
 
 HYPOTHESES = 5
 """Hypotheses per detection in every pass of the network."""
-MAX_ROUNDS = 3
+MAX_ROUNDS = DEFAULT_REFINE_ROUNDS
 """Most rounds of refinement that are measured."""
 
 
@@ -93,10 +93,12 @@ LINES = (
 """Of the classes of objects and images; the last is what users get."""
 
 REAL = (PAPER, DEFAULT, *REFINED)
-UNAWARE = tuple(replace(variant, slug=f"unaware{variant.rounds}", flows="unaware") for variant in (DEFAULT, REFINED[0]))
+UNAWARE = tuple(
+    replace(variant, slug=f"unaware{variant.rounds}", flows="unaware") for variant in (DEFAULT, REFINED[-1])
+)
 """Without knowledge of the objects' symmetries."""
 DETECTION = (
     replace(DEFAULT, title="--refine 0, the tool's score"),
-    replace(REFINED[0], slug="detector", title="--refine 1, the detector's score", detector_score=True),
-    replace(REFINED[0], title="--refine 1, the tool's score"),
+    replace(REFINED[-1], slug="detector", title=f"--refine {MAX_ROUNDS}, the detector's score", detector_score=True),
+    replace(REFINED[-1], title=f"--refine {MAX_ROUNDS}, the tool's score"),
 )

@@ -160,7 +160,9 @@ class InferOptions:
     batch_size: int | None = option(
         None, "Largest number of detections in a batch.", default_text="what fits the device", minimum=1
     )
-    workers: int = option(2, "Threads that read images, as many that solve PnP, and as many that refine poses.", minimum=1)
+    workers: int = option(
+        2, "Threads that read images, as many that solve PnP, and as many that refine poses.", minimum=1
+    )
     limit: int | None = option(None, "Process only the first N images.", default_text="all", minimum=1)
     shard: str | None = option(
         None, "Process only the i-th of n parts of the images, for example 2/8; see picopose merge.", value="I/N"

@@ -109,10 +109,11 @@ class Refiner:
         self._device = matcher.device
 
     def refine(self, subjects: Sequence[Subject], threads: Executor) -> list[tuple[RankedPose, ...]]:
-        """Return the refined poses of each detection, best first.
+        """Return the refined poses of each detection and its best candidate, most confident first.
 
-        The candidates of a detection whose object cannot be rendered are returned as they are. A detection's poses do
-        not depend on the other detections.
+        The candidate stays in the choice because refinement does harm where a photograph is small, blurred or dark. The
+        candidates of a detection whose object cannot be rendered are returned as they are. A detection's poses do not
+        depend on the other detections.
         """
         found = self._match(subjects, threads)
         for _ in range(self._rounds):
@@ -122,7 +123,9 @@ class Refiner:
         for one, overlap in zip(found, overlaps, strict=True):
             refined[one.subject].append(RefinedPose(one.T, one.flow_support, one.match_support, overlap))
         return [
-            tuple(sorted(poses, key=lambda pose: -pose.selection_score)) or tuple(subject.candidates)
+            tuple(sorted([*poses, subject.candidates[0]], key=lambda pose: -pose.confidence))
+            if poses
+            else tuple(subject.candidates)
             for poses, subject in zip(refined, subjects, strict=True)
         ]
 

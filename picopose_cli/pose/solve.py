@@ -7,7 +7,6 @@ however wrong stage 2 was. There are no random draws: the same correspondences a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import torch
 
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import GRID_CELLS, Array, Correspondences
+from picopose_cli.pose.confidence import unrefined_confidence
 from picopose_cli.pose.residuals import pair_residuals
 from picopose_cli.pose.robust import minimise
 from picopose_cli.pose.row_blocks import RowBlocks
@@ -46,8 +46,8 @@ class RobustPose:
 
     @property
     def confidence(self) -> float:
-        """Confidence in [0, 1]: geometric mean of the selection score's two factors, soft inliers per grid cell."""
-        return math.sqrt(self.selection_score / GRID_CELLS**2)
+        """Probability that the pose is right."""
+        return unrefined_confidence(self.soft_inliers / GRID_CELLS**2, self.alignment)
 
 
 def solve_robust(

@@ -12,7 +12,7 @@ from helpers.meshes import write_ply
 from scipy.spatial.transform import Rotation
 
 from picopose_cli.base.geometry import make_T, rotation_angle_rad
-from picopose_cli.base.types import Mesh
+from picopose_cli.base.types import GRID_CELLS, Mesh
 from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose.close_ups import cut_close_up
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
@@ -102,6 +102,15 @@ def test_the_right_candidate_wins_with_more_confidence(matcher, renderer):
     assert 0 <= alone[0].confidence <= found[0].confidence <= 1
 
 
+def test_a_candidate_that_is_surer_than_its_refinement_stays(matcher, renderer):
+    T = true_pose(0)
+    seen = subject(renderer, T, [T])
+    dark = replace(seen.close_up, rgb=np.full_like(seen.close_up.rgb, 90))
+    sure = RobustPose(T, GRID_CELLS**2, 1.0)
+    (found,) = refine(matcher, renderer, [replace(seen, close_up=dark, candidates=[sure])])
+    assert found[0] is sure
+
+
 def test_a_detection_does_not_depend_on_the_others(matcher, renderer):
     truths = [true_pose(seed) for seed in (0, 1)]
     subjects = [subject(renderer, T, [shaken(T, 9), shaken(T, -20)], seed) for seed, T in enumerate(truths)]
@@ -125,7 +134,7 @@ def test_a_photograph_without_any_detail_gives_little_confidence(matcher, render
     T = true_pose(0)
     seen = subject(renderer, T, [shaken(T, 3)])
     grey = replace(seen.close_up, rgb=np.full_like(seen.close_up.rgb, 90))
-    (blind,), (clear,) = refine(matcher, renderer, [replace(seen, close_up=grey), seen])
-    assert isinstance(blind, RefinedPose)
-    assert np.isfinite(blind.T_cam_from_obj).all()
-    assert blind.confidence < clear.confidence
+    blind, clear = refine(matcher, renderer, [replace(seen, close_up=grey), seen])
+    assert all(np.isfinite(pose.T_cam_from_obj).all() for pose in blind)
+    assert blind[0].confidence < clear[0].confidence
+    assert isinstance(clear[0], RefinedPose)

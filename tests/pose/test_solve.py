@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from picopose_cli.base.geometry import make_T, project_points, rotation_angle_rad, transform_points
-from picopose_cli.base.types import GRID_CELLS, Correspondences
+from picopose_cli.base.types import Correspondences
 from picopose_cli.pose import robust, solve
 from picopose_cli.pose.ransac import solve_released
 from picopose_cli.pose.residuals import PAIR_STD_PX, pair_residuals
@@ -178,11 +178,3 @@ def test_the_best_pose_has_the_highest_selection_score_or_falls_back_on_stage_2(
     unaligned = RobustPose(np.zeros((4, 4)), 5.0, alignment=0.5)
     assert best_pose([unaligned, weak], fallback) is weak
     np.testing.assert_array_equal(best_pose([None, None], fallback).T_cam_from_obj, 3 * np.eye(4))
-
-
-def test_confidence_is_the_geometric_mean_of_inliers_per_cell_and_alignment():
-    cells = GRID_CELLS**2
-    assert RobustPose(np.eye(4), cells, 1.0).confidence == 1
-    assert RobustPose(np.eye(4), 0.25 * cells, 1.0).confidence == pytest.approx(0.5)
-    assert RobustPose(np.eye(4), 0.4 * cells, 0.1).confidence == pytest.approx(0.2)
-    assert RobustPose(np.eye(4), 0.0).confidence == 0
