@@ -41,6 +41,7 @@ class ImageClass:
 
 
 CLASSES = (
+    ImageClass("usual", "textured, what the classes below are compared with", 100),
     ImageClass("plain", "parts without texture, CAD grey", 100, untextured_object, seed=PARTS_SEED),
     ImageClass("albedo", "textured, CAD grey, in one or in wrong colours", make_object=wrong_albedo_object),
     ImageClass("small", "objects of 30 to 80 px", conditions=SMALL),
