@@ -3,8 +3,9 @@
     python benchmarks/bench_cameras.py [--objects 8] [--images 50] [--weights FILE] [--work DIR]
 
 For HOT3D's devices (real calibrations), --images images each: the fisheye's images, and the same scenes seen by a
-pinhole of the same resolution that looks straight at each target. Then a wide pinhole's images with plain crops and
-with those of virtual cameras. Localisation with rough masks and the default rules; finished result files are kept.
+pinhole of the same resolution that looks straight at each target. Then a wide pinhole's images with the default crops,
+with plain ones and with those of virtual cameras alone. Localisation with rough masks and the default rules; finished
+result files are kept.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from picopose_cli.bop.detections import read_detections
 from picopose_cli.bop.known_datasets import known_splits
 from picopose_cli.bop.targets import read_targets
 from picopose_cli.commands import infer, render_templates
+from picopose_cli.pose import queries
 from picopose_cli.pose.queries import crop_queries
-from picopose_cli.pose.rules import DefaultRules
 from picopose_cli.runs.inputs import load_image, make_image_tasks
 from picopose_cli.runs.scores import score_file
 from picopose_cli.synthesis.bop_dataset import DETECTIONS
@@ -55,8 +56,9 @@ def main() -> None:
     result = {**describe_run(), "objects": arguments.objects, "images": arguments.images, "seed": SEED}
     names = write_sets(arguments.work, arguments.objects, arguments.images)
     rows = {name: measure(arguments, name) for name in names}
-    with virtual_crops_of_pinholes():
-        rows["wide, virtual cameras"] = measure(arguments, "wide", "virtual")
+    for method, from_deg in (("plain", 180.0), ("virtual", 0.0)):
+        with virtual_crops_of_pinholes(from_deg):
+            rows[f"wide, {method} crops"] = measure(arguments, "wide", method)
     for name, row in rows.items():
         print(f"{name:24} targets {row['targets']:4}  AR MSPD {row['ar_mspd']:.3f}  AR MSSD {row['ar_mssd']:.3f}")
     result["crop_ms"] = crop_ms(arguments.work, "aria")
@@ -144,13 +146,13 @@ def measure(arguments: argparse.Namespace, name: str, method: str = "default") -
 
 
 @contextmanager
-def virtual_crops_of_pinholes() -> Iterator[None]:
-    before = DefaultRules.perspective_crops
-    DefaultRules.perspective_crops = True
+def virtual_crops_of_pinholes(from_deg: float) -> Iterator[None]:
+    before = queries.OFF_AXIS_DEG
+    queries.OFF_AXIS_DEG = from_deg
     try:
         yield
     finally:
-        DefaultRules.perspective_crops = before
+        queries.OFF_AXIS_DEG = before
 
 
 def crop_ms(work: Path, name: str) -> float:

@@ -21,10 +21,13 @@ from picopose_cli.templates.crops import (
     normalise_bgr,
     square_box,
 )
-from picopose_cli.templates.perspective_crops import aim_camera, make_crop, mask_outline
+from picopose_cli.templates.perspective_crops import VirtualCamera, aim_camera, make_crop, mask_outline
 
 MIN_BOX_PX = 1.0
 """Smallest width and height of a box's part inside the image where the box decides the crop."""
+OFF_AXIS_DEG = 25.0
+"""Angle to the axis from which the default rules use virtual cameras for pinholes. Nearer to it the plain crop is at
+least as good on photographs (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,25 @@ class Query:
         return make_T(self.R_cam_from_virtual @ T[:3, :3], self.R_cam_from_virtual @ T[:3, 3])
 
 
-def needs_virtual_camera(camera: CameraModel, *, perspective_crops: bool) -> bool:
-    """Return whether crops of a camera's image are made by virtual cameras: always unless it is a pinhole's."""
-    return perspective_crops or not isinstance(camera, Pinhole)
+def virtual_camera(
+    camera: CameraModel, detection: Detection, mask: Array, *, perspective_crops: bool
+) -> VirtualCamera | None:
+    """Return the virtual camera that makes a detection's crop, None where the image itself is cropped.
+
+    In a fisheye's image there always is one; in a pinhole's, with `perspective_crops`, far off the axis. Raises
+    PicoPoseError when neither the mask (H,W) bool nor the box is seen by such a camera.
+    """
+    if isinstance(camera, Pinhole) and not perspective_crops:
+        return None
+    if np.count_nonzero(mask) <= SMALLEST_MASK_PX:
+        if not np.isfinite(detection.box_xywh).all():
+            raise PicoPoseError("the mask is empty or a few pixels, and there is no box", fix="remove the detection")
+        mask = _box_mask(detection.box_xywh, *mask.shape)
+    outline = mask_outline(mask)
+    centre = (outline.min(axis=0) + outline.max(axis=0)) / 2 + camera.first_pixel_px
+    if isinstance(camera, Pinhole) and camera.unproject(centre)[2] > np.cos(np.deg2rad(OFF_AXIS_DEG)):
+        return None
+    return aim_camera(camera, outline)
 
 
 def crop_queries(
@@ -68,38 +87,35 @@ def crop_queries(
 ) -> tuple[tuple[Query, ...], tuple[Skip, ...]]:
     """Return the crops of an image's detections, and the reasons why others cannot be used.
 
-    `known_objects`: ids of the objects that have templates; `perspective_crops`: see `needs_virtual_camera`;
-    `close_ups`: cut what refinement needs, too.
+    `known_objects`: ids of the objects that have templates; `perspective_crops`: see `virtual_camera`; `close_ups`: cut
+    what refinement needs, too.
     """
     queries, skips = [], []
     camera = task.camera
     assert camera is not None  # the image has no problem
-    virtual = needs_virtual_camera(camera, perspective_crops=perspective_crops)
     for position, (detection, mask) in enumerate(zip(task.detections, image.masks, strict=True)):
         try:
             if detection.obj_id not in known_objects:
                 raise PicoPoseError("the object has no usable templates")
             if isinstance(mask, PicoPoseError):
                 raise mask
-            crop = _virtual_crop if virtual else _crop
-            queries.append(crop(position, detection, mask, image.image_rgb, camera, close_ups=close_ups))
+            mask = _usable_mask(detection, mask, image.image_rgb)
+            virtual = virtual_camera(camera, detection, mask, perspective_crops=perspective_crops)
+            if virtual is None:
+                queries.append(_crop(position, detection, mask, image.image_rgb, camera, close_ups=close_ups))
+            else:
+                one = _virtual_crop(position, detection, mask, image.image_rgb, camera, virtual, close_ups=close_ups)
+                queries.append(one)
         except PicoPoseError as error:
             skips.append(Skip(task.scene_id, task.im_id, detection.obj_id, str(error)))
     return tuple(queries), tuple(skips)
 
 
 def _crop(
-    position: int,
-    detection: Detection,
-    mask: Array | None,
-    image_rgb: Array,
-    camera: CameraModel,
-    *,
-    close_ups: bool,
+    position: int, detection: Detection, mask: Array, image_rgb: Array, camera: CameraModel, *, close_ups: bool
 ) -> Query:
     """Return the crop of the image itself, which is a pinhole's."""
     assert isinstance(camera, Pinhole)
-    mask = _usable_mask(detection, mask, image_rgb)
     box = square_box(mask, detection.box_xywh)
     A, K = crop_affine(box), camera.K
     close_up = cut_close_up(image_rgb, mask, A, K) if close_ups else None
@@ -109,19 +125,14 @@ def _crop(
 def _virtual_crop(
     position: int,
     detection: Detection,
-    mask: Array | None,
+    mask: Array,
     image_rgb: Array,
     camera: CameraModel,
+    virtual: VirtualCamera,
     *,
     close_ups: bool,
 ) -> Query:
     """Return the crop that a virtual camera sees along the detection's ray."""
-    mask = _usable_mask(detection, mask, image_rgb)
-    if np.count_nonzero(mask) > SMALLEST_MASK_PX:
-        outline = mask_outline(mask)
-    else:
-        outline = mask_outline(_box_mask(detection.box_xywh, *image_rgb.shape[:2]))
-    virtual = aim_camera(camera, outline)
     crop = make_crop(camera, virtual)
     return Query(
         position,

@@ -72,7 +72,7 @@ class Rules(Protocol):
     solves_batches: ClassVar[bool]
     """Whether the detections of a batch are best solved by one call, otherwise each by a call of its own."""
     perspective_crops: ClassVar[bool]
-    """Whether virtual cameras make the crops of pinhole images, too (see `queries.needs_virtual_camera`)."""
+    """Whether virtual cameras make crops of pinhole images, too, far off the axis (see `queries`)."""
 
     @property
     def search_steps(self) -> Sequence[tuple[Sequence[Round], int]]:
@@ -139,7 +139,7 @@ class DefaultRules:
     hypotheses: int
     can_refine: ClassVar[bool] = True
     solves_batches: ClassVar[bool] = True
-    perspective_crops: ClassVar[bool] = False
+    perspective_crops: ClassVar[bool] = True
 
     @property
     def search_steps(self) -> Sequence[tuple[Sequence[Round], int]]:

@@ -61,6 +61,12 @@ def test_a_box_without_a_mask_is_cropped_too_and_one_outside_of_the_image_is_ski
     assert "covers any of the image" in skips[0].reason
 
 
+def test_virtual_cameras_crop_a_pinholes_image_only_far_off_its_axis():
+    for x, is_virtual in ((704, False), (704 + 240, False), (704 + 320, True)):  # 22 and 28 degrees
+        ((query,), _) = crop_queries(*make_image(PINHOLE, blob(x, 704)), {5}, perspective_crops=True)
+        assert (query.R_cam_from_virtual is not None) == is_virtual
+
+
 def test_plain_crops_of_a_pinhole_are_the_released_ones_to_the_bit():
     mask = blob(900, 600)
     task, image = make_image(PINHOLE, mask)
