@@ -163,9 +163,9 @@ def make_crop(camera: CameraModel, virtual: VirtualCamera, side_px: int = CROP_P
     return PerspectiveCrop(virtual, map_x, map_y)
 
 
-@lru_cache(maxsize=1)
-def _interpolation() -> tuple[Array, Array]:
-    """Return Chebyshev nodes (N,) in crop px and the matrix (224,N) from values there to the pixels' centres."""
-    half = CROP_PX / 2
-    pixels = (np.arange(CROP_PX) + 0.5) / half - 1
+@lru_cache(maxsize=16)
+def _interpolation(side_px: int) -> tuple[Array, Array]:
+    """Return Chebyshev nodes (N,) in crop px and the matrix (S,N) from values there to the centres of S pixels."""
+    half = side_px / 2
+    pixels = (np.arange(side_px) + 0.5) / half - 1
     return (chebyshev_nodes(_NODES) + 1) * half, chebyshev_matrix(pixels, _NODES)
