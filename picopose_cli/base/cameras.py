@@ -7,7 +7,7 @@ pixels for a fisheye (`first_pixel_px` 0), their outer corners for a pinhole (0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -81,7 +81,7 @@ class Fisheye624:
         """Return the image positions (x px, y px) of points with coordinates `x`, `y`, `z`, all of one shape (...)."""
         r = np.hypot(x, y)
         scale = np.arctan2(r, z) / np.where(r > 0, r, 1.0)
-        u, v, _ = self._distort(x * scale, y * scale)
+        u, v = self._distort(x * scale, y * scale)
         fx, fy, cx, cy = self.numbers[:4]
         return fx * u + cx, fy * v + cy
 
@@ -95,15 +95,17 @@ class Fisheye624:
         a, b = np.moveaxis(self._first_guess(goal), -1, 0)
         with np.errstate(all="ignore"):  # beyond the field of view there is nothing to converge to
             for _ in range(_MAX_STEPS):
-                u, v, (du_da, du_db, dv_da, dv_db) = self._distort(a, b)
+                u, v = self._distort(a, b)
                 error_u, error_v = u - goal[..., 0], v - goal[..., 1]
                 if not (np.hypot(error_u, error_v) * max(fx, fy) > _STOP_PX).any():
                     break
+                du_da, du_db, dv_da, dv_db = self._derivatives(a, b)
                 determinant = du_da * dv_db - du_db * dv_da
                 a = a - (dv_db * error_u - du_db * error_v) / determinant
                 b = b - (du_da * error_v - dv_da * error_u) / determinant
+            else:
+                u, v = self._distort(a, b)
             theta = np.hypot(a, b)
-            u, v, _ = self._distort(a, b)
             close = np.hypot(u - goal[..., 0], v - goal[..., 1]) * max(fx, fy) <= _ACCEPTED_PX
             valid = close & (theta <= self.max_angle_rad)
             sine = np.sinc(theta / np.pi)  # sin(theta) / theta
@@ -115,14 +117,10 @@ class Fisheye624:
         """Largest angle to the axis up to which the image grows with the angle, at most 120 degrees."""
         return float(self._table[0][-1])
 
-    @cached_property
+    @property
     def _table(self) -> tuple[Array, Array]:
         """Angles (R,) and their radii (R,) in units of the focal length, as far as both grow."""
-        theta = np.linspace(0, _WIDEST_RAD, _TABLE_ROWS)
-        radius = theta * self._radial(theta**2)[0]
-        falling = np.flatnonzero(np.diff(radius) <= 0)
-        rows = falling[0] + 1 if len(falling) else len(theta)
-        return theta[:rows], radius[:rows]
+        return _radial_table(self.numbers[4 : 4 + _RADIAL])
 
     def _first_guess(self, goal: Array) -> Array:
         """Return (a, b) (..., 2) of the radial part alone for distorted positions (..., 2)."""
@@ -130,34 +128,59 @@ class Fisheye624:
         theta = np.interp(radius, self._table[1], self._table[0])
         return np.asarray(goal * np.where(radius > 0, theta / np.where(radius > 0, radius, 1.0), 1.0))
 
-    def _radial(self, q: Array) -> tuple[Array, Array]:
-        """Return the radial factor of squared angles (...) and its derivative."""
-        value, slope = np.zeros_like(q), np.zeros_like(q)
-        for k in self.numbers[4 + _RADIAL - 1 : 3 : -1]:
-            slope = slope * q + value
-            value = value * q + k
-        return 1 + q * value, value + q * slope
-
-    def _distort(self, a: Array, b: Array) -> tuple[Array, Array, tuple[Array, ...]]:
-        """Return the distorted positions u, v and the derivatives du/da, du/db, dv/da, dv/db."""
+    def _distort(self, a: Array, b: Array) -> tuple[Array, Array]:
+        """Return the distorted positions (u, v)."""
         p1, p2, s1, s2, s3, s4 = self.numbers[4 + _RADIAL :]
-        radial, slope = self._radial(a * a + b * b)
+        radial = _radial_factor(self.numbers[4 : 4 + _RADIAL], a * a + b * b)
         u, v = radial * a, radial * b
         rho = u * u + v * v
         moved_u = u + 2 * p2 * u * v + p1 * (rho + 2 * u * u) + (s1 + s2 * rho) * rho
         moved_v = v + 2 * p1 * u * v + p2 * (rho + 2 * v * v) + (s3 + s4 * rho) * rho
+        return moved_u, moved_v
+
+    def _derivatives(self, a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+        """Return the derivatives du/da, du/db, dv/da, dv/db of the distorted positions."""
+        p1, p2, s1, s2, s3, s4 = self.numbers[4 + _RADIAL :]
+        q = a * a + b * b
+        radial, slope = _radial_factor(self.numbers[4 : 4 + _RADIAL], q), self._radial_slope(q)
+        u, v = radial * a, radial * b
+        rho = u * u + v * v
         cross = 2 * slope * a * b
         du_da, dv_db = radial + 2 * slope * a * a, radial + 2 * slope * b * b
         prism_u, prism_v = s1 + 2 * s2 * rho, s3 + 2 * s4 * rho
         u_u, u_v = 1 + 2 * p2 * v + 6 * p1 * u + 2 * u * prism_u, 2 * p2 * u + 2 * p1 * v + 2 * v * prism_u
         v_u, v_v = 2 * p1 * v + 2 * p2 * u + 2 * u * prism_v, 1 + 2 * p1 * u + 6 * p2 * v + 2 * v * prism_v
-        derivatives = (
+        return (
             u_u * du_da + u_v * cross,
             u_u * cross + u_v * dv_db,
             v_u * du_da + v_v * cross,
             v_u * cross + v_v * dv_db,
         )
-        return moved_u, moved_v, derivatives
+
+    def _radial_slope(self, q: Array) -> Array:
+        """Return the derivative of the radial factor by the squared angle q (...)."""
+        slope = np.zeros_like(q)
+        for power, k in reversed(list(enumerate(self.numbers[4 : 4 + _RADIAL], start=1))):
+            slope = slope * q + power * k
+        return slope
+
+
+def _radial_factor(coefficients: tuple[float, ...], q: Array) -> Array:
+    """Return 1 + k1 q + k2 q^2 + ... of squared angles q (...)."""
+    value = np.zeros_like(q)
+    for k in reversed(coefficients):
+        value = (value + k) * q
+    return 1 + value
+
+
+@lru_cache(maxsize=64)
+def _radial_table(coefficients: tuple[float, ...]) -> tuple[Array, Array]:
+    """Return the angles (R,) and their radii (R,) of Fisheye624; images of a clip share their calibration."""
+    theta = np.linspace(0, _WIDEST_RAD, _TABLE_ROWS)
+    radius = theta * _radial_factor(coefficients, theta**2)
+    falling = np.flatnonzero(np.diff(radius) <= 0)
+    rows = falling[0] + 1 if len(falling) else len(theta)
+    return theta[:rows], radius[:rows]
 
 
 CameraModel = Pinhole | Fisheye624

@@ -18,9 +18,9 @@ from picopose_cli.base.geometry import ray_rotation
 from picopose_cli.base.interpolation import chebyshev_matrix, chebyshev_nodes
 from picopose_cli.base.types import CROP_PX, Array
 
-_OUTLINE_LINES = 40
+_OUTLINE_LINES = 32
 """Rows, and columns, of a mask whose ends give the extent of the crop."""
-_CENTRING_STEPS = 3
+_CENTRING_STEPS = 2
 _WIDEST_TANGENT = 3.0
 """Largest tangent of half the angle that a crop spans: 72 degrees."""
 _SMALLEST_SIDE_PX = 2.0
