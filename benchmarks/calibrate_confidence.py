@@ -80,7 +80,7 @@ def benches(objects: int, images: int, settings: Settings) -> Iterator[Bench]:
     """Yield a data set of textured objects and one of each class, those in poor conditions with fewer images."""
     textured = "calibrate-textured"
     yield written_bench(textured, objects, images, settings, SEED + SEED_STEP, textured_object)
-    for one in CLASSES:
+    for one in CLASSES[1:]:  # the first is that of the textured objects
         shared = textured if one.make_object is textured_object else None
         count, seed = (images // 3 if shared else images), one.seed + SEED_STEP
         name = f"calibrate-{one.name}"

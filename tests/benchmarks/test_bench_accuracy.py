@@ -214,7 +214,7 @@ def test_a_class_is_measured_by_infer_and_kept(toy, monkeypatch, capsys):
     monkeypatch.setattr(classes, "class_bench", lambda *_: toy)
     monkeypatch.setattr(classes, "data_sha256", lambda _: "of the data")
     monkeypatch.setattr(classes, "LINES", LINES[::2])
-    plain = CLASSES[0]
+    plain = next(one for one in CLASSES if one.name == "plain")
     rows = classes.measure_class(plain, 2, 2, toy.settings, Console())
     assert [(row["data"], row["line"], row["masks"]) for row in rows] == [
         ("plain", line.title, "rough") for line in LINES[::2]
