@@ -30,6 +30,8 @@ def flow_pairs(render_rgb: Array, inside: Array, photo_rgb: Array) -> tuple[Arra
     photo = cv2.cvtColor(photo_rgb, cv2.COLOR_RGB2GRAY)
     first = STEP_PX // 2
     rows, cols = (index * STEP_PX + first for index in np.nonzero(inside[first::STEP_PX, first::STEP_PX]))
+    if not len(rows):  # a thin object may be between all of these pixels
+        return np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0)
     there, back = _flow(render, photo), _flow(photo, render)
     step = there[rows, cols]
     target = np.stack([cols, rows], axis=1).astype(np.float32) + step
