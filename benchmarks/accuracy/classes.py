@@ -22,7 +22,7 @@ from picopose_cli.synthesis.conditions import USUAL_CONDITIONS, Conditions
 
 MASKS = "rough"
 PARTS_SEED = 23
-"""Of the parts without texture: half of them have symmetries."""
+"""Of the parts without texture: nine of the 20 have symmetries."""
 SMALL = Conditions(box_px=(36.0, 80.0), framed_px=(30.0, 80.0), min_target_px=100)
 QUARTER = Conditions(size_hw=(120, 160), min_target_px=25)
 BLURRED, DARK = Conditions(blurred_share=1.0), Conditions(dark_share=1.0)
@@ -58,7 +58,7 @@ def measure_class(
     bench = class_bench(one, objects, min(images, one.images), settings)
     for line in LINES:
         if not bench.path(line, MASKS).is_file():
-            console.print(f"{one.name}: {line.title}")
+            console.print(f"{one.name} ({one.title}): {line.title}")
             infer_line(bench, line)
     paper, digest = bench.score(PAPER_LINE, MASKS), data_sha256(bench.dataset)
     return [{"data": one.name, "data_sha256": digest, **compare(bench, line, MASKS, paper)} for line in LINES]

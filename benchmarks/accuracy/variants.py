@@ -88,7 +88,7 @@ PAPER_LINE = InferLine("infer-paper", "--rules paper", {"rules": "paper"})
 LINES = (
     PAPER_LINE,
     InferLine("infer-refine0", "--refine 0", {"refine": 0}),
-    InferLine("infer-default", f"the defaults, --refine {DEFAULT_REFINE_ROUNDS}", {}),
+    InferLine("infer-default", "the defaults", {}),
 )
 """Of the classes of objects and images; the last is what users get."""
 
