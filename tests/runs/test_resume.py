@@ -539,6 +539,6 @@ def test_a_profile_names_the_threads_and_stages(folder, tmp_path):
             assert event["ts"] >= 0
             stages.setdefault(event["name"], set()).add(names[event["tid"]].split("_")[0])
     assert stages == {
-        "read": {"read"}, "crop": {"read"}, "PnP": {"pnp"}, "network": {"MainThread"}, "refine": {"MainThread"},
+        "read": {"read"}, "crop": {"read"}, "PnP": {"pnp"}, "network": {"MainThread"}, "refine": {"pnp"},
         "journal": {"MainThread"},
     }  # fmt: skip
