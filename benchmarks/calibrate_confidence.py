@@ -30,6 +30,7 @@ from picopose_cli.base.types import GRID_CELLS, Array
 from picopose_cli.bop.datasets import mesh_path, read_object_infos
 from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose import confidence
+from picopose_cli.pose.contour_poses import ContourPose
 from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, plan_groups
 from picopose_cli.pose.queries import crop_queries, stack_queries
 from picopose_cli.pose.refine import RefinedPose, Refiner, Subject
@@ -39,6 +40,12 @@ from picopose_cli.runs.inputs import load_image
 from picopose_cli.scoring.pose_errors import mssd
 from picopose_cli.synthesis.bop_models import textured_object
 
+OFFSETS = {
+    "refined": confidence.REFINED_OFFSETS,
+    "contours": confidence.CONTOUR_OFFSETS,
+    "unrefined": confidence.UNREFINED_OFFSETS,
+}
+"""By kind of pose."""
 SEED_STEP = 1000
 """Between a benchmark's seed and that of the data here."""
 RIGHT_DIAMETERS = 0.1
@@ -66,10 +73,9 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = Settings(arguments.work, arguments.weights, "cpu", "fp32", arguments.workers)
     found = [samples_of(bench) for bench in benches(arguments.objects, arguments.images, settings)]
-    offsets = {"refined": confidence.REFINED_OFFSETS, "unrefined": confidence.UNREFINED_OFFSETS}
     result = {
         kind: fitted([sample for of_set in found for sample in of_set[kind]], of_kind)
-        for kind, of_kind in offsets.items()
+        for kind, of_kind in OFFSETS.items()
     }
     for name, found in result.items():
         print(f"{name}: weights {found['weights']}, expected calibration error {found['calibration_error']:.3f}")
@@ -90,8 +96,8 @@ def benches(objects: int, images: int, settings: Settings) -> Iterator[Bench]:
 def samples_of(bench: Bench) -> dict[str, list[Sample]]:
     """Return the samples of a data set's detections with rough masks, by kind of pose."""
     matcher = bench.matcher("searched")
-    refiner = Refiner(load_local_features(), bench.renderer, DEFAULT_REFINE_ROUNDS)
-    found: dict[str, list[Sample]] = {"refined": [], "unrefined": []}
+    refiner = Refiner(load_local_features(), bench.renderer, DEFAULT_REFINE_ROUNDS, matcher.store.silhouettes)
+    found: dict[str, list[Sample]] = {kind: [] for kind in OFFSETS}
     with ThreadPoolExecutor(bench.settings.workers) as threads:
         for group in plan_groups(bench.tasks("rough"), DEFAULT_BATCH_SIZE):
             members = [
@@ -107,21 +113,21 @@ def samples_of(bench: Bench) -> dict[str, list[Sample]]:
             ]
             refined = refiner.refine(subjects, threads)
             for (task, query), before, after in zip(members, poses, refined, strict=True):
-                for pose in (before[0], *after):
-                    kind = "refined" if isinstance(pose, RefinedPose) else "unrefined"
+                for pose in {id(pose): pose for pose in (before[0], *after)}.values():
+                    kind, values = quantities(pose)
                     right = is_right(bench, task, query.detection.obj_id, pose.T_cam_from_obj)
-                    found[kind].append(
-                        Sample(f"{bench.banks_dir.name}/{query.detection.obj_id}", quantities(pose), right)
-                    )
+                    found[kind].append(Sample(f"{bench.banks_dir.name}/{query.detection.obj_id}", values, right))
     print(f"{bench.dataset.name}: {len(found['refined'])} refined poses", flush=True)
     return found
 
 
-def quantities(pose: RefinedPose | RobustPose) -> tuple[float, ...]:
-    """Return what the confidence of a pose is made of."""
+def quantities(pose: RefinedPose | ContourPose | RobustPose) -> tuple[str, tuple[float, ...]]:
+    """Return the kind of a pose and what its confidence is made of."""
     if isinstance(pose, RefinedPose):
-        return pose.flow_support, pose.match_support, pose.mask_iou
-    return pose.soft_inliers / GRID_CELLS**2, pose.alignment
+        return "refined", (pose.flow_support, pose.match_support, pose.mask_iou)
+    if isinstance(pose, ContourPose):
+        return "contours", (pose.agreement, pose.mask_iou)
+    return "unrefined", (pose.soft_inliers / GRID_CELLS**2, pose.alignment)
 
 
 def is_right(bench: Bench, task: ImageTask, obj_id: int, T: Array) -> bool:

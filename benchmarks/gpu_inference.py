@@ -111,7 +111,9 @@ def open_pipeline(network: PicoPose, device: str, precision: str, rules: str, re
     """Return a pipeline without objects; the default rules refine as `infer` does."""
     inference_network = InferenceNetwork(network, device=device, precision=precision)
     matcher = Matcher(inference_network, TemplateStore(inference_network), make_rules(rules, HYPOTHESES))
-    refiner = Refiner(load_local_features(device, precision), renderer, DEFAULT_REFINE_ROUNDS)
+    refiner = Refiner(
+        load_local_features(device, precision), renderer, DEFAULT_REFINE_ROUNDS, matcher.store.silhouettes
+    )
     return Pipeline(matcher, refiner if rules == "default" else None, device)
 
 

@@ -98,7 +98,9 @@ class InferencePass:
             for query, of_query in zip(queries, poses, strict=True)
             if query.close_up is not None
         ]
-        refined = Refiner(self.local_matcher, self.render, rounds).refine(subjects, threads)
+        refined = Refiner(self.local_matcher, self.render, rounds, self.matcher.store.silhouettes).refine(
+            subjects, threads
+        )
         return refined, before_s + time.perf_counter() - started
 
 

@@ -87,7 +87,9 @@ def _estimate(run: Run, console: Console) -> None:
             load_image,
             matcher,
             PipelineOptions(inputs.batch_size, options.workers, options.timing == "sequential"),
-            refiner=Refiner(load_local_features(matcher.device), renderer, options.rounds) if refines else None,
+            refiner=Refiner(load_local_features(matcher.device), renderer, options.rounds, matcher.store.silhouettes)
+            if refines
+            else None,
             record=record,
             on_progress=partial(progress.advance, bar),
         )

@@ -24,12 +24,14 @@ SIDE_STEP_PX = 32
 class CloseUp:
     """The square part of an image around a detection, as a pinhole camera sees it.
 
-    `rgb` (S,S,3) u8, `mask` (S,S) bool of the detection, `K` (3,3) px of that camera, whose frame is the detection's.
+    `rgb` (S,S,3) u8, `mask` (S,S) bool of the detection, `K` (3,3) px of that camera, whose frame is the detection's;
+    `shown` (S,S) bool: what is inside of the image.
     """
 
     rgb: Array
     mask: Array
     K: Array
+    shown: Array
 
     @property
     def side_px(self) -> int:
@@ -60,6 +62,7 @@ def cut_close_up(image_rgb: Array, mask: Array, A_crop_from_image: Array, K: Arr
         _warp(_smoothed(rgb, A[0, 0]), A @ offset, side_px, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE),
         _warp(mask.astype(np.uint8), A, side_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) > 0,
         A @ K,
+        _shown(image_rgb.shape, A, side_px),
     )
 
 
@@ -68,7 +71,7 @@ def cut_virtual_close_up(image_rgb: Array, mask: Array, camera: CameraModel, vir
     A, side_px = close_up_affine(virtual.A_crop_from_image)
     crop = make_crop(camera, replace(virtual, A_crop_from_image=A), side_px)
     rgb = np.round(crop.colour(image_rgb) * 255).astype(np.uint8)
-    return CloseUp(rgb, crop.mask(mask), A @ virtual.K)
+    return CloseUp(rgb, crop.mask(mask), A @ virtual.K, crop.mask(np.ones_like(mask)))
 
 
 def _near_part(image: Array, A: Array, side_px: int) -> tuple[Array, Array]:
@@ -79,6 +82,14 @@ def _near_part(image: Array, A: Array, side_px: int) -> tuple[Array, Array]:
     high = np.clip(np.ceil(corners[:, 1] + margin_px), low + 1, image.shape[1::-1]).astype(int)
     offset = np.array([[1, 0, low[0]], [0, 1, low[1]], [0, 0, 1.0]])
     return image[low[1] : high[1], low[0] : high[0]], offset
+
+
+def _shown(image_shape: tuple[int, ...], A: Array, side_px: int) -> Array:
+    """Return which pixels (S,S) bool of a close-up have their centres inside of the image."""
+    scale, offset = np.diag(A)[:2], A[:2, 2]
+    at = (np.arange(side_px) + 0.5 - offset[:, None]) / scale[:, None]  # x, and y
+    in_x, in_y = (at >= 0) & (at < np.array([[image_shape[1]], [image_shape[0]]]))
+    return np.asarray(in_y[:, None] & in_x)
 
 
 def _smoothed(image: Array, scale: float) -> Array:
@@ -99,6 +110,9 @@ def shrink(close_up: CloseUp, side_px: int) -> CloseUp:
     if close_up.side_px <= side_px:
         return close_up
     scale = side_px / close_up.side_px
-    mask = cv2.resize(close_up.mask.astype(np.uint8), (side_px, side_px), interpolation=cv2.INTER_NEAREST)
     rgb = cv2.resize(close_up.rgb, (side_px, side_px), interpolation=cv2.INTER_AREA)
-    return CloseUp(np.asarray(rgb), np.asarray(mask) > 0, np.diag([scale, scale, 1.0]) @ close_up.K)
+    mask, shown = (
+        np.asarray(cv2.resize(one.astype(np.uint8), (side_px, side_px), interpolation=cv2.INTER_NEAREST)) > 0
+        for one in (close_up.mask, close_up.shown)
+    )
+    return CloseUp(np.asarray(rgb), mask, np.diag([scale, scale, 1.0]) @ close_up.K, shown)

@@ -11,10 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-REFINED_OFFSETS, REFINED_WEIGHTS = (0.01, 0.01, 0.05), (0.9, 0.66, 1.98, 3.18)
+REFINED_OFFSETS, REFINED_WEIGHTS = (0.01, 0.01, 0.05), (1.09, 0.93, 2.75, 4.61)
 """Of flow support, match support and mask IoU: what is added before the logarithm; weights of these, and a constant."""
 UNREFINED_OFFSETS, UNREFINED_WEIGHTS = (0.01, 0.05), (2.23, 1.8, 4.9)
 """Of soft inliers per grid cell and alignment, likewise."""
+
+CONTOUR_OFFSETS, CONTOUR_WEIGHTS = (0.01, 0.05), (6.0, 2.0, 4.0)
+"""Of contour agreement and mask IoU, likewise."""
 
 
 def refined_confidence(flow_support: float, match_support: float, mask_iou: float) -> float:
@@ -25,6 +28,11 @@ def refined_confidence(flow_support: float, match_support: float, mask_iou: floa
 def unrefined_confidence(soft_inlier_share: float, alignment: float) -> float:
     """Return the probability that a pose is right by its soft inliers per grid cell and its alignment."""
     return _probability((soft_inlier_share, alignment), UNREFINED_OFFSETS, UNREFINED_WEIGHTS)
+
+
+def contour_confidence(agreement: float, mask_iou: float) -> float:
+    """Return the probability that a pose found by its contours is right; see `ContourPose` for the quantities."""
+    return _probability((agreement, mask_iou), CONTOUR_OFFSETS, CONTOUR_WEIGHTS)
 
 
 def _probability(quantities: Sequence[float], offsets: Sequence[float], weights: Sequence[float]) -> float:

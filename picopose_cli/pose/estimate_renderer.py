@@ -32,6 +32,10 @@ class EstimateRenderer:
         """
         return self._renderer(obj_id, K, side_px).with_camera(K, (side_px, side_px)).render(T_cam_from_obj)
 
+    def depth(self, obj_id: int, T_cam_from_obj: Array, K: Array, side_px: int) -> Array:
+        """Return the depth (S,S) f32 in metres alone, 0 outside of the object; as `__call__` otherwise."""
+        return self._renderer(obj_id, K, side_px).with_camera(K, (side_px, side_px)).render_depth(T_cam_from_obj)
+
     def _renderer(self, obj_id: int, K: Array, side_px: int) -> SoftwareRenderer:
         if obj_id not in self._meshes:
             raise PicoPoseError(f"object {obj_id} has no mesh")

@@ -79,7 +79,11 @@ class PoseEstimator:
         can_refine = refine > 0 and self._matcher.rules.can_refine
         self._options = PipelineOptions(suggest_batch_size(device, network.config))
         renderer = EstimateRenderer(self._meshes)
-        self._refiner = Refiner(load_local_features(device), renderer, refine) if can_refine else None
+        self._refiner = (
+            Refiner(load_local_features(device), renderer, refine, self._matcher.store.silhouettes)
+            if can_refine
+            else None
+        )
 
     def add_object(
         self,

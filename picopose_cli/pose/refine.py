@@ -5,6 +5,9 @@ features, in two ways: cell by cell in a window, and by keypoints and LighterGlu
 it is expected. Each way gives a pose, and all matches of a detection together judge all its poses. The best are
 rendered large, and optical flow between render and photograph moves them to where they belong, to a fraction of a
 pixel. The paper has no such step: its third stage compares the photograph with a template up to 9 degrees off.
+
+Objects without texture have nothing to match. Where no pose is sure, outline and folds of the surface are followed from
+the templates' silhouettes (`contour_poses`), and the pose that they give is one more candidate.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -22,10 +26,13 @@ from picopose_cli.network.local_features import CELL_PX
 from picopose_cli.network.local_matcher import LocalMatcher
 from picopose_cli.pose.close_ups import CloseUp, shrink
 from picopose_cli.pose.confidence import refined_confidence
+from picopose_cli.pose.contour_poses import ContourPose, contour_pose
+from picopose_cli.pose.contour_refinement import DrawDepth
 from picopose_cli.pose.flow_matching import STEP_PX, flow_pairs
 from picopose_cli.pose.local_matching import LocalFeatures, cell_pairs, glue_pairs, local_features
 from picopose_cli.pose.render_matches import RenderMatches, lift_matches, solve_matches, support_of_poses
 from picopose_cli.pose.rules import RankedPose
+from picopose_cli.pose.silhouette_starts import Silhouettes
 
 MATCHED_CANDIDATES = 3
 """Poses of a detection whose renders are matched by local features."""
@@ -42,9 +49,18 @@ JUDGED_STD = 1 / 64
 MIN_VISIBLE_PX = 64
 """A render that shows less is not matched."""
 
-Render = Callable[[int, Array, Array, int], RenderedView]
-"""Takes (obj_id, T_cam_from_obj, K, side px) and renders the object in a square image; called from any thread. Raises
-PicoPoseError if the object cannot be rendered."""
+SURE = 0.6
+"""Contours are looked for in detections without a pose of this confidence."""
+
+
+class Renderer(Protocol):
+    """Renders objects in square images, from any thread; raises PicoPoseError if the object cannot be rendered."""
+
+    def __call__(self, obj_id: int, T_cam_from_obj: Array, K: Array, side_px: int) -> RenderedView:
+        """Return the object at a pose (4,4), metres, in the camera `K` (3,3), px."""
+
+    def depth(self, obj_id: int, T_cam_from_obj: Array, K: Array, side_px: int) -> Array:
+        """Return the depth (S,S) f32 alone, metres, 0 outside of the object."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +116,18 @@ class _LocalMatches:
 
 
 class Refiner:
-    """Refines poses by comparing the photograph with renders: local features, then `rounds` rounds of optical flow."""
+    """Refines poses by comparing the photograph with renders: local features, then `rounds` rounds of optical flow.
 
-    def __init__(self, matcher: LocalMatcher, render: Render, rounds: int) -> None:
+    `silhouettes` returns those of an object's templates, from which contours start.
+    """
+
+    def __init__(
+        self, matcher: LocalMatcher, render: Renderer, rounds: int, silhouettes: Callable[[int], Silhouettes]
+    ) -> None:
         self._matcher = matcher
         self._render = render
         self._rounds = rounds
+        self._silhouettes = silhouettes
         self._device = matcher.device
 
     def refine(self, subjects: Sequence[Subject], threads: Executor) -> list[tuple[RankedPose, ...]]:
@@ -115,6 +137,17 @@ class Refiner:
         candidates of a detection whose object cannot be rendered are returned as they are. A detection's poses do not
         depend on the other detections.
         """
+        poses = self._compare(subjects, threads)
+        unsure = [i for i, of_subject in enumerate(poses) if of_subject[0].confidence < SURE]
+        found = list(threads.map(lambda i: self._follow_contours(subjects[i]), unsure))
+        seen = [(i, pose) for i, pose in zip(unsure, found, strict=True) if pose is not None]
+        compared = self._compare([replace(subjects[i], candidates=[pose]) for i, pose in seen], threads)
+        for (i, _), more in zip(seen, compared, strict=True):
+            poses[i] = _most_confident_first([*poses[i], *more])
+        return poses
+
+    def _compare(self, subjects: Sequence[Subject], threads: Executor) -> list[tuple[RankedPose, ...]]:
+        """Return the poses that local features and flow make of each detection's candidates, and the best of these."""
         found = self._match(subjects, threads)
         for _ in range(self._rounds):
             found = self._follow_flow(subjects, found, threads)
@@ -123,9 +156,7 @@ class Refiner:
         for one, overlap in zip(found, overlaps, strict=True):
             refined[one.subject].append(RefinedPose(one.T, one.flow_support, one.match_support, overlap))
         return [
-            tuple(sorted([*poses, subject.candidates[0]], key=lambda pose: -pose.confidence))
-            if poses
-            else tuple(subject.candidates)
+            _most_confident_first([*poses, subject.candidates[0]]) if poses else tuple(subject.candidates)
             for poses, subject in zip(refined, subjects, strict=True)
         ]
 
@@ -202,6 +233,19 @@ class Refiner:
         matches = lift_matches(pairs, view.depth_m, close_up.K, T, FLOW_STD * close_up.side_px)
         return matches, max(int(inside[STEP_PX // 2 :: STEP_PX, STEP_PX // 2 :: STEP_PX].sum()), 1)
 
+    def _follow_contours(self, subject: Subject) -> ContourPose | None:
+        """Return the best pose by contours, None where there is none or the object cannot be rendered."""
+
+        def draw_in(close_up: CloseUp) -> DrawDepth:
+            return lambda T: self._render.depth(subject.obj_id, T, close_up.K, close_up.side_px)
+
+        finite = [pose.T_cam_from_obj for pose in subject.candidates if np.isfinite(pose.T_cam_from_obj).all()]
+        starts = np.array(finite).reshape(-1, 4, 4)
+        try:
+            return contour_pose(subject.close_up, self._silhouettes(subject.obj_id), starts, draw_in)
+        except PicoPoseError:  # no mesh
+            return None
+
     def _mask_iou(self, subject: Subject, T: Array) -> float:
         """Return the overlap of a pose's silhouette with the detection's mask."""
         small = replace(subject, close_up=shrink(subject.close_up, MATCHED_SIDE_PX))
@@ -220,6 +264,10 @@ class Refiner:
         except PicoPoseError:  # no mesh: the poses stay as they are
             return None
         return view if np.count_nonzero(view.depth_m) >= MIN_VISIBLE_PX else None
+
+
+def _most_confident_first(poses: Sequence[RankedPose]) -> tuple[RankedPose, ...]:
+    return tuple(sorted(poses, key=lambda pose: -pose.confidence))
 
 
 def _different(candidates: Sequence[RankedPose]) -> list[RankedPose]:

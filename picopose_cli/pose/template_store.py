@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from picopose_cli.base.types import Array, ObjectInfo, TemplateBank
 from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
 from picopose_cli.pose.feature_file import FeatureChunk, FeatureFile
 from picopose_cli.pose.inference_network import InferenceNetwork
+from picopose_cli.pose.silhouette_starts import Silhouettes, make_silhouettes
 from picopose_cli.pose.tensor_cache import TensorCache
 from picopose_cli.templates.crops import normalise_bgr
 
@@ -79,6 +81,10 @@ class TemplateStore:
 
     def __getitem__(self, obj_id: int) -> OnboardedObject:
         return self._objects[obj_id]
+
+    def silhouettes(self, obj_id: int) -> Silhouettes:
+        """Return the silhouettes of an object's views."""
+        return self._objects[obj_id].silhouettes
 
     def cells(self, obj_id: int) -> Tensor:
         """Return the unit cells (V,P,C) of an object, on the device; raises PicoPoseError when they are damaged."""
@@ -150,6 +156,13 @@ class OnboardedObject:
     T_tmpl_from_obj: Array
     centre_m: Array
     equivalent_views: NDArray[np.bool_] | None
+
+    @cached_property
+    def silhouettes(self) -> Silhouettes:
+        """The silhouettes of the views."""
+        return make_silhouettes(
+            self.depth_centre_m, self.K, self.A_crop_from_image, self.T_tmpl_from_obj, self.centre_m
+        )
 
 
 class TemplateFeatures(Protocol):

@@ -17,6 +17,7 @@ from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose.close_ups import cut_close_up
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.refine import RefinedPose, Refiner, Subject
+from picopose_cli.pose.silhouette_starts import Silhouettes, make_silhouettes
 from picopose_cli.pose.solve import RobustPose
 
 K = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
@@ -73,9 +74,15 @@ def subject(renderer, T: np.ndarray, starts: list[np.ndarray], seed: int = 0) ->
     return Subject(1, cut_close_up(image, mask, CROP, K), [RobustPose(start, 1.0) for start in starts])
 
 
+def one_silhouette(_: int) -> Silhouettes:
+    """A square: contours lead nowhere."""
+    one = np.ones((1, 64, 64))
+    return make_silhouettes(one, K, np.eye(3)[None], make_T(np.eye(3), np.array([0, 0, 0.5]))[None], np.zeros(3))
+
+
 def refine(matcher, renderer, subjects, rounds=2):
     with ThreadPoolExecutor(2) as threads:
-        return Refiner(matcher, renderer, rounds).refine(subjects, threads)
+        return Refiner(matcher, renderer, rounds, one_silhouette).refine(subjects, threads)
 
 
 def error(T: np.ndarray, T_true: np.ndarray) -> tuple[float, float]:
@@ -122,12 +129,14 @@ def test_a_detection_does_not_depend_on_the_others(matcher, renderer):
             assert a.confidence == b.confidence
 
 
-def test_what_cannot_be_rendered_stays_as_it_is(matcher, renderer):
+def test_what_cannot_be_rendered_stays_as_it_is_or_is_found_anew(matcher, renderer):
     T = true_pose(0)
     seen = subject(renderer, T, [T])
     behind, lost = T * np.array([[1], [1], [-1], [1]]), np.full((4, 4), np.nan)
-    subjects = [replace(seen, obj_id=9), replace(seen, candidates=[RobustPose(behind, 1.0), RobustPose(lost, 0.5)])]
-    assert [tuple(one.candidates) for one in subjects] == refine(matcher, renderer, subjects)
+    unknown, nowhere = replace(seen, obj_id=9), replace(seen, candidates=[RobustPose(behind, 1), RobustPose(lost, 0.5)])
+    same, found = refine(matcher, renderer, [unknown, nowhere])
+    assert same == tuple(unknown.candidates)
+    assert np.isfinite(found[0].T_cam_from_obj).all()  # by its silhouette
 
 
 def test_a_photograph_without_any_detail_gives_little_confidence(matcher, renderer):

@@ -1,0 +1,69 @@
+"""The pose of a detection by silhouette and contours alone, for objects without texture.
+
+The templates' silhouettes that overlap most with the mask give many starts. Small renders of all of them are judged by
+how well their contours agree with the photograph, and the best are refined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from picopose_cli.base.types import Array
+from picopose_cli.pose.close_ups import CloseUp, shrink
+from picopose_cli.pose.confidence import contour_confidence
+from picopose_cli.pose.contour_refinement import DrawDepth, agreements, refine_by_contours
+from picopose_cli.pose.contour_search import prepare_photograph
+from picopose_cli.pose.silhouette_starts import Silhouettes, silhouette_starts
+
+STARTS = 40
+"""Poses that are judged."""
+REFINED_STARTS = 5
+"""Of those, the ones of the best agreement, which are refined."""
+JUDGED_SIDE_PX, REFINED_SIDE_PX = 128, 224
+"""Largest sides of the renders for both."""
+
+DrawIn = Callable[[CloseUp], DrawDepth]
+"""Takes a close-up and returns what renders the depth of the object in its camera."""
+
+
+@dataclass(frozen=True)
+class ContourPose:
+    """A pose `T_cam_from_obj` (4,4) metres, its `agreement` (see `contour_agreement`) and `mask_iou`, in [0, 1]."""
+
+    T_cam_from_obj: Array
+    agreement: float
+    mask_iou: float
+
+    @property
+    def selection_score(self) -> float:
+        """The confidence."""
+        return self.confidence
+
+    @property
+    def confidence(self) -> float:
+        """Probability that the pose is right."""
+        return contour_confidence(self.agreement, self.mask_iou)
+
+
+def contour_pose(
+    close_up: CloseUp, silhouettes: Silhouettes, more_starts: Array, draw_in: DrawIn
+) -> ContourPose | None:
+    """Return the pose whose contours agree best with a photograph, None if there is nothing to start from.
+
+    `more_starts` (N,4,4) are judged beside those by silhouettes.
+    """
+    small, large = shrink(close_up, JUDGED_SIDE_PX), shrink(close_up, REFINED_SIDE_PX)
+    starts = np.concatenate([silhouette_starts(silhouettes, small.mask, small.K, STARTS), more_starts])
+    if not len(starts):
+        return None
+    found = agreements(prepare_photograph(small), draw_in(small), starts)
+    photo, draw = prepare_photograph(large), draw_in(large)
+    T = refine_by_contours(photo, draw, starts[np.argsort(-found, kind="stable")[:REFINED_STARTS]])
+    found = agreements(photo, draw, T)
+    best = int(found.argmax())
+    inside = draw(T[best]) > 0
+    overlap = (inside & large.mask).sum() / max((inside | large.mask).sum(), 1)
+    return ContourPose(T[best], float(found[best]), float(overlap))
