@@ -149,5 +149,5 @@ def test_a_mesh_that_cannot_be_read_is_tried_once_and_reported(tmp_path):
     renderer = EstimateRenderer({3: (tmp_path / "obj_000003.ply", "mm")})
     for _ in range(2):
         with pytest.raises(PicoPoseError, match="obj_000003"):
-            renderer(3, np.eye(4))
+            renderer(3, np.eye(4), np.eye(3), 32)
     assert list(renderer.errors) == [3]
