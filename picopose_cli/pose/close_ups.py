@@ -38,6 +38,10 @@ class CloseUp:
         """Number of rows and of columns."""
         return len(self.rgb)
 
+    def mask_iou(self, inside: Array) -> float:
+        """Return the intersection over union of a silhouette (S,S) bool with the detection's mask."""
+        return float((inside & self.mask).sum() / max((inside | self.mask).sum(), 1))
+
 
 def close_up_affine(A_crop_from_image: Array) -> tuple[Array, int]:
     """Return A_close_up_from_image (3,3) f64 px and the side of the close-up of a crop, px."""

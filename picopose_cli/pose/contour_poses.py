@@ -64,6 +64,4 @@ def contour_pose(
     T = refine_by_contours(photo, draw, starts[np.argsort(-found, kind="stable")[:REFINED_STARTS]])
     found = agreements(photo, draw, T)
     best = int(found.argmax())
-    inside = draw(T[best]) > 0
-    overlap = (inside & large.mask).sum() / max((inside | large.mask).sum(), 1)
-    return ContourPose(T[best], float(found[best]), float(overlap))
+    return ContourPose(T[best], float(found[best]), large.mask_iou(draw(T[best]) > 0))

@@ -248,12 +248,9 @@ class Refiner:
 
     def _mask_iou(self, subject: Subject, T: Array) -> float:
         """Return the overlap of a pose's silhouette with the detection's mask."""
-        small = replace(subject, close_up=shrink(subject.close_up, MATCHED_SIDE_PX))
-        view = self._try_render(small, T)
-        if view is None:
-            return 0.0
-        inside, mask = view.depth_m > 0, small.close_up.mask
-        return float((inside & mask).sum() / max((inside | mask).sum(), 1))
+        small = shrink(subject.close_up, MATCHED_SIDE_PX)
+        inside = self._render.depth(subject.obj_id, T, small.K, small.side_px) > 0
+        return small.mask_iou(inside) if np.count_nonzero(inside) >= MIN_VISIBLE_PX else 0.0
 
     def _try_render(self, subject: Subject, T: Array) -> RenderedView | None:
         """Return the render of a pose in the camera of the close-up; None if it shows nothing."""
