@@ -52,6 +52,12 @@ def backproject_pixels(K: Array, uv: Array, depth_m: Array) -> Array:
     return (homogeneous @ np.linalg.inv(K).T) * depth_m[..., None]
 
 
+def pixel_index_affine(A_b_from_a: Array) -> Array:
+    """Return an affine map (3,3) of positions from the outer corner as OpenCV takes it: (2,3), of pixel indices."""
+    to_centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from the centre of the first pixel
+    return np.asarray((np.linalg.inv(to_centre) @ A_b_from_a @ to_centre)[:2])
+
+
 def apply_affine(A_b_from_a: Array, xy_a: Array) -> Array:
     """Map 2D points (..., N, 2) with affine matrices (..., 3, 3) in homogeneous form."""
     return xy_a @ np.swapaxes(A_b_from_a[..., :2, :2], -1, -2) + A_b_from_a[..., None, :2, 2]

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.cameras import CameraModel
+from picopose_cli.base.geometry import pixel_index_affine
 from picopose_cli.base.types import CROP_PX, Array
 from picopose_cli.templates.perspective_crops import VirtualCamera, make_crop
 
@@ -104,9 +105,9 @@ def _smoothed(image: Array, scale: float) -> Array:
 
 
 def _warp(image: Array, A: Array, side_px: int, interpolation: int, border: int) -> Array:
-    to_centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from the centre of the first pixel
-    M = (np.linalg.inv(to_centre) @ A @ to_centre)[:2]
-    return np.asarray(cv2.warpAffine(image, M, (side_px, side_px), flags=interpolation, borderMode=border))
+    return np.asarray(
+        cv2.warpAffine(image, pixel_index_affine(A), (side_px, side_px), flags=interpolation, borderMode=border)
+    )
 
 
 def shrink(close_up: CloseUp, side_px: int) -> CloseUp:

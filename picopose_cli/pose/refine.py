@@ -108,6 +108,14 @@ class _Candidate:
 
 
 @dataclass(frozen=True)
+class _Photo:
+    """A close-up of at most MATCHED_SIDE_PX, and its local features."""
+
+    close_up: CloseUp
+    features: LocalFeatures
+
+
+@dataclass(frozen=True)
 class _LocalMatches:
     """The matches of a render, by kind, and the number of its cells that show the object."""
 
@@ -137,21 +145,29 @@ class Refiner:
         candidates of a detection whose object cannot be rendered are returned as they are. A detection's poses do not
         depend on the other detections.
         """
-        poses = self._compare(subjects, threads)
+        photos = list(threads.map(self._photo, subjects))
+        poses = self._compare(subjects, photos, threads)
         unsure = [i for i, of_subject in enumerate(poses) if of_subject[0].confidence < SURE]
         found = list(threads.map(lambda i: self._follow_contours(subjects[i]), unsure))
         seen = [(i, pose) for i, pose in zip(unsure, found, strict=True) if pose is not None]
-        compared = self._compare([replace(subjects[i], candidates=[pose]) for i, pose in seen], threads)
+        again = [replace(subjects[i], candidates=[pose]) for i, pose in seen]
+        compared = self._compare(again, [photos[i] for i, _ in seen], threads)
         for (i, _), more in zip(seen, compared, strict=True):
             poses[i] = _most_confident_first([*poses[i], *more])
         return poses
 
-    def _compare(self, subjects: Sequence[Subject], threads: Executor) -> list[tuple[RankedPose, ...]]:
+    def _photo(self, subject: Subject) -> _Photo:
+        small = shrink(subject.close_up, MATCHED_SIDE_PX)
+        return _Photo(small, local_features(self._matcher, small.rgb))
+
+    def _compare(
+        self, subjects: Sequence[Subject], photos: Sequence[_Photo], threads: Executor
+    ) -> list[tuple[RankedPose, ...]]:
         """Return the poses that local features and flow make of each detection's candidates, and the best of these."""
-        found = self._match(subjects, threads)
+        found = self._match(subjects, photos, threads)
         for _ in range(self._rounds):
             found = self._follow_flow(subjects, found, threads)
-        overlaps = threads.map(lambda one: self._mask_iou(subjects[one.subject], one.T), found)
+        overlaps = threads.map(lambda one: self._mask_iou(subjects[one.subject], photos[one.subject], one.T), found)
         refined: list[list[RankedPose]] = [[] for _ in subjects]
         for one, overlap in zip(found, overlaps, strict=True):
             refined[one.subject].append(RefinedPose(one.T, one.flow_support, one.match_support, overlap))
@@ -160,14 +176,15 @@ class Refiner:
             for poses, subject in zip(refined, subjects, strict=True)
         ]
 
-    def _match(self, subjects: Sequence[Subject], threads: Executor) -> list[_Candidate]:
+    def _match(self, subjects: Sequence[Subject], photos: Sequence[_Photo], threads: Executor) -> list[_Candidate]:
         """Return the poses of each detection that flow starts from: distinct, those that its matches support most."""
-        small = [replace(one, close_up=shrink(one.close_up, MATCHED_SIDE_PX)) for one in subjects]
-        photos = list(threads.map(lambda one: local_features(self._matcher, one.close_up.rgb), small))
+        small = [replace(one, close_up=photo.close_up) for one, photo in zip(subjects, photos, strict=True)]
         starts = [
             _Candidate(i, pose.T_cam_from_obj) for i, one in enumerate(small) for pose in _different(one.candidates)
         ]
-        found = threads.map(lambda one: self._match_render(small[one.subject], photos[one.subject], one.T), starts)
+        found = threads.map(
+            lambda one: self._match_render(small[one.subject], photos[one.subject].features, one.T), starts
+        )
         rendered = [(start, matches) for start, matches in zip(starts, found, strict=True) if matches is not None]
         solved = iter(solve_matches([kind for _, matches in rendered for kind in matches.kinds], self._device))
         poses: list[list[Array]] = [[] for _ in subjects]
@@ -246,9 +263,9 @@ class Refiner:
         except PicoPoseError:  # no mesh
             return None
 
-    def _mask_iou(self, subject: Subject, T: Array) -> float:
+    def _mask_iou(self, subject: Subject, photo: _Photo, T: Array) -> float:
         """Return the overlap of a pose's silhouette with the detection's mask."""
-        small = shrink(subject.close_up, MATCHED_SIDE_PX)
+        small = photo.close_up
         inside = self._render.depth(subject.obj_id, T, small.K, small.side_px) > 0
         return small.mask_iou(inside) if np.count_nonzero(inside) >= MIN_VISIBLE_PX else 0.0
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from picopose_cli.base.geometry import backproject_pixels
 from picopose_cli.base.types import Array, Correspondences
 from picopose_cli.pose.residuals import PAIR_STD_PX, pair_residuals
 from picopose_cli.pose.row_blocks import RowBlocks
@@ -43,9 +44,8 @@ def lift_matches(matches: Matches, depth_m: Array, K: Array, T_cam_from_obj: Arr
     )
     depth = depth_m[rows, cols].astype(np.float64)
     inside = depth > 0
-    rays = np.concatenate([in_render[inside], np.ones((int(inside.sum()), 1))], axis=1) @ np.linalg.inv(K).T
-    R, t = T_cam_from_obj[:3, :3], T_cam_from_obj[:3, 3]
-    xyz_obj = (rays * depth[inside, None] - t) @ R
+    xyz_cam = backproject_pixels(K, in_render[inside], depth[inside])
+    xyz_obj = (xyz_cam - T_cam_from_obj[:3, 3]) @ T_cam_from_obj[:3, :3]
     pairs = Correspondences(in_photo[inside], xyz_obj, certainty[inside])
     return RenderMatches(pairs, K, T_cam_from_obj, std_px)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from picopose_cli.base.geometry import move_origin
+from picopose_cli.base.geometry import move_origin, pixel_index_affine
 from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array
 from picopose_cli.pose.correspondences import affine_poses, rotate_to_ray
 
@@ -98,9 +98,7 @@ def _warp(mask: Array, A: Array) -> Array:
     scale = float(np.sqrt(np.linalg.det(A[:2, :2])))
     if scale < 0.7:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.45 / scale), np.float32)
-    to_centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from the centre of the first pixel
-    M = (np.linalg.inv(to_centre) @ A @ to_centre)[:2]
-    return np.asarray(cv2.warpAffine(image, M, (CELLS, CELLS), flags=cv2.INTER_LINEAR))
+    return np.asarray(cv2.warpAffine(image, pixel_index_affine(A), (CELLS, CELLS), flags=cv2.INTER_LINEAR))
 
 
 def _poses(silhouettes: Silhouettes, views: Array, A_photo_from_crop: Array, K: Array) -> Array:
