@@ -22,7 +22,7 @@ from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.ransac import RANSAC_PX, RansacPose
 from picopose_cli.pose.residuals import pair_residuals
 from picopose_cli.pose.row_blocks import RowBlocks
-from picopose_cli.pose.rules import DefaultRules, Hypothesis, PaperRules, RankedPose, Rules
+from picopose_cli.pose.rules import DefaultRules, Hypothesis, HypothesisPose, PaperRules, Rules
 from picopose_cli.pose.solve import RobustPose
 from picopose_cli.pose.template_store import OnboardedObject
 
@@ -102,9 +102,9 @@ class DetectionSolver:
 
     def __init__(self, hypotheses: Sequence[Hypothesis], K: Array) -> None:
         self._hypotheses, self._K = hypotheses, K
-        self._solved: dict[tuple[int, bool, bool], tuple[Hypothesis, RankedPose, float]] = {}
+        self._solved: dict[tuple[int, bool, bool], tuple[Hypothesis, HypothesisPose, float]] = {}
 
-    def poses(self, variant: Variant) -> tuple[list[RankedPose], float]:
+    def poses(self, variant: Variant) -> tuple[list[HypothesisPose], float]:
         """Return the poses of a variant before refinement, best first, and the seconds that they take."""
         if not variant.hypotheses:
             return [RansacPose(self._hypotheses[0].T_stage2, 0, 0.0)], 0.0
@@ -115,7 +115,7 @@ class DetectionSolver:
             seconds += pose_s
         return sorted(found, key=lambda pose: -pose.selection_score), seconds
 
-    def _solve(self, variant: Variant, i: int) -> tuple[Hypothesis, RankedPose, float]:
+    def _solve(self, variant: Variant, i: int) -> tuple[Hypothesis, HypothesisPose, float]:
         """Return a hypothesis with the variant's correspondences, the pose of the variant's solver, and its seconds."""
         key = i, variant.sub_cell, variant.robust
         if key not in self._solved:
@@ -133,7 +133,7 @@ class DetectionSolver:
         return self._solved[key]
 
 
-def with_choice(variant: Variant, hypothesis: Hypothesis, pose: RankedPose, K: Array) -> RankedPose:
+def with_choice(variant: Variant, hypothesis: Hypothesis, pose: HypothesisPose, K: Array) -> HypothesisPose:
     """Return a solver's pose with the quantities by which the variant chooses: 0 where the solver found none."""
     if variant.soft_inliers == variant.robust:
         return pose  # by those of the solver's own rules

@@ -38,11 +38,6 @@ class ContourPose:
     mask_iou: float
 
     @property
-    def selection_score(self) -> float:
-        """The confidence."""
-        return self.confidence
-
-    @property
     def confidence(self) -> float:
         """Probability that the pose is right."""
         return contour_confidence(self.agreement, self.mask_iou)

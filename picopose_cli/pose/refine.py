@@ -78,11 +78,6 @@ class RefinedPose:
     mask_iou: float
 
     @property
-    def selection_score(self) -> float:
-        """The confidence: the most probable pose is the best."""
-        return self.confidence
-
-    @property
     def confidence(self) -> float:
         """Probability that the pose is right."""
         return refined_confidence(self.flow_support, self.match_support, self.mask_iou)

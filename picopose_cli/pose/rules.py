@@ -56,12 +56,16 @@ class RankedPose(Protocol):
         """Pose (4,4), metres."""
 
     @property
-    def selection_score(self) -> float:
-        """Number by which the best pose of a detection is chosen: the highest."""
-
-    @property
     def confidence(self) -> float:
         """Confidence in [0, 1], by which the detector's score is multiplied."""
+
+
+class HypothesisPose(RankedPose, Protocol):
+    """A pose that a hypothesis gave."""
+
+    @property
+    def selection_score(self) -> float:
+        """Number by which the best hypothesis of a detection is chosen: the highest."""
 
 
 class Rules(Protocol):
@@ -94,7 +98,7 @@ class Rules(Protocol):
 
     def solve(
         self, hypotheses: Sequence[Sequence[Hypothesis]], K: Array, device: torch.device
-    ) -> Sequence[Sequence[RankedPose]]:
+    ) -> Sequence[Sequence[HypothesisPose]]:
         """Return the poses of the hypotheses of each detection, best first; `K` (B,3,3) of their images. Thread-safe.
 
         `device` computes them where that is possible; they do not depend on which detections are solved together.
@@ -176,7 +180,7 @@ class DefaultRules:
         return [_best_first([_aligned(one, next(found)) for one in of_detection]) for of_detection in hypotheses]
 
 
-Pose = TypeVar("Pose", bound=RankedPose)
+Pose = TypeVar("Pose", bound=HypothesisPose)
 
 
 def _best_first(poses: Sequence[Pose]) -> list[Pose]:
