@@ -25,11 +25,12 @@ from accuracy.before import MAX_LOSS, add_gains, losses
 from accuracy.bench import Settings
 from accuracy.classes import CLASSES, measure_class
 from accuracy.data import SEED, data_sha256, procedural_bench, symmetric_bench
-from accuracy.detection import measure_detection
+from accuracy.detection import measure_detection, measure_extra_detections
 from accuracy.localisation import measure_ablations, measure_real, measure_symmetric
 from accuracy.summary import mean_rows
 from accuracy.tables import (
     ABLATIONS_CAPTION,
+    EXTRA_CAPTION,
     SYMMETRIC_CAPTION,
     ablations_table,
     classes_table,
@@ -147,7 +148,10 @@ def measure_textured(objects: int, images: int, settings: Settings, console: Con
     console.print(ablations_table(f"{objects} unseen objects, {images} images", ABLATIONS_CAPTION, rows))
     detection = measure_detection(bench, console)
     console.print(detection_table("detection, with wrong detections", detection))
-    return {"seed": SEED, "data_sha256": data_sha256(bench.dataset), "rows": rows, "detection": detection}
+    extra = measure_extra_detections(bench, console)
+    console.print(ablations_table("localisation, with wrong detections", EXTRA_CAPTION, extra))
+    found = {"rows": rows, "detection": detection, "extra_detections": extra}
+    return {"seed": SEED, "data_sha256": data_sha256(bench.dataset), **found}
 
 
 def terminal_width() -> int | None:

@@ -14,6 +14,7 @@ ABLATIONS_CAPTION = (
     "95 %: bootstrap over the objects; above: AR above --rules paper, 5 hypotheses, same draws; worst: object"
 )
 SYMMETRIC_CAPTION = "above: AR above the same line without the symmetries"
+EXTRA_CAPTION = "above: AR above that of the best detections alone; targets without a detection are not found"
 CLASSES_CAPTION = "rough masks; 95 %: bootstrap over the objects; before: the same line in the result of --before"
 DETECTION_CAPTION = "above: mAP above that of the detector's score; 95 %: bootstrap over the objects"
 REAL_CAPTION = "no AR without depth images; each mean is over the data sets that have the number"

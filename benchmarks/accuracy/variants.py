@@ -92,6 +92,11 @@ LINES = (
 )
 """Of the classes of objects and images; the last is what users get."""
 
+EXTRA_DETECTIONS = tuple(
+    InferLine(f"extra{count}", f"--extra-detections {count}", {"extra_detections": count}) for count in range(4)
+)
+"""Of the localisation task with wrong detections."""
+
 REAL = (PAPER, DEFAULT, *REFINED)
 UNAWARE = tuple(
     replace(variant, slug=f"unaware{variant.rounds}", flows="unaware") for variant in (DEFAULT, REFINED[-1])

@@ -44,6 +44,8 @@ SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
 DEFAULT_REFINE_ROUNDS = 2
 """Rounds of refinement with --rules default."""
+DEFAULT_EXTRA_DETECTIONS = 1
+"""Detections that the localisation task estimates beyond those that count, with --rules default."""
 DEFAULT_PROCESSES = min(available_cores(), MAX_DEFAULT_PROCESSES)
 """Processes that `render-templates` and `score` start by default."""
 
@@ -151,6 +153,12 @@ class InferOptions:
         default_text=f"{DEFAULT_REFINE_ROUNDS} for objects with a mesh",
         minimum=0,
     )
+    extra_detections: int | None = option(
+        None,
+        "Localisation: estimate N more detections of each object than there are instances; the best scores count.",
+        default_text=f"{DEFAULT_EXTRA_DETECTIONS}; 0 with --rules paper or --detections gt",
+        minimum=0,
+    )
     device: str = option(
         "auto",
         "Device: auto, cpu, cuda:N, all, or a list such as cuda:0,cuda:1, which runs a process per device.",
@@ -189,6 +197,13 @@ class InferOptions:
     def rounds(self) -> int:
         """Rounds of refinement of an object with a mesh."""
         return 0 if self.rules == "paper" else DEFAULT_REFINE_ROUNDS if self.refine is None else self.refine
+
+    @property
+    def extra(self) -> int:
+        """Detections of each object that the localisation task estimates beyond those that count."""
+        if self.extra_detections is not None:
+            return self.extra_detections
+        return 0 if self.rules == "paper" or self.detections == "gt" else DEFAULT_EXTRA_DETECTIONS
 
     @property
     def part(self) -> tuple[int, int] | None:

@@ -212,21 +212,29 @@ def _check_duplicates(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _check_targets(table: pd.DataFrame, targets: Sequence[AnyTarget]) -> Iterator[Finding]:
-    """Compare with the targets: objects of an image (BOP19), or whole images (BOP24)."""
+    """Compare with the targets: objects of an image (BOP19), or whole images (BOP24).
+
+    BOP19 counts the best rows of an object, so that more rows are harmless, unless equal scores leave the choice to
+    their order.
+    """
     keys = _IMAGE if isinstance(targets[0], ImageTarget) else _OBJECT
     limits = pd.DataFrame(map(_key_and_limit, targets), columns=[*keys, "limit"])
-    rows = table[[*_OBJECT, "row"]].merge(limits, how="left", on=keys)
+    rows = table[[*_OBJECT, "score", "row"]].merge(limits, how="left", on=keys)
     rows["limit"] = rows["limit"].fillna(-1).astype(np.int64)  # -1: not a target
-    rows["rank"] = rows.groupby(keys).cumcount() + 1
     of_image = pd.MultiIndex.from_frame(rows[_IMAGE]).isin(pd.MultiIndex.from_frame(limits[_IMAGE]))
     for *image, row in rows.loc[~of_image, [*_IMAGE, "row"]].to_numpy().tolist():
         yield Finding(WARNING, row, f"{_place(image)} is not a target image: ignored", "unknown image")
     for *image, obj_id, row in rows.loc[of_image & (rows["limit"] < 0), [*_OBJECT, "row"]].to_numpy().tolist():
         text = f"object {obj_id} is not a target of {_place(image)}: ignored"
         yield Finding(WARNING, row, text, "unknown object")
-    first_beyond = rows["rank"] == rows["limit"] + 1
+    if keys == _OBJECT:
+        rows = rows.sort_values("score", ascending=False, kind="stable")
+    first_beyond = rows.groupby(keys).cumcount() == rows["limit"]
+    if keys == _OBJECT:
+        first_beyond &= rows["score"] == rows.groupby(keys)["score"].shift()
+    effect = ", some of them of equal score: their order decides" if keys == _OBJECT else ""
     for *key, row, limit in rows.loc[first_beyond, [*keys, "row", "limit"]].to_numpy().tolist():
-        text = f"{_place(key)} has more rows than the {limit} that are counted"
+        text = f"{_place(key)} has more rows than the {limit} that are counted{effect}"
         yield Finding(WARNING, row, text, "too many rows")
     for key in pd.MultiIndex.from_frame(limits[keys]).difference(pd.MultiIndex.from_frame(table[keys])):
         yield Finding(WARNING, None, f"target without a row: {_place(key)}", "missing target")

@@ -111,12 +111,12 @@ def _begins_like_detections(path: Path) -> bool:
     return b'"category_id"' in start and (b'"bbox"' in start or b'"segmentation"' in start)
 
 
-def select_detections(targets: Sequence[AnyTarget], detections: Sequence[Detection]) -> list[Detection]:
+def select_detections(targets: Sequence[AnyTarget], detections: Sequence[Detection], extra: int = 0) -> list[Detection]:
     """Return the detections to estimate for the targets of one image, target by target.
 
-    A BOP19 target gets the `inst_count` best detections of its object; where the image has none of that object, the
-    best of the other objects, relabelled (source: the rule for the default detections of BOP task 4). A BOP24 target
-    gets all detections of its image, best first. Equal scores keep their order.
+    A BOP19 target gets the `inst_count` best detections of its object and `extra` more; where the image has none of
+    that object, the best of the other objects, relabelled (source: the rule for the default detections of BOP task 4).
+    A BOP24 target gets all detections of its image, best first. Equal scores keep their order.
     """
     ranked = sorted(detections, key=lambda detection: -detection.score)
     selected: list[Detection] = []
@@ -126,5 +126,5 @@ def select_detections(targets: Sequence[AnyTarget], detections: Sequence[Detecti
             continue
         own = [detection for detection in ranked if detection.obj_id == target.obj_id]
         chosen = own or [replace(detection, obj_id=target.obj_id) for detection in ranked]
-        selected += chosen[: target.inst_count]
+        selected += chosen[: target.inst_count + extra]
     return selected

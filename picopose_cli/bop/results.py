@@ -17,7 +17,7 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_path
 from picopose_cli.base.geometry import make_T
-from picopose_cli.base.types import MM_PER_M, Array, PoseEstimate
+from picopose_cli.base.types import MM_PER_M, AnyTarget, Array, PoseEstimate, Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,6 +151,28 @@ def read_results(path: Path) -> ResultTable:
     if not rows:
         raise PicoPoseError("the result file has no rows", where=path, fix="write at least one estimate")
     return _without_broken_poses(_table(path, rows, numbers))
+
+
+def counted_rows(table: ResultTable, targets: Sequence[AnyTarget]) -> ResultTable:
+    """Return a table without the rows that the localisation task ranks after the `inst_count` best of its target.
+
+    Rows of other images and objects, and all rows where the targets are those of the detection task, stay.
+    """
+    left = {(one.scene_id, one.im_id, one.obj_id): one.inst_count for one in targets if isinstance(one, Target)}
+    keys = list(zip(table.scene_id.tolist(), table.im_id.tolist(), table.obj_id.tolist(), strict=True))
+    kept = np.ones(len(keys), np.bool_)
+    for row in np.argsort(-table.score, kind="stable").tolist():
+        if keys[row] in left:
+            kept[row] = left[keys[row]] > 0
+            left[keys[row]] -= 1
+    return select_rows(table, kept)
+
+
+def select_rows(table: ResultTable, chosen: Array) -> ResultTable:
+    """Return the rows of a table where `chosen` (N,) is true."""
+    columns = ("scene_id", "im_id", "obj_id", "score", "T_cam_from_obj", "time_s", "row")
+    kept = replace(table, **{name: getattr(table, name)[chosen] for name in columns})
+    return replace(kept, not_finite=tuple(sorted(set(table.not_finite) & set(kept.row.tolist()))))
 
 
 def _without_broken_poses(table: ResultTable) -> ResultTable:

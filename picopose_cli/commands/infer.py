@@ -61,7 +61,13 @@ def _draw_overlays(inputs: RunInputs, console: Console) -> None:
             advance = partial(progress.advance, bar)
             count, unit = inputs.options.overlays, next(iter(units), "mm")
             draw_result_overlays(
-                inputs.dataset, inputs.output, folder, count=count, mesh_unit=unit, on_progress=advance
+                inputs.dataset,
+                inputs.output,
+                folder,
+                targets=inputs.targets,
+                count=count,
+                mesh_unit=unit,
+                on_progress=advance,
             )
         console.print(f"overlays: {folder}")
     except PicoPoseError as error:

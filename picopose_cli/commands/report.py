@@ -17,13 +17,14 @@ from picopose_cli.base.guide_options import ReportOptions
 from picopose_cli.base.options import resolve_dataset
 from picopose_cli.bop.datasets import Dataset, open_dataset
 from picopose_cli.bop.result_names import parse_result_name
-from picopose_cli.bop.results import read_results
+from picopose_cli.bop.results import counted_rows, read_results, select_rows
+from picopose_cli.bop.targets import choose_targets
 from picopose_cli.pictures.judged_results import MAX_CORRECT_MSSD, JudgedResults, judge_results
 from picopose_cli.pictures.report_gallery import Gallery, longest_side_px, make_gallery
 from picopose_cli.pictures.report_page import write_page
 from picopose_cli.pictures.result_overlays import result_images
 from picopose_cli.runs.progress import add_bar, progress_bar
-from picopose_cli.runs.result_summary import ResultSummary, place_of, summarise
+from picopose_cli.runs.result_summary import ResultSummary, place_of, summarise, task_of
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,13 @@ def run(options: ReportOptions) -> PageReport:
 
 def _judge(path: Path, options: ReportOptions) -> JudgedResults:
     table = read_results(path)
-    kept = np.isfinite(table.T_cam_from_obj).all(axis=(1, 2))
-    names = ("scene_id", "im_id", "obj_id", "score", "T_cam_from_obj", "time_s", "row")
-    finite = replace(table, not_finite=(), **{name: getattr(table, name)[kept] for name in names})
-    judged = judge_results(_open_dataset(path, options), finite, options.mesh_unit)
+    kept = np.asarray(np.isfinite(table.T_cam_from_obj).all(axis=(1, 2)))
+    dataset, finite = _open_dataset(path, options), replace(select_rows(table, kept), not_finite=())
+    try:
+        counted = counted_rows(finite, choose_targets(dataset, task_of(path, options)).targets)
+    except PicoPoseError:  # no targets: every row may count
+        counted = finite
+    judged = judge_results(dataset, counted, options.mesh_unit)
     if not table.not_finite:
         return judged
     lost = f"{path.name}: {len(table.not_finite)} rows have a number that is not finite and are not shown"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from picopose_cli.base.cameras import Camera
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.types import Array
+from picopose_cli.base.types import AnyTarget, Array
 from picopose_cli.bop.datasets import Dataset, read_scene_cameras
 from picopose_cli.bop.images import read_image_rgb
-from picopose_cli.bop.results import read_results
+from picopose_cli.bop.results import counted_rows, read_results
 from picopose_cli.pictures.judged_results import LEGEND, JudgedResults, judge_results
 from picopose_cli.pictures.overlays import (
     CORRECT_RGB,
@@ -31,17 +31,19 @@ def draw_result_overlays(
     results: Path,
     folder: Path,
     *,
+    targets: Sequence[AnyTarget] = (),
     count: int | None = None,
     mesh_unit: str = "mm",
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> JudgedResults:
     """Draw the estimates of a result file into one PNG per image; return them with their errors.
 
-    Green and red tell right from wrong where there is ground truth; elsewhere each object has a colour. `count`: draw
-    as many images, spread evenly over the file. `on_progress(n)` is called with the number of images that are done.
+    Green and red tell right from wrong where there is ground truth; elsewhere each object has a colour. Of `targets`
+    only the rows that count are drawn (see `counted_rows`). `count`: draw as many images, spread evenly over the file.
+    `on_progress(n)` is called with the number of images that are done.
     Raises PicoPoseError when the results, an image or its camera cannot be read, or a picture cannot be written.
     """
-    judged = judge_results(dataset, read_results(results), mesh_unit)
+    judged = judge_results(dataset, counted_rows(read_results(results), targets), mesh_unit)
     images = result_images(judged)
     if count is not None and count < len(images):
         images = [images[index] for index in np.linspace(0, len(images) - 1, count).round().astype(int)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.options import DEFAULT_EXTRA_DETECTIONS
 from picopose_cli.base.types import MIN_VISIB_FRACT, AnyTarget, Array, Detection, GroundTruth, ImageTarget
 from picopose_cli.bop.check import ERROR, WARNING, Finding
 from picopose_cli.bop.datasets import Dataset
@@ -75,7 +76,7 @@ def _choose(
         detections = found.by_image.get(image, [])
         chosen[image] = []
         for target in of_image:
-            selected = select_detections([target], detections)
+            selected = select_detections([target], detections, DEFAULT_EXTRA_DETECTIONS)
             chosen[image] += selected[: target.max_estimates] if isinstance(target, ImageTarget) else selected
             has_own = isinstance(target, ImageTarget) or any(one.obj_id == target.obj_id for one in detections)
             own, relabelled = own + bool(selected and has_own), relabelled + bool(selected and not has_own)

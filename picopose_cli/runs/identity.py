@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _OPTIONS_NOT_IN_IDENTITY = {
     "data_dir", "templates", "detections", "weights", "targets", "output", "workers", "limit", "restart", "profile",
-    "cache", "refine", "overlays",
+    "cache", "refine", "extra_detections", "overlays",
 }  # fmt: skip
 """Options that change no result, or whose content is in the identity as a hash; a new option is in it by default."""
 _VERSIONS = ("picopose", "torch", "numpy", "opencv-python-headless")
@@ -48,6 +48,7 @@ def run_identity(inputs: RunInputs) -> dict[str, Any]:
         "shard": options.part and list(options.part),
         "refinement": refinement_text(options.rounds, inputs.usable_objects.values()),
         "targets": targets_kind(inputs.targets),
+        "extra_detections": options.extra,
         "detections_sha256": options.detections if detections is None else detections_sha256(detections),
         "images": len(inputs.all_tasks),
         "tasks_sha256": tasks_sha256(inputs.all_tasks),

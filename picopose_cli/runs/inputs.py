@@ -96,7 +96,7 @@ def read_inputs(options: InferOptions) -> RunInputs:
     output = _output_path(options, dataset)
     found = read_target_detections(dataset, data_dir, options)
     targets = sorted(found.targets.targets, key=astuple)
-    tasks = make_image_tasks(dataset, targets, found.detections.by_image)[: options.limit]
+    tasks = make_image_tasks(dataset, targets, found.detections.by_image, options.extra)[: options.limit]
     require_detections(found.file, found.detections, tasks)
     weights = options.weights or bundled_weights()
     objects, problems = read_objects(dataset, options, detected_objects(tasks))
@@ -136,11 +136,15 @@ def notes(inputs: RunInputs) -> list[str]:
 
 
 def make_image_tasks(
-    dataset: Dataset, targets: Sequence[AnyTarget], detections: Mapping[ImageKey, Sequence[Detection]]
+    dataset: Dataset,
+    targets: Sequence[AnyTarget],
+    detections: Mapping[ImageKey, Sequence[Detection]],
+    extra: int = 0,
 ) -> list[ImageTask]:
     """Return one task for each image with targets, sorted by scene and image, with the detections to estimate.
 
     An image without detections gets a task without any; an image without a usable camera one with a `problem`.
+    `extra`: see `select_detections`.
     """
     by_image = targets_by_image(targets)
     cameras: dict[int, dict[int, Camera] | PicoPoseError] = {}
@@ -149,7 +153,7 @@ def make_image_tasks(
         if scene_id not in cameras:
             cameras[scene_id] = _cameras_or_error(dataset, scene_id)
         camera = _camera_of(cameras[scene_id], im_id)
-        chosen = select_detections(by_image[scene_id, im_id], detections.get((scene_id, im_id), ()))
+        chosen = select_detections(by_image[scene_id, im_id], detections.get((scene_id, im_id), ()), extra)
         path = dataset.image_path(scene_id, im_id)
         tasks.append(ImageTask(scene_id, im_id, path, camera.model, tuple(chosen), camera.problem))
     return tasks

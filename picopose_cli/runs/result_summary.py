@@ -68,16 +68,21 @@ def summarise(path: Path, options: ReportOptions) -> ResultSummary:
         summary.notes.append("there is no report of picopose infer beside it: times and skipped images are not known")
     else:
         _add_run(summary, run)
-    kind = run.identity.get("targets") if run is not None else None
-    targets = options.targets or (kind if kind in ("bop19", "bop24") else "bop19")
     try:
-        scored = score_file(path, score_options(path, options, targets))
+        scored = score_file(path, score_options(path, options, task_of(path, options)))
     except PicoPoseError as error:
         summary.notes.append(f"not scored: {error}")
         return summary
     _add_scores(summary, scored.scores)
     summary.notes += scored.notes
     return summary
+
+
+def task_of(path: Path, options: ReportOptions) -> str:
+    """Return the targets of a result file: those of the options, else the kind of its run's, else `bop19`."""
+    run = read_run(path)
+    kind = run.identity.get("targets") if run is not None else None
+    return options.targets or (kind if kind in ("bop19", "bop24") else "bop19")
 
 
 def read_run(path: Path) -> InferReport | None:

@@ -15,6 +15,7 @@ from picopose_cli.base.guide_options import RunOptions
 from picopose_cli.base.options import InferOptions, RenderTemplatesOptions, resolve_dataset
 from picopose_cli.base.types import ImageTarget
 from picopose_cli.bop.datasets import Dataset, open_dataset
+from picopose_cli.bop.detections import select_detections
 from picopose_cli.bop.result_names import result_file_name
 from picopose_cli.bop.targets import targets_by_image
 from picopose_cli.network.devices import choose_device
@@ -107,8 +108,8 @@ def _infer_line(run: WholeRun, folder: Path) -> str:
     for image, wanted in targets_by_image(found.targets.targets).items():
         detected = found.detections.by_image.get(image, [])
         for target in wanted:
-            most = target.max_estimates if isinstance(target, ImageTarget) else target.inst_count
-            poses += min(most, len(detected))
+            most = target.max_estimates if isinstance(target, ImageTarget) else None
+            poses += len(select_detections([target], detected, run.infer.extra)[:most])
             ids |= {one.obj_id for one in detected} if isinstance(target, ImageTarget) else {target.obj_id}
     stored = {path.name.partition(".")[0] for path in folder.glob("obj_*.features-*.h5")}
     missing = max(len(ids) - len(stored), 0)

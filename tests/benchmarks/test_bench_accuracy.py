@@ -12,7 +12,7 @@ from accuracy.before import add_gains, losses
 from accuracy.bench import NOISY, Bench, Settings
 from accuracy.classes import CLASSES
 from accuracy.data import procedural_bench
-from accuracy.detection import measure_detection
+from accuracy.detection import measure_detection, measure_extra_detections
 from accuracy.flows import PAPER_RULES, DetectionSolver, RecordedFlow, TimedMatcher
 from accuracy.localisation import measure_ablations, measure_real, measure_symmetric
 from accuracy.oracle import poses_from_truth, true_starts
@@ -40,9 +40,9 @@ from scipy.spatial.transform import Rotation
 
 from picopose_cli.base.geometry import make_T, rotation_angle_rad
 from picopose_cli.base.options import InferOptions
-from picopose_cli.base.types import CROP_PX, GRID_CELLS, QueryBatch
+from picopose_cli.base.types import CROP_PX, GRID_CELLS, PoseEstimate, QueryBatch
 from picopose_cli.bop.datasets import open_dataset
-from picopose_cli.bop.results import read_results
+from picopose_cli.bop.results import read_results, write_results
 from picopose_cli.commands import infer
 from picopose_cli.network.offsets import OffsetEstimate, start_offsets
 from picopose_cli.network.picopose import PicoPose
@@ -282,6 +282,26 @@ def test_symmetries_and_the_detection_task_are_measured(toy, capsys):
     assert rows[2]["above"] == pytest.approx(rows[2]["mAP"] - rows[1]["mAP"])
     WIDE.print(detection_table("title", rows))
     assert f"{rows[0]['mAP']:.3f}" in capsys.readouterr().out
+
+
+def test_extra_detections_are_measured_by_the_poses_of_the_detection_task(toy):
+    """Of three detections of each target the second has the true pose, and the tool's score says so."""
+    infer_rows, others = [], []
+    for (scene_id, im_id, obj_id), T in toy.truths.items():
+        away = T @ make_T(np.eye(3), np.array([0, 0, 1.0]))
+        for score, tool, pose in ((0.9, 0.1, away), (0.5, 0.4, T), (0.3, 0.2, away)):
+            infer_rows.append([PoseEstimate(scene_id, im_id, obj_id, value, pose, 0.6) for value in (score, tool)])
+        others.append(PoseEstimate(scene_id, im_id, 99, 1.0, T, 0.6))  # of an object that is no target
+    for variant, column in zip(DETECTION[1:], (0, 1), strict=True):
+        toy.results_dir.mkdir(exist_ok=True)
+        write_results(toy.path(variant, NOISY), [*(row[column] for row in infer_rows), *others])
+    toy.path(DETECTION[0], NOISY).touch()
+    rows = measure_extra_detections(toy, Console())
+    assert [row["detections"] for row in rows] == [6, 12, 18, 18]
+    assert rows[0]["AR"] < 0.5
+    assert [row["AR"] for row in rows[1:]] == [1, 1, 1]
+    assert rows[1]["AR_above"] == 1 - rows[0]["AR"]
+    assert [row["median_s_an_image"] for row in rows] == pytest.approx([0.6 * n / 8 for n in (2, 4, 6, 6)])
 
 
 def test_real_data_sets_that_lack_a_part_are_left_out_with_the_reason(toy_dir, tmp_path, capsys):

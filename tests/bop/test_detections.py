@@ -454,20 +454,23 @@ def detection(obj_id, score, x=0.0):
     return Detection(obj_id, score, (x, 0.0, 5.0, 5.0), None, 0.1)
 
 
-def chosen(targets, detections):
-    return [(item.obj_id, item.score, item.box_xywh[0]) for item in select_detections(targets, detections)]
+def chosen(targets, detections, extra=0):
+    return [(item.obj_id, item.score, item.box_xywh[0]) for item in select_detections(targets, detections, extra)]
 
 
 def test_the_best_inst_count_of_each_target():
     detections = [detection(1, 0.2), detection(2, 0.9), detection(1, 0.6), detection(1, 0.4), detection(3, 1.0)]
     targets = [Target(1, 0, 1, 2), Target(1, 0, 2, 3)]
     assert chosen(targets, detections) == [(1, 0.6, 0.0), (1, 0.4, 0.0), (2, 0.9, 0.0)]
+    assert chosen(targets, detections, 1) == [(1, 0.6, 0.0), (1, 0.4, 0.0), (1, 0.2, 0.0), (2, 0.9, 0.0)]
+    assert chosen([ImageTarget(1, 0, 2)], detections, 1) == chosen([ImageTarget(1, 0, 2)], detections)
 
 
 def test_without_its_own_a_target_borrows_the_best_of_the_others_relabelled():
     detections = [detection(2, 0.3, 1), detection(3, 0.8, 2), detection(3, 0.5, 3)]
     targets = [Target(1, 0, 2, 2), Target(1, 0, 7, 2)]
     assert chosen(targets, detections) == [(2, 0.3, 1), (7, 0.8, 2), (7, 0.5, 3)]
+    assert chosen(targets, detections, 1) == [(2, 0.3, 1), (7, 0.8, 2), (7, 0.5, 3), (7, 0.3, 1)]
 
 
 def test_equal_scores_keep_their_order():

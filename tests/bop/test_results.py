@@ -7,10 +7,10 @@ import pytest
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T
-from picopose_cli.base.types import PoseEstimate
+from picopose_cli.base.types import ImageTarget, PoseEstimate, Target
 from picopose_cli.bop import results
 from picopose_cli.bop.result_names import ResultName, parse_result_name, result_file_name
-from picopose_cli.bop.results import HEADER, read_results, write_results
+from picopose_cli.bop.results import HEADER, counted_rows, read_results, write_results
 
 R_TEXT = "1 0 0 0 1 0 0 0 1"
 
@@ -32,6 +32,17 @@ def write_text(path, *rows, header=True):
 
 def row(scene=1, im=2, obj=3, score=0.5, R=R_TEXT, t="10 20 500", time=0.25):
     return f"{scene},{im},{obj},{score},{R},{t},{time}"
+
+
+def test_rows_after_the_best_of_a_target_do_not_count(tmp_path):
+    scores = [(2, 1, 0.1), (2, 1, 0.3), (2, 1, 0.2), (2, 5, 0.9), (2, 5, 0.9), (7, 1, 0.5), (2, 1, "nan")]
+    path = write_text(tmp_path / "m_ycbv-test.csv", *(row(im=im, obj=obj, score=score) for im, obj, score in scores))
+    table = read_results(path)
+    counted = counted_rows(table, [Target(1, 2, 1, 2), Target(1, 2, 5, 1)])
+    assert counted.row.tolist() == [3, 4, 5, 7]  # in their order; of equal scores the first; row 7 is no target's
+    assert counted.score.tolist() == [0.3, 0.2, 0.9, 0.5]
+    assert (table.not_finite, counted.not_finite) == ((8,), ())
+    assert counted_rows(table, [ImageTarget(1, 2, 1)]).row.tolist() == table.row.tolist()
 
 
 def test_numbers_read_back_as_they_were_written(tmp_path):

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS, InferOptions
+from picopose_cli.base.options import DEFAULT_EXTRA_DETECTIONS, DEFAULT_REFINE_ROUNDS, InferOptions
 from picopose_cli.base.types import Rle
-from picopose_cli.bop.results import read_results
+from picopose_cli.bop.datasets import open_dataset
+from picopose_cli.bop.results import counted_rows, read_results
 from picopose_cli.bop.rle import decode_rle
+from picopose_cli.bop.targets import read_targets
 from picopose_cli.commands import infer
 from picopose_cli.runs import inputs, onboarding
 
@@ -132,6 +134,28 @@ def test_the_released_rules_have_no_refinement():
         InferOptions("toy", rules="paper", refine=2)
     with pytest.raises(PicoPoseError, match="--refine -1"):
         InferOptions("toy", refine=-1)
+
+
+def test_more_detections_than_count_are_estimated_and_every_row_stays(data_dir):
+    """A worse detection of object 1, at object 2's place, adds a row: in the localisation task of the default rules."""
+    path = data_dir / "toy/detections.json"
+    entries = json.loads(path.read_text())
+    worse = [{**one, "category_id": 1, "score": 0.01} for one in entries if one["category_id"] == 2]
+    path.write_text(json.dumps(entries + worse))
+    tables = {}
+    for extra in (0, None):
+        report = run(data_dir, extra_detections=extra, refine=0, output=data_dir / f"extra{extra}_toy-test.csv")
+        assert report.exit_code == 0
+        assert not report.findings
+        assert report.identity["extra_detections"] == (0 if extra == 0 else DEFAULT_EXTRA_DETECTIONS)
+        tables[extra] = read_results(data_dir / f"extra{extra}_toy-test.csv")
+    assert tables[0].obj_id.tolist() == [1, 2] * 3
+    assert tables[None].obj_id.tolist() == [1, 1, 2] * 3
+    counted = counted_rows(tables[None], read_targets(open_dataset("toy", data_dir)))
+    assert counted.obj_id.tolist() == [1, 2] * 3
+    np.testing.assert_array_equal(np.delete(tables[None].score, [1, 4, 7]), counted.score)
+    assert InferOptions("toy", rules="paper").extra == InferOptions("toy", detections="gt").extra == 0
+    assert InferOptions("toy", rules="paper", extra_detections=2).extra == 2
 
 
 def test_truncated_and_missing_images_are_skipped(data_dir):

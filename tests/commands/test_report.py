@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,10 @@ def content(page: Path) -> dict:
 
 
 def test_scores_errors_and_outlines(data_dir, tmp_path):
-    results, page = tmp_path / "a_toy-test.csv", tmp_path / "page.html"
-    write_results(results, truth(data_dir, {2: 0.02}))
-    printed = report(results, "--data-dir", data_dir, "--output", page)
+    page = tmp_path / "page.html"
+    extra = [replace(one, score=one.score - 1) for one in truth(data_dir, {1: 0.1})]  # rows that do not count
+    write_results(tmp_path / "b_toy-test.csv", [*extra, *truth(data_dir, {2: 0.02})])
+    printed = report(tmp_path / "b_toy-test.csv", "--data-dir", data_dir, "--output", page)
     assert "6 estimates on 3 images" in printed
     found = content(page)
     (file,) = found["files"]

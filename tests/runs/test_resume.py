@@ -239,6 +239,7 @@ def edited_detections(folder: Path, tmp_path: Path) -> str:
         ({"rules": "paper"}, ["refinement", "rules"]),
         ({"precision": "bf16"}, ["precision: fp32 there, bf16 here"]),
         ({"timing": "sequential"}, ["timing"]),
+        ({"extra_detections": 3}, ["extra_detections: 1 there, 3 here"]),
         ({"limit": 5}, ["images: 12 there, 5 here", "tasks_sha256"]),
         ({"shard": "1/2"}, ["shard"]),
         ({"detections": "gt"}, ["detections_sha256"]),
