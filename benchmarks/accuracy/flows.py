@@ -139,15 +139,15 @@ def with_choice(variant: Variant, hypothesis: Hypothesis, pose: HypothesisPose, 
         return pose  # by those of the solver's own rules
     T, pairs, found = pose.T_cam_from_obj, hypothesis.correspondences, pose.selection_score > 0
     if variant.soft_inliers:
-        count = count_soft_inliers(T, pairs, K, hypothesis.crop_scale) if found else 0.0
+        count = count_soft_inliers(T, pairs, K, hypothesis.std_px) if found else 0.0
         return RobustPose(T, count, hypothesis.alignment)
     inliers = count_inliers(T, pairs, K) if found else 0
     return RansacPose(T, inliers, inliers / max(len(pairs.uv_image), 1))
 
 
-def count_soft_inliers(T_cam_from_obj: Array, pairs: Correspondences, K: Array, crop_scale: float) -> float:
+def count_soft_inliers(T_cam_from_obj: Array, pairs: Correspondences, K: Array, std_px: float) -> float:
     """Return the certainty-weighted number of soft inliers of a pose."""
-    residuals = pair_residuals([pairs], np.array([crop_scale]), torch.device("cpu"))
+    residuals = pair_residuals([pairs], np.array([std_px]), torch.device("cpu"))
     rows = RowBlocks(residuals, torch.from_numpy(K)[None])
     return float(rows.soft_inliers(torch.from_numpy(T_cam_from_obj)[None, None]))
 

@@ -10,7 +10,7 @@ import torch
 
 from picopose_cli.base.geometry import backproject_pixels
 from picopose_cli.base.types import Array, Correspondences
-from picopose_cli.pose.residuals import PAIR_STD_PX, pair_residuals
+from picopose_cli.pose.residuals import pair_residuals
 from picopose_cli.pose.row_blocks import RowBlocks
 from picopose_cli.pose.solve import RobustPose, solve_robust
 
@@ -57,7 +57,7 @@ def solve_matches(matches: Sequence[RenderMatches], device: torch.device) -> lis
     return solve_robust(
         [one.correspondences for one in matches],
         np.stack([one.K for one in matches]),
-        _scales([one.std_px for one in matches]),
+        np.array([one.std_px for one in matches]),
         np.stack([one.T_start for one in matches]),
         device,
     )
@@ -82,13 +82,9 @@ def support_of_poses(
     joined = [_join([one.correspondences for one in pool]) for pool in pools]
     K = torch.from_numpy(np.stack([pool[0].K for pool in pools])).to(device)
     with torch.inference_mode():
-        rows = RowBlocks(pair_residuals(joined, _scales(std_px), device), K)
+        rows = RowBlocks(pair_residuals(joined, np.asarray(std_px), device), K)
         support = rows.soft_inliers(torch.from_numpy(T).to(device)).cpu().numpy()
     return [np.nan_to_num(support[row, : len(of_one)]) for row, of_one in enumerate(poses)]
-
-
-def _scales(std_px: Sequence[float]) -> Array:
-    return PAIR_STD_PX / np.asarray(std_px, np.float64)
 
 
 def _join(parts: Sequence[Correspondences]) -> Correspondences:

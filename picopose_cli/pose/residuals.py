@@ -18,7 +18,7 @@ from torch import Tensor
 from picopose_cli.base.types import Array, Correspondences
 
 PAIR_STD_PX = 4.0
-"""Standard deviation of a correspondence of stage 3, crop px."""
+"""Standard deviation of a correspondence of stage 3, crop px, whatever the crop's scale."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Residuals:
                 raise ValueError(f"{name} is {rows.dtype} {tuple(rows.shape)}, needs float64 {shape}")
 
 
-def pair_residuals(correspondences: Sequence[Correspondences], crop_scale: Array, device: torch.device) -> Residuals:
+def pair_residuals(correspondences: Sequence[Correspondences], std_px: Array, device: torch.device) -> Residuals:
     """Return the rows of B candidates' correspondences, which weigh their certainty.
 
-    `crop_scale` (B,) crop px per image px: correspondences err by `PAIR_STD_PX` crop px, whatever the crop's scale.
+    `std_px` (B,) image px: standard deviation of a candidate's right correspondences.
     """
     count = max((len(pairs.certainty) for pairs in correspondences), default=0)
     rows = np.zeros((6, len(correspondences), count))
@@ -59,11 +59,10 @@ def pair_residuals(correspondences: Sequence[Correspondences], crop_scale: Array
         used[:2], used[2:5], used[5] = pairs.uv_image.T, pairs.xyz_obj_m.T, pairs.certainty
     on_device = torch.from_numpy(rows).to(device)
     weight = on_device[5]
-    std_px = torch.from_numpy(PAIR_STD_PX / np.asarray(crop_scale, np.float64)).to(device)
     return Residuals(
         on_device[:2].permute(1, 2, 0),
         on_device[2:5].permute(1, 2, 0),
         weight,
-        std_px[:, None].expand(weight.shape),
+        torch.from_numpy(std_px.astype(np.float64)).to(device)[:, None].expand(weight.shape),
         torch.ones_like(weight),
     )

@@ -22,6 +22,7 @@ from picopose_cli.pose.correspondences import (
     subcell_correspondences,
 )
 from picopose_cli.pose.ransac import RansacPose, solve_released
+from picopose_cli.pose.residuals import PAIR_STD_PX
 from picopose_cli.pose.solve import RobustPose, solve_robust
 from picopose_cli.pose.template_store import OnboardedObject
 
@@ -46,6 +47,11 @@ class Hypothesis:
     correspondences: Correspondences
     crop_scale: float
     alignment: float
+
+    @property
+    def std_px(self) -> float:
+        """Standard deviation of the right ones among stage 3's correspondences, image px."""
+        return PAIR_STD_PX / self.crop_scale
 
 
 class RankedPose(Protocol):
@@ -175,8 +181,8 @@ class DefaultRules:
         """Return the robust poses, highest selection score first; one without a solution has its stage-2 pose."""
         every = [one for of_detection in hypotheses for one in of_detection]
         K_of_each = np.repeat(K, [len(of_detection) for of_detection in hypotheses], axis=0)
-        scales, starts = np.array([one.crop_scale for one in every]), np.array([one.T_stage2 for one in every])
-        found = iter(solve_robust([one.correspondences for one in every], K_of_each, scales, starts, device))
+        std_px, starts = np.array([one.std_px for one in every]), np.array([one.T_stage2 for one in every])
+        found = iter(solve_robust([one.correspondences for one in every], K_of_each, std_px, starts, device))
         return [_best_first([_aligned(one, next(found)) for one in of_detection]) for of_detection in hypotheses]
 
 

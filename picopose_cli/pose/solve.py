@@ -53,32 +53,32 @@ class RobustPose:
 def solve_robust(
     correspondences: Sequence[Correspondences],
     K: Array,
-    crop_scale: Array,
+    std_px: Array,
     T_start: Array,
     device: torch.device,
 ) -> list[RobustPose | None]:
     """Return, for each of B candidates, the pose that minimises the weighted kernels of the reprojection errors.
 
-    `K` (B,3,3) of the images; `crop_scale` (B,) crop px per image px: errors are measured in pixels of the network's
-    input; `T_start` (B,4,4) metres. A pose is None if there are too few correspondences, if the start is not finite, or
+    `K` (B,3,3) of the images; `std_px` (B,) image px: standard deviation of right correspondences; `T_start` (B,4,4)
+    metres. A pose is None if there are too few correspondences, if the start is not finite, or
     if no finite pose in front of the camera is found. It is the same to the bit in every batch.
     """
     found: list[RobustPose | None] = []
     for first in range(0, len(correspondences), SOLVED_AT_ONCE):
         part = slice(first, first + SOLVED_AT_ONCE)
-        found += _solve(correspondences[part], K[part], crop_scale[part], T_start[part], device)
+        found += _solve(correspondences[part], K[part], std_px[part], T_start[part], device)
     return found
 
 
 def _solve(
     correspondences: Sequence[Correspondences],
     K: Array,
-    crop_scale: Array,
+    std_px: Array,
     T_start: Array,
     device: torch.device,
 ) -> list[RobustPose | None]:
     starts = np.stack([_starts(*one) for one in zip(correspondences, K, T_start, strict=True)])  # (B,2,4,4)
-    rows = RowBlocks(pair_residuals(correspondences, crop_scale, device), torch.from_numpy(K.astype(float)).to(device))
+    rows = RowBlocks(pair_residuals(correspondences, std_px, device), torch.from_numpy(K.astype(float)).to(device))
     T = minimise([rows], torch.from_numpy(starts).to(device))
     soft_inliers, poses = rows.soft_inliers(T).cpu().numpy(), T.cpu().numpy()
     soft_inliers[~is_possible(poses)] = -1

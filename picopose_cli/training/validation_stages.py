@@ -16,6 +16,7 @@ from picopose_cli.network.offsets import OffsetEstimate, OffsetFeatures
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.network.vit import FeatureMaps
 from picopose_cli.pose.correspondences import affine_poses, cell_centre_points, rotate_to_ray, subcell_correspondences
+from picopose_cli.pose.residuals import PAIR_STD_PX
 from picopose_cli.pose.solve import RobustPose, best_pose, solve_robust
 from picopose_cli.synthesis.samples import Sample
 from picopose_cli.training.batches import PairBatch, ViewBatch, collate, network_inputs
@@ -167,5 +168,5 @@ def _solve(
         pairs.append(subcell_correspondences(flow[i], logits[i], xyz, depth > 0, sample.observation.A_crop_from_image))
     K = np.stack([sample.observation.K for sample in samples])
     crops = np.stack([sample.observation.A_crop_from_image for sample in samples])
-    crop_scale = np.linalg.norm(crops[:, :2, 0], axis=1)  # a crop may be rotated
-    return solve_robust(pairs, K, crop_scale, T_stage2, views.device)
+    std_px = PAIR_STD_PX / np.linalg.norm(crops[:, :2, 0], axis=1)  # a crop may be rotated
+    return solve_robust(pairs, K, std_px, T_stage2, views.device)

@@ -10,7 +10,6 @@ import torch
 
 from picopose_cli.base.geometry import make_T, transform_points
 from picopose_cli.base.types import Correspondences
-from picopose_cli.pose.residuals import PAIR_STD_PX
 from picopose_cli.pose.solve import RobustPose, solve_robust
 
 KERNEL_SCALES = (10.0, 5.0, 2.5)
@@ -18,9 +17,9 @@ MAX_STEPS = 5
 DAMPING = 1e-4
 
 
-def solve_one(pairs: Correspondences, K: np.ndarray, crop_scale: float, T_start: np.ndarray) -> RobustPose | None:
+def solve_one(pairs: Correspondences, K: np.ndarray, std_px: float, T_start: np.ndarray) -> RobustPose | None:
     """Return the package's robust pose of one candidate, solved alone."""
-    (pose,) = solve_robust([pairs], K[None], np.array([crop_scale]), T_start[None], torch.device("cpu"))
+    (pose,) = solve_robust([pairs], K[None], np.array([std_px]), T_start[None], torch.device("cpu"))
     return pose
 
 
@@ -35,10 +34,10 @@ class PlainRows:
     kernel_scale: np.ndarray
 
 
-def plain_pairs(correspondences: Correspondences, crop_scale: float) -> PlainRows:
+def plain_pairs(correspondences: Correspondences, std_px: float) -> PlainRows:
     """Return the rows of correspondences."""
     count = len(correspondences.certainty)
-    W = np.tile(np.eye(2) * crop_scale / PAIR_STD_PX, (count, 1, 1))
+    W = np.tile(np.eye(2) / std_px, (count, 1, 1))
     return PlainRows(correspondences.uv_image, correspondences.xyz_obj_m, correspondences.certainty, W, np.ones(count))
 
 

@@ -23,6 +23,7 @@ from picopose_cli.pose.correspondences import (
     rotate_to_ray,
     subcell_correspondences,
 )
+from picopose_cli.pose.residuals import PAIR_STD_PX
 from picopose_cli.training.batches import collate
 from picopose_cli.training.supervision import true_affine, true_flow
 
@@ -186,6 +187,6 @@ def test_noise_free_flow_gives_the_true_image_to_a_tenth_of_a_crop_pixel(key):
         assert len(uv) > 300
         assert np.abs(uv - pairs.uv_image).max() * crop_scale < 0.1
         start = make_T(Rotation.from_rotvec([0.2, -0.15, 0.1]).as_matrix() @ T_true[:3, :3], T_true[:3, 3] * 1.05)
-        found = solve_one(pairs, sample.observation.K, crop_scale, start).T_cam_from_obj
+        found = solve_one(pairs, sample.observation.K, PAIR_STD_PX / crop_scale, start).T_cam_from_obj
         assert np.rad2deg(rotation_angle_rad(found[:3, :3], T_true[:3, :3])) < 0.05
         np.testing.assert_allclose(found[:3, 3], T_true[:3, 3], rtol=1e-3, atol=1e-4)

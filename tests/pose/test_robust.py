@@ -47,13 +47,13 @@ class Problem:
         found = [pairs_seen_by(self.K[i], rng, count) for i, count in enumerate(counts)]
         self.T = np.stack([T for T, _ in found])
         self.pairs = [pairs for _, pairs in found]
-        self.crop_scale = rng.uniform(0.7, 2.0, len(counts))
+        self.std_px = 4 / rng.uniform(0.7, 2.0, len(counts))
         self.starts = np.stack([[near(T, rng, 20), near(T, rng, 100)] for T in self.T])
 
     def solve(self, order=None, padding=0, device=CPU) -> tuple[np.ndarray, np.ndarray]:
         """Poses (B,2,4,4) and soft inliers (B,2) of the candidates in an order, padded by some rows."""
         order = list(range(len(self.pairs)) if order is None else order)
-        residuals = pair_residuals([self.pairs[i] for i in order], self.crop_scale[order], device)
+        residuals = pair_residuals([self.pairs[i] for i in order], self.std_px[order], device)
         rows = RowBlocks(padded(residuals, padding), torch.from_numpy(self.K[order]).to(device))
         T = minimise([rows], torch.from_numpy(self.starts[order]).to(device))
         return T.cpu().numpy(), rows.soft_inliers(T).cpu().numpy()
@@ -87,7 +87,7 @@ def solved(problem):
 def test_poses_are_those_of_the_plain_solver(problem, solved):
     T, inliers = solved
     for i, pairs in enumerate(problem.pairs):
-        rows = plain_pairs(pairs, problem.crop_scale[i])
+        rows = plain_pairs(pairs, problem.std_px[i])
         for start in range(2):
             expected = minimise_plainly(problem.starts[i, start], rows, problem.K[i])
             np.testing.assert_allclose(T[i, start, :3, :3], expected[:3, :3], atol=1e-7)
@@ -172,14 +172,14 @@ def test_contour_lines_alone_and_with_pairs(problem):
     """Residuals of both kinds, each with its own noise, kernel scale and weight, as the plain solver's."""
     lines, plain_lines = lines_of(problem, np.random.default_rng(1))
     K_of = torch.from_numpy(problem.K)
-    rows = RowBlocks(lines, K_of), RowBlocks(pair_residuals(problem.pairs, problem.crop_scale, CPU), K_of)
+    rows = RowBlocks(lines, K_of), RowBlocks(pair_residuals(problem.pairs, problem.std_px, CPU), K_of)
     starts = torch.from_numpy(problem.starts[:, :1])
     for kinds in (rows[:1], rows):
         T = minimise(kinds, starts).numpy()
         for i in range(len(problem.pairs)):
             expected = plain_lines[i]
             if len(kinds) == 2:
-                expected = joined(expected, plain_pairs(problem.pairs[i], problem.crop_scale[i]))
+                expected = joined(expected, plain_pairs(problem.pairs[i], problem.std_px[i]))
             pose = minimise_plainly(problem.starts[i, 0], expected, problem.K[i])
             np.testing.assert_allclose(T[i, 0], pose, atol=1e-7)
             assert rows[0].soft_inliers(torch.from_numpy(T))[i, 0] == pytest.approx(
@@ -191,14 +191,14 @@ def test_contour_lines_alone_and_with_pairs(problem):
 def test_each_start_stops_where_its_cost_no_longer_falls(problem, solved):
     T, _ = solved
     for i, pairs in enumerate(problem.pairs):
-        rows = plain_pairs(pairs, problem.crop_scale[i])
+        rows = plain_pairs(pairs, problem.std_px[i])
         for start in range(2):
             before = robust_cost(problem.starts[i, start], rows, problem.K[i], 10.0)
             assert robust_cost(T[i, start], rows, problem.K[i], 10.0) <= before
 
 
 def test_a_row_counts_with_its_weight(problem):
-    residuals = pair_residuals(problem.pairs[:1], problem.crop_scale[:1], CPU)
+    residuals = pair_residuals(problem.pairs[:1], problem.std_px[:1], CPU)
     K_of, T = torch.from_numpy(problem.K[:1]), torch.from_numpy(problem.T[:1, None])
     halved = replace(residuals, weight=residuals.weight / 2)
     whole, half = (RowBlocks(rows, K_of).soft_inliers(T) for rows in (residuals, halved))
@@ -212,12 +212,12 @@ def test_degenerate_rows_and_starts_spoil_nobody_else(problem, solved):
     pairs = [at_origin, unsure, nowhere, problem.pairs[0], problem.pairs[0]]
     starts = np.concatenate([problem.starts[[0, 0, 0, 0]], np.full((1, 2, 4, 4), np.nan)])
     starts[0, 1] = make_T(np.eye(3), np.array([0, 0, -0.5]))  # behind the camera
-    residuals = pair_residuals(pairs, problem.crop_scale[[0, 2, 2, 0, 0]], CPU)
+    residuals = pair_residuals(pairs, problem.std_px[[0, 2, 2, 0, 0]], CPU)
     T = minimise([RowBlocks(residuals, torch.from_numpy(problem.K[[0, 0, 0, 0, 0]]))], torch.from_numpy(starts)).numpy()
     np.testing.assert_array_equal(T[1:3], starts[1:3])
     np.testing.assert_array_equal(T[3], solved[0][0])
     assert np.isnan(T[4]).all()
-    expected = minimise_plainly(starts[0, 0], plain_pairs(at_origin, problem.crop_scale[0]), problem.K[0])
+    expected = minimise_plainly(starts[0, 0], plain_pairs(at_origin, problem.std_px[0]), problem.K[0])
     np.testing.assert_allclose(T[0, 0], expected, atol=1e-6)
     np.testing.assert_array_equal(T[0, 1], starts[0, 1])
 

@@ -17,11 +17,11 @@ from picopose_cli.base.geometry import make_T, project_points, rotation_angle_ra
 from picopose_cli.base.types import Correspondences
 from picopose_cli.pose import robust, solve
 from picopose_cli.pose.ransac import solve_released
-from picopose_cli.pose.residuals import PAIR_STD_PX, pair_residuals
+from picopose_cli.pose.residuals import pair_residuals
 from picopose_cli.pose.row_blocks import RowBlocks
 from picopose_cli.pose.solve import RobustPose, best_pose
 
-CROP_SCALE = 1.5
+STD_PX = 2.7
 
 
 def near(T: np.ndarray, rng: np.random.Generator, angle_deg: float = 20.0, shift: float = 0.06) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_exact_pairs_give_the_exact_pose():
     for _ in range(10):
         T = random_pose(rng)
         pairs = noisy_pairs(rng, T)
-        solution = solve_one(pairs, K, CROP_SCALE, near(T, rng))
+        solution = solve_one(pairs, K, STD_PX, near(T, rng))
         np.testing.assert_allclose(solution.T_cam_from_obj, T, atol=1e-6)
         assert solution.soft_inliers == pytest.approx(len(pairs.uv_image), rel=1e-6)
 
@@ -51,7 +51,7 @@ def test_without_outliers_and_with_a_wide_kernel_it_is_least_squares(monkeypatch
     monkeypatch.setattr(robust, "MAX_STEPS", 50)
     T = random_pose(rng)
     pairs = noisy_pairs(rng, T, noise_px=2.0)
-    found = solve_one(pairs, K, CROP_SCALE, near(T, rng)).T_cam_from_obj
+    found = solve_one(pairs, K, STD_PX, near(T, rng)).T_cam_from_obj
     rvec, tvec = cv2.Rodrigues(T[:3, :3])[0], T[:3, 3:].copy()
     rvec, tvec = cv2.solvePnPRefineLM(pairs.xyz_obj_m, pairs.uv_image, K, None, rvec, tvec)
     np.testing.assert_allclose(found[:3, :3], cv2.Rodrigues(rvec)[0], atol=1e-5)
@@ -71,13 +71,13 @@ def test_the_pose_minimises_the_weighted_kernel():
     def cost(change: np.ndarray) -> float:
         moved = make_T(Rotation.from_rotvec(change[:3]).as_matrix() @ T[:3, :3], T[:3, 3] + change[3:])
         squared = ((project_points(K_skewed, transform_points(moved, pairs.xyz_obj_m)) - uv) ** 2).sum(1)
-        squared *= (CROP_SCALE / PAIR_STD_PX / robust.KERNEL_SCALES[-1]) ** 2
+        squared *= (1 / STD_PX / robust.KERNEL_SCALES[-1]) ** 2
         return float((pairs.certainty * squared / (1 + squared)).sum())
 
     options = {"xatol": 1e-8, "fatol": 1e-10, "maxiter": 20_000, "maxfev": 20_000, "adaptive": True}
     best = minimize(cost, np.full(6, 1e-3), method="Nelder-Mead", options=options).x
     expected = make_T(Rotation.from_rotvec(best[:3]).as_matrix() @ T[:3, :3], T[:3, 3] + best[3:])
-    found = solve_one(pairs, K_skewed, CROP_SCALE, near(T, rng, 10)).T_cam_from_obj
+    found = solve_one(pairs, K_skewed, STD_PX, near(T, rng, 10)).T_cam_from_obj
     assert angle_deg(found, expected) < 0.1
     np.testing.assert_allclose(found[:3, 3], expected[:3, 3], rtol=2e-3, atol=2e-4)
 
@@ -88,7 +88,7 @@ def test_more_accurate_than_the_released_rule_from_where_stage_2_may_be():
     for _ in range(20):
         T = random_pose(rng)
         pairs = noisy_pairs(rng, T, noise_px=3.0, outliers=0.5)
-        ours.append(angle_deg(solve_one(pairs, K, CROP_SCALE, near(T, rng, 25)).T_cam_from_obj, T))
+        ours.append(angle_deg(solve_one(pairs, K, STD_PX, near(T, rng, 25)).T_cam_from_obj, T))
         released.append(angle_deg(solve_released(pairs, K).T_cam_from_obj, T))
     assert np.max(ours) < 4
     assert np.median(ours) < 0.5 * np.median(released)
@@ -99,7 +99,7 @@ def test_right_correspondences_correct_a_wrong_start():
     for _ in range(10):
         T = random_pose(rng)
         pairs = noisy_pairs(rng, T, noise_px=1.0, outliers=0.2)
-        found = solve_one(pairs, K, CROP_SCALE, near(T, rng, 170)).T_cam_from_obj
+        found = solve_one(pairs, K, STD_PX, near(T, rng, 170)).T_cam_from_obj
         assert angle_deg(found, T) < 1
 
 
@@ -110,13 +110,13 @@ def test_certainty_counts():
     uv = pairs.uv_image.copy()
     uv[::2] += 8.0  # half of the pairs agree on another pose
     sure = np.where(np.arange(400) % 2, 1.0, 0.1)
-    found = solve_one(Correspondences(uv, pairs.xyz_obj_m, sure), K, CROP_SCALE, T).T_cam_from_obj
+    found = solve_one(Correspondences(uv, pairs.xyz_obj_m, sure), K, STD_PX, T).T_cam_from_obj
     moved_px = project_points(K, found[:3, 3]) - project_points(K, T[:3, 3])
     assert np.linalg.norm(moved_px) < 1.5
 
 
 def count_soft_inliers(T: np.ndarray, pairs: Correspondences) -> float:
-    rows = RowBlocks(pair_residuals([pairs], np.array([CROP_SCALE]), torch.device("cpu")), torch.from_numpy(K)[None])
+    rows = RowBlocks(pair_residuals([pairs], np.array([STD_PX]), torch.device("cpu")), torch.from_numpy(K)[None])
     return float(rows.soft_inliers(torch.from_numpy(T)[None, None]))
 
 
@@ -125,7 +125,7 @@ def test_soft_inliers_are_counted_in_crop_pixels():
     T = random_pose(rng)
     pairs = noisy_pairs(rng, T, count=50)
     moved = Correspondences(pairs.uv_image + np.array([2.0, 0]), pairs.xyz_obj_m, np.full(50, 0.5))
-    expected = 25 * np.exp(-0.5 * (2.0 * CROP_SCALE / PAIR_STD_PX) ** 2)
+    expected = 25 * np.exp(-0.5 * (2.0 / STD_PX) ** 2)
     assert count_soft_inliers(T, moved) == pytest.approx(expected)
     behind = make_T(T[:3, :3], -T[:3, 3])
     assert count_soft_inliers(behind, pairs) == 0
@@ -135,24 +135,24 @@ def test_soft_inliers_are_counted_in_crop_pixels():
 def test_too_few_correspondences_have_no_solution(count):
     rng = np.random.default_rng(6)
     T = random_pose(rng)
-    assert solve_one(noisy_pairs(rng, T, count=count), K, CROP_SCALE, T) is None
+    assert solve_one(noisy_pairs(rng, T, count=count), K, STD_PX, T) is None
 
 
 def test_degenerate_correspondences_and_starts_never_raise():
     rng = np.random.default_rng(7)
     T = random_pose(rng)
     same = Correspondences(np.full((20, 2), 100.0), np.zeros((20, 3)), np.ones(20))
-    solution = solve_one(same, K, CROP_SCALE, T)
+    solution = solve_one(same, K, STD_PX, T)
     assert solution is None or np.isfinite(solution.T_cam_from_obj).all()
     unsure = Correspondences(same.uv_image, rng.random((20, 3)), np.zeros(20))
-    assert solve_one(unsure, K, CROP_SCALE, T).soft_inliers == 0
-    assert solve_one(noisy_pairs(rng, T), K, CROP_SCALE, np.full((4, 4), np.nan)) is None
+    assert solve_one(unsure, K, STD_PX, T).soft_inliers == 0
+    assert solve_one(noisy_pairs(rng, T), K, STD_PX, np.full((4, 4), np.nan)) is None
 
 
 def test_solutions_do_not_depend_on_threads_order_or_batches(monkeypatch):
     rng = np.random.default_rng(8)
     poses = [random_pose(rng) for _ in range(8)]
-    problems = [(noisy_pairs(rng, T, 300, noise_px=1, outliers=0.4), K, CROP_SCALE, near(T, rng)) for T in poses]
+    problems = [(noisy_pairs(rng, T, 300, noise_px=1, outliers=0.4), K, STD_PX, near(T, rng)) for T in poses]
     problems[3] = (noisy_pairs(rng, poses[3], count=4), *problems[3][1:])  # too few to be solved
     alone = [solve_one(*problem) for problem in problems]
     with ThreadPoolExecutor(4) as pool:
