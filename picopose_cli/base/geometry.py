@@ -71,6 +71,18 @@ def rotation_angle_rad(R_a: Array, R_b: Array) -> Array:
     return angle
 
 
+def distinct_rotations(R: Array, least_rad: float, count: int) -> list[int]:
+    """Return the indices of up to `count` rotations (N,3,3) that differ by more than an angle from all before them."""
+    chosen: list[int] = []
+    largest_trace = 1 + 2 * np.cos(least_rad)
+    for i, one in enumerate(R):
+        if (np.einsum("nij,ij->n", R[chosen], one) < largest_trace).all():
+            chosen.append(i)
+            if len(chosen) == count:
+                break
+    return chosen
+
+
 def ray_rotation(t: Array) -> Array:
     """Return the least rotations (N,3,3) that turn the optical axis into the direction of `t` (N,3), in front."""
     x, y, z = (t / np.linalg.norm(t, axis=1, keepdims=True)).T

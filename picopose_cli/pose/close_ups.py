@@ -26,7 +26,7 @@ class CloseUp:
     """The square part of an image around a detection, as a pinhole camera sees it.
 
     `rgb` (S,S,3) u8, `mask` (S,S) bool of the detection, `K` (3,3) px of that camera, whose frame is the detection's;
-    `shown` (S,S) bool: what is inside of the image.
+    `shown` (S,S) bool: where the object would be seen, inside of the image and not behind another detection.
     """
 
     rgb: Array
@@ -56,27 +56,34 @@ def close_up_affine(A_crop_from_image: Array) -> tuple[Array, int]:
     return np.array([[scale, 0, offset[0]], [0, scale, offset[1]], [0, 0, 1]]), side_px
 
 
-def cut_close_up(image_rgb: Array, mask: Array, A_crop_from_image: Array, K: Array) -> CloseUp:
+def cut_close_up(
+    image_rgb: Array, mask: Array, A_crop_from_image: Array, K: Array, hidden: Array | None = None
+) -> CloseUp:
     """Return the close-up of a detection with mask (H,W) bool in an image (H,W,3) u8 of a pinhole camera K (3,3).
 
-    Pixels are averaged where the close-up has fewer than the image; outside of the image its edge is repeated.
+    `hidden` (H,W) bool: where other objects may be in front of this one. Pixels are averaged where the close-up has
+    fewer than the image; outside of the image its edge is repeated.
     """
     A, side_px = close_up_affine(A_crop_from_image)
     rgb, offset = _near_part(image_rgb, A, side_px)
+    shown = _shown(image_rgb.shape, A, side_px)
     return CloseUp(
         _warp(_smoothed(rgb, A[0, 0]), A @ offset, side_px, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE),
-        _warp(mask.astype(np.uint8), A, side_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) > 0,
+        _warp_mask(mask, A, side_px),
         A @ K,
-        _shown(image_rgb.shape, A, side_px),
+        shown if hidden is None else shown & ~_warp_mask(hidden, A, side_px),
     )
 
 
-def cut_virtual_close_up(image_rgb: Array, mask: Array, camera: CameraModel, virtual: VirtualCamera) -> CloseUp:
+def cut_virtual_close_up(
+    image_rgb: Array, mask: Array, camera: CameraModel, virtual: VirtualCamera, hidden: Array | None = None
+) -> CloseUp:
     """Return the close-up that the virtual camera of a detection's crop sees; arguments as of `cut_close_up`."""
     A, side_px = close_up_affine(virtual.A_crop_from_image)
     crop = make_crop(camera, replace(virtual, A_crop_from_image=A), side_px)
     rgb = np.round(crop.colour(image_rgb) * 255).astype(np.uint8)
-    return CloseUp(rgb, crop.mask(mask), A @ virtual.K, crop.mask(np.ones_like(mask)))
+    visible = np.ones_like(mask) if hidden is None else ~hidden
+    return CloseUp(rgb, crop.mask(mask), A @ virtual.K, crop.mask(visible))
 
 
 def _near_part(image: Array, A: Array, side_px: int) -> tuple[Array, Array]:
@@ -108,6 +115,10 @@ def _warp(image: Array, A: Array, side_px: int, interpolation: int, border: int)
     return np.asarray(
         cv2.warpAffine(image, pixel_index_affine(A), (side_px, side_px), flags=interpolation, borderMode=border)
     )
+
+
+def _warp_mask(mask: Array, A: Array, side_px: int) -> Array:
+    return _warp(mask.astype(np.uint8), A, side_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) > 0
 
 
 def shrink(close_up: CloseUp, side_px: int) -> CloseUp:

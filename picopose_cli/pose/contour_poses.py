@@ -1,7 +1,8 @@
 """The pose of a detection by silhouette and contours alone, for objects without texture.
 
 The templates' silhouettes that overlap most with the mask give many starts. Small renders of all of them are judged by
-how well their contours agree with the photograph, and the best are refined.
+how well their contours agree with the photograph, the best are moved to it and judged again, and the best of these are
+refined.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import numpy as np
 from picopose_cli.base.types import Array
 from picopose_cli.pose.close_ups import CloseUp, shrink
 from picopose_cli.pose.confidence import contour_confidence
-from picopose_cli.pose.contour_refinement import DrawDepth, agreements, refine_by_contours
-from picopose_cli.pose.contour_search import prepare_photograph
+from picopose_cli.pose.contour_refinement import ROUNDS, DrawDepth, agreements, refine_by_contours
+from picopose_cli.pose.contour_search import Photograph, prepare_photograph
 from picopose_cli.pose.silhouette_starts import Silhouettes, silhouette_starts
 
 STARTS = 40
 """Poses that are judged."""
-REFINED_STARTS = 5
-"""Of those, the ones of the best agreement, which are refined."""
+MOVED_STARTS = 12
+"""Of those, the ones of the best agreement, which are moved by one round of refinement and judged again."""
+REFINED_STARTS = 3
+"""Of those, again the best, which are refined."""
 JUDGED_SIDE_PX, REFINED_SIDE_PX = 128, 224
-"""Largest sides of the renders for both."""
+"""Largest sides of the renders to judge and move, and to refine."""
 
 DrawIn = Callable[[CloseUp], DrawDepth]
 """Takes a close-up and returns what renders the depth of the object in its camera."""
@@ -51,12 +54,19 @@ def contour_pose(
     `more_starts` (N,4,4) are judged beside those by silhouettes.
     """
     small, large = shrink(close_up, JUDGED_SIDE_PX), shrink(close_up, REFINED_SIDE_PX)
-    starts = np.concatenate([silhouette_starts(silhouettes, small.mask, small.K, STARTS), more_starts])
-    if not len(starts):
+    T = np.concatenate([silhouette_starts(silhouettes, small.mask, small.shown, small.K, STARTS), more_starts])
+    if not len(T):
         return None
-    found = agreements(prepare_photograph(small), draw_in(small), starts)
+    photo, draw = prepare_photograph(small), draw_in(small)
+    T = _best(photo, draw, T, MOVED_STARTS)
+    T = _best(photo, draw, refine_by_contours(photo, draw, T, ROUNDS[:1]), REFINED_STARTS)
     photo, draw = prepare_photograph(large), draw_in(large)
-    T = refine_by_contours(photo, draw, starts[np.argsort(-found, kind="stable")[:REFINED_STARTS]])
+    T = refine_by_contours(photo, draw, T)
     found = agreements(photo, draw, T)
     best = int(found.argmax())
     return ContourPose(T[best], float(found[best]), large.mask_iou(draw(T[best]) > 0))
+
+
+def _best(photo: Photograph, draw: DrawDepth, T: Array, count: int) -> Array:
+    """Return the `count` poses of (H,4,4) whose contours agree best with a photograph, best first."""
+    return T[np.argsort(-agreements(photo, draw, T), kind="stable")[:count]]

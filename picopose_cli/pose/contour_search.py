@@ -46,16 +46,19 @@ class Photograph:
     """A close-up as the search for contours needs it.
 
     `smooth_rgb` (S,S,3) f32; `object_logit` (S,S) f32: logarithm of the odds that a pixel shows the object, by its
-    colour and the detection's mask; `edge_scale`: the median gradient, grey values per px; `edges` (S,S,2) f32: vectors
-    at twice the angle of an edge's normal, of its strength in [0, 1); `near_mask` (S,S) bool: the mask and its rim;
+    colour and the detection's mask; `probability` (S,S) f32 of the same, 0 where nothing is shown; `edge_scale`: the
+    median gradient, grey values per px; `edges` (S,S,2) f32: vectors at twice the angle of an edge's normal, of its
+    strength in [0, 1); `near_mask` (S,S) bool: the mask and its rim; `near_strength` (N,) f32 of the edges there;
     `shown` (S,S) bool: where the object may be visible; `K` (3,3) px.
     """
 
     smooth_rgb: Array
     object_logit: Array
+    probability: Array
     edge_scale: float
     edges: Array
     near_mask: Array
+    near_strength: Array
     shown: Array
     K: Array
 
@@ -80,8 +83,10 @@ def prepare_photograph(close_up: CloseUp) -> Photograph:
     logit = _colour_logit(close_up) + _mask_logit(close_up.mask)
     logit[~close_up.shown] = 0
     edge_scale, edges = _edges(smooth)
-    near = cv2.dilate(close_up.mask.astype(np.uint8), np.ones((_NEAR_PX, _NEAR_PX), np.uint8)) > 0
-    return Photograph(smooth, logit, edge_scale, edges, near & close_up.shown, close_up.shown, close_up.K)
+    shown, dilated = close_up.shown, cv2.dilate(close_up.mask.astype(np.uint8), np.ones((_NEAR_PX, _NEAR_PX), np.uint8))
+    near = (dilated > 0) & shown
+    strength = np.linalg.norm(edges[near], axis=1)
+    return Photograph(smooth, logit, shown / (1 + np.exp(-logit)), edge_scale, edges, near, strength, shown, close_up.K)
 
 
 def _edges(smooth_rgb: Array) -> tuple[float, Array]:
@@ -198,12 +203,12 @@ def _explained(photo: Photograph, contour: Contour) -> float:
     cols, rows = np.clip(np.floor(contour.uv).astype(int), 0, photo.side_px - 1).T
     elsewhere[rows, cols] = 0
     distance = cv2.distanceTransform(elsewhere, cv2.DIST_L2, 3)[photo.near_mask]
-    strength = np.linalg.norm(photo.edges[photo.near_mask], axis=1)
     near = np.exp(-0.5 * np.square(distance / EXPLAINED_PX))
-    return float((strength * near).sum() / max(strength.sum(), 1e-9))
+    return float((photo.near_strength @ near) / max(photo.near_strength.sum(), 1e-9))
 
 
 def _overlap(photo: Photograph, inside: Array) -> float:
     """Return the intersection over union of a silhouette (S,S) with the probability that a pixel shows the object."""
-    silhouette, probability = inside[photo.shown], 1 / (1 + np.exp(-photo.object_logit[photo.shown]))
-    return float(np.minimum(silhouette, probability).sum() / max(np.maximum(silhouette, probability).sum(), 1e-9))
+    silhouette = inside & photo.shown
+    common = photo.probability[silhouette].sum()  # of minima of both; the sum of maxima has the rest
+    return float(common / max(np.count_nonzero(silhouette) + photo.probability.sum() - common, 1e-9))

@@ -13,6 +13,7 @@ from picopose_cli.base.geometry import make_T
 from picopose_cli.base.tasks import ImageTask, LoadedImage, Skip
 from picopose_cli.base.types import Array, Detection, QueryBatch
 from picopose_cli.pose.close_ups import CloseUp, cut_close_up, cut_virtual_close_up
+from picopose_cli.pose.occluders import OtherMasks
 from picopose_cli.templates.crops import (
     SMALLEST_MASK_PX,
     crop_affine,
@@ -93,6 +94,7 @@ def crop_queries(
     queries, skips = [], []
     camera = task.camera
     assert camera is not None  # the image has no problem
+    others = _other_masks(image) if close_ups else None
     for position, (detection, mask) in enumerate(zip(task.detections, image.masks, strict=True)):
         try:
             if detection.obj_id not in known_objects:
@@ -102,23 +104,32 @@ def crop_queries(
             mask = _usable_mask(detection, mask, image.image_rgb)
             virtual = virtual_camera(camera, detection, mask, perspective_crops=perspective_crops)
             if virtual is None:
-                queries.append(_crop(position, detection, mask, image.image_rgb, camera, close_ups=close_ups))
+                queries.append(_crop(position, detection, mask, image.image_rgb, camera, others))
             else:
-                one = _virtual_crop(position, detection, mask, image.image_rgb, camera, virtual, close_ups=close_ups)
-                queries.append(one)
+                queries.append(_virtual_crop(position, detection, mask, image.image_rgb, camera, virtual, others))
         except PicoPoseError as error:
             skips.append(Skip(task.scene_id, task.im_id, detection.obj_id, str(error)))
     return tuple(queries), tuple(skips)
 
 
+def _other_masks(image: LoadedImage) -> OtherMasks:
+    shape = image.image_rgb.shape[:2]
+    return OtherMasks([mask if isinstance(mask, np.ndarray) and mask.shape == shape else None for mask in image.masks])
+
+
 def _crop(
-    position: int, detection: Detection, mask: Array, image_rgb: Array, camera: CameraModel, *, close_ups: bool
+    position: int,
+    detection: Detection,
+    mask: Array,
+    image_rgb: Array,
+    camera: CameraModel,
+    others: OtherMasks | None,
 ) -> Query:
-    """Return the crop of the image itself, which is a pinhole's."""
+    """Return the crop of the image itself, which is a pinhole's; with a close-up if `others` are given."""
     assert isinstance(camera, Pinhole)
     box = square_box(mask, detection.box_xywh)
     A, K = crop_affine(box), camera.K
-    close_up = cut_close_up(image_rgb, mask, A, K) if close_ups else None
+    close_up = None if others is None else cut_close_up(image_rgb, mask, A, K, others.hidden_from(position, mask))
     return Query(position, detection, crop_colour(image_rgb, box), crop_mask(mask, box), A, K, close_up=close_up)
 
 
@@ -129,11 +140,12 @@ def _virtual_crop(
     image_rgb: Array,
     camera: CameraModel,
     virtual: VirtualCamera,
-    *,
-    close_ups: bool,
+    others: OtherMasks | None,
 ) -> Query:
-    """Return the crop that a virtual camera sees along the detection's ray."""
-    crop = make_crop(camera, virtual)
+    """Return the crop that a virtual camera sees along the detection's ray; with a close-up if `others` are given."""
+    crop, close_up = make_crop(camera, virtual), None
+    if others is not None:
+        close_up = cut_virtual_close_up(image_rgb, mask, camera, virtual, others.hidden_from(position, mask))
     return Query(
         position,
         detection,
@@ -142,7 +154,7 @@ def _virtual_crop(
         virtual.A_crop_from_image,
         virtual.K,
         virtual.R_cam_from_virtual,
-        cut_virtual_close_up(image_rgb, mask, camera, virtual) if close_ups else None,
+        close_up,
     )
 
 

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import rotation_angle_rad
+from picopose_cli.base.geometry import distinct_rotations
 from picopose_cli.base.types import Array, RenderedView
 from picopose_cli.network.local_features import CELL_PX
 from picopose_cli.network.local_matcher import LocalMatcher
@@ -143,7 +143,7 @@ class Refiner:
         photos = list(threads.map(self._photo, subjects))
         poses = self._compare(subjects, photos, threads)
         unsure = [i for i, of_subject in enumerate(poses) if of_subject[0].confidence < SURE]
-        found = list(threads.map(lambda i: self._follow_contours(subjects[i]), unsure))
+        found = list(threads.map(lambda i: self._follow_contours(subjects[i], photos[i].close_up), unsure))
         seen = [(i, pose) for i, pose in zip(unsure, found, strict=True) if pose is not None]
         again = [replace(subjects[i], candidates=[pose]) for i, pose in seen]
         compared = self._compare(again, [photos[i] for i, _ in seen], threads)
@@ -216,7 +216,7 @@ class Refiner:
         for i, soft_inliers in zip(rows, supports, strict=True):
             support = soft_inliers / max(*(matches.cells for matches in matched[i]), 1)
             order = np.argsort(-support, kind="stable")
-            distinct = order[_distinct([poses[i][k] for k in order], DISTINCT_DEG)[:FLOW_CANDIDATES]]
+            distinct = order[_distinct([poses[i][k] for k in order], DISTINCT_DEG, FLOW_CANDIDATES)]
             chosen += [_Candidate(i, poses[i][k], float(support[k])) for k in distinct]
         return chosen
 
@@ -245,8 +245,8 @@ class Refiner:
         matches = lift_matches(pairs, view.depth_m, close_up.K, T, FLOW_STD * close_up.side_px)
         return matches, max(int(inside[STEP_PX // 2 :: STEP_PX, STEP_PX // 2 :: STEP_PX].sum()), 1)
 
-    def _follow_contours(self, subject: Subject) -> ContourPose | None:
-        """Return the best pose by contours, None where there is none or the object cannot be rendered."""
+    def _follow_contours(self, subject: Subject, small: CloseUp) -> ContourPose | None:
+        """Return the best pose by contours in a close-up, None where there is none or the object cannot be rendered."""
 
         def draw_in(close_up: CloseUp) -> DrawDepth:
             return lambda T: self._render.depth(subject.obj_id, T, close_up.K, close_up.side_px)
@@ -254,7 +254,7 @@ class Refiner:
         finite = [pose.T_cam_from_obj for pose in subject.candidates if np.isfinite(pose.T_cam_from_obj).all()]
         starts = np.array(finite).reshape(-1, 4, 4)
         try:
-            return contour_pose(subject.close_up, self._silhouettes(subject.obj_id), starts, draw_in)
+            return contour_pose(small, self._silhouettes(subject.obj_id), starts, draw_in)
         except PicoPoseError:  # no mesh
             return None
 
@@ -282,14 +282,10 @@ def _most_confident_first(poses: Sequence[RankedPose]) -> tuple[RankedPose, ...]
 def _different(candidates: Sequence[RankedPose]) -> list[RankedPose]:
     """Return the best candidates that differ from each other."""
     finite = [pose for pose in candidates if np.isfinite(pose.T_cam_from_obj).all()]
-    chosen = _distinct([pose.T_cam_from_obj for pose in finite], MATCHED_DISTINCT_DEG)
-    return [finite[i] for i in chosen[:MATCHED_CANDIDATES]]
+    chosen = _distinct([pose.T_cam_from_obj for pose in finite], MATCHED_DISTINCT_DEG, MATCHED_CANDIDATES)
+    return [finite[i] for i in chosen]
 
 
-def _distinct(poses: Sequence[Array], least_deg: float) -> list[int]:
-    """Return the indices of poses (4,4) whose rotations differ by more from all that are chosen before them."""
-    chosen: list[int] = []
-    for i, T in enumerate(poses):
-        if all(np.rad2deg(rotation_angle_rad(T[:3, :3], poses[j][:3, :3])) > least_deg for j in chosen):
-            chosen.append(i)
-    return chosen
+def _distinct(poses: Sequence[Array], least_deg: float, count: int) -> list[int]:
+    R = np.array([T[:3, :3] for T in poses]).reshape(-1, 3, 3)
+    return distinct_rotations(R, np.deg2rad(least_deg), count)

@@ -77,6 +77,22 @@ def test_a_virtual_camera_sees_what_the_image_shows():
     assert np.abs(expected - found).mean() < 4
 
 
+@pytest.mark.parametrize("virtual", [False, True])
+def test_what_is_behind_other_objects_is_not_shown(virtual):
+    image, mask, box = scene(80)
+    hidden = np.zeros_like(mask)
+    hidden[:, box[3] - 10 :] = True
+    if virtual:
+        aimed = aim_camera(Pinhole(K), mask_outline(mask))
+        full, part = (cut_virtual_close_up(image, mask, Pinhole(K), aimed, one) for one in (None, hidden))
+    else:
+        full, part = (cut_close_up(image, mask, crop_affine(box), K, one) for one in (None, hidden))
+    assert full.shown.all()
+    np.testing.assert_array_equal(part.rgb, full.rgb)
+    share_of_mask = (part.mask & ~part.shown).sum() / part.mask.sum()
+    assert share_of_mask == pytest.approx(10 / 80, abs=0.03)
+
+
 def test_a_shrunk_close_up_has_the_same_camera():
     image, mask, box = scene(150)
     large = cut_close_up(image, mask, crop_affine(box), K)

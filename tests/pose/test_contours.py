@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -108,7 +109,8 @@ def test_a_pose_ends_at_the_truth(render, seed):
     assert before < after
 
 
-def templates_of(render):
+@pytest.fixture(scope="module")
+def silhouettes(render):
     """Silhouettes of 60 views around the part."""
     directions = Rotation.random(60, random_state=np.random.default_rng(3)).as_matrix()
     T = make_T(directions, np.tile([0.0, 0, 0.25], (60, 1)))
@@ -122,12 +124,12 @@ def templates_of(render):
     return make_silhouettes(depths, camera, crops, T, np.zeros(3))
 
 
-def test_silhouettes_lead_to_the_pose(render):
-    silhouettes, errors_deg, errors_px = templates_of(render), [], []
+def test_silhouettes_lead_to_the_pose(render, silhouettes):
+    errors_deg, errors_px = [], []
     for seed in range(4):
         T_true = true_pose(seed)
         seen = close_up(render, T_true)
-        starts = silhouette_starts(silhouettes, seen.mask, seen.K, 20)
+        starts = silhouette_starts(silhouettes, seen.mask, seen.shown, seen.K, 20)
         assert 10 < len(starts) <= 20
         errors_deg.append(np.rad2deg(rotation_angle_rad(starts[:, :3, :3], T_true[:3, :3])).min())
         found = contour_pose(seen, silhouettes, np.zeros((0, 4, 4)), draw_in(render))
@@ -140,10 +142,32 @@ def test_silhouettes_lead_to_the_pose(render):
     assert contour_pose(empty, silhouettes, np.zeros((0, 4, 4)), draw_in(render)) is None
 
 
-def test_refinement_takes_the_pose_by_contours_where_nothing_is_sure(render):
+def covered(seen: CloseUp) -> CloseUp:
+    """The photograph with a third of the part behind something green, which is known."""
+    hidden = np.zeros_like(seen.mask)
+    hidden[:, int(np.quantile(np.nonzero(seen.mask)[1], 0.67)) :] = True
+    image = np.where(hidden[..., None], np.array([40, 150, 60], np.uint8), seen.rgb)
+    return replace(seen, rgb=image, mask=seen.mask & ~hidden, shown=~hidden)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_part_of_a_silhouette_leads_to_the_pose(render, silhouettes, seed):
+    T_true = true_pose(seed)
+    seen = covered(close_up(render, T_true))
+    unknown = replace(seen, shown=np.ones_like(seen.mask))
+    whole, both = (silhouette_starts(silhouettes, one.mask, one.shown, K, 20) for one in (unknown, seen))
+    assert len(both) == len(whole) == 20
+    np.testing.assert_array_equal(both[:10], whole[:10])
+    assert min(largest_error_px(T, T_true) for T in both[10:]) < 25
+    for one, limits_px in ((seen, (0, 2)), (unknown, (50, 300))):
+        found = contour_pose(one, silhouettes, np.zeros((0, 4, 4)), draw_in(render))
+        assert limits_px[0] < largest_error_px(found.T_cam_from_obj, T_true) < limits_px[1]
+
+
+def test_refinement_takes_the_pose_by_contours_where_nothing_is_sure(render, silhouettes):
     T_true = true_pose(1)
     seen, wrong = close_up(render, T_true), RobustPose(true_pose(30), 1.0)
-    refiner = Refiner(load_local_features(), render, 1, lambda _: templates_of(render))
+    refiner = Refiner(load_local_features(), render, 1, lambda _: silhouettes)
     with ThreadPoolExecutor(1) as threads:
         (found,) = refiner.refine([Subject(1, seen, [wrong])], threads)
     assert largest_error_px(found[0].T_cam_from_obj, T_true) < 6

@@ -1,0 +1,81 @@
+"""What may hide parts of an object: the other detections of its image.
+
+Detectors without training on the objects return many segments that overlap: several hypotheses of one object, parts of
+it, groups of objects, and what objects lie on. A segment is taken for another object beside a detection's own only if
+little of either is in the other one, and if it does not surround it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from picopose_cli.base.types import Array
+
+SAME_SHARE = 0.5
+"""Masks that have more than this share of the smaller one in common are of one object, or of a part of it."""
+AROUND_SHARE = 0.5
+"""A mask that has more than this share of another's rim is behind it."""
+RIM_SHARE = 0.15
+"""Width of a rim in square roots of the mask's area."""
+
+
+class OtherMasks:
+    """The masks of an image's detections, (H,W) bool each, None where one has no mask."""
+
+    def __init__(self, masks: Sequence[Array | None]) -> None:
+        self._masks = masks
+        self._windows = [_window(mask) for mask in masks]
+
+    def hidden_from(self, index: int, mask: Array) -> Array | None:
+        """Return the pixels (H,W) bool of other objects around a detection's `mask` (H,W) bool, None without any.
+
+        `index`: the detection's place among the masks.
+        """
+        own = _window(mask)
+        if own is None:
+            return None
+        near = _grown(own, max(own[0].stop - own[0].start, own[1].stop - own[1].start), mask.shape)
+        here, hidden, area = mask[near], np.zeros(mask.shape, bool), np.count_nonzero(mask)
+        rim = _rim(here, int(area))
+        for i, (other, window) in enumerate(zip(self._masks, self._windows, strict=True)):
+            if i == index or other is None or window is None or not _meet(near, window):
+                continue
+            there = other[near]
+            common = np.count_nonzero(there & here)
+            if common > SAME_SHARE * min(area, np.count_nonzero(other[window])):
+                continue
+            if np.count_nonzero(there & rim) <= AROUND_SHARE * np.count_nonzero(rim):
+                hidden[near] |= there
+        hidden &= ~mask
+        return hidden if hidden.any() else None
+
+
+Window = tuple[slice, slice]
+
+
+def _window(mask: Array | None) -> Window | None:
+    """Return the rows and columns that a mask spans, None for an empty one."""
+    if mask is None:
+        return None
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)) if len(rows) else None
+
+
+def _grown(window: Window, margin: int, shape: tuple[int, ...]) -> Window:
+    rows, cols = (
+        slice(max(side.start - margin, 0), min(side.stop + margin, size))
+        for side, size in zip(window, shape, strict=True)
+    )
+    return rows, cols
+
+
+def _meet(one: Window, other: Window) -> bool:
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
+
+
+def _rim(mask: Array, area: int) -> Array:
+    width = max(2, round(RIM_SHARE * np.sqrt(area)))
+    return (cv2.dilate(mask.astype(np.uint8), np.ones((2 * width + 1, 2 * width + 1), np.uint8)) > 0) & ~mask
