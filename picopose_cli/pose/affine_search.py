@@ -40,12 +40,21 @@ class Round:
     range_cells: float
     stride: int
 
-    def offsets(self, patch_px: int) -> Tensor:
-        """Return the candidates relative to the best so far, (K,4): angle in rad, log scale, x and y in px."""
+    def linear_offsets(self) -> Tensor:
+        """Return the candidates' linear parts relative to the best so far, (L,2): angle in rad, log scale."""
         degrees = torch.linspace(-self.range_deg, self.range_deg, self.angles + (self.range_deg == 180))
         log_scales = torch.linspace(-self.range_log_scale, self.range_log_scale, self.scales)
+        return torch.cartesian_prod(torch.deg2rad(degrees[: self.angles]), log_scales)
+
+    def shift_offsets(self, patch_px: int) -> Tensor:
+        """Return the translations relative to the best so far, (T,2) px; each goes with each linear part."""
         shifts_px = torch.linspace(-self.range_cells, self.range_cells, self.shifts) * patch_px
-        return torch.cartesian_prod(torch.deg2rad(degrees[: self.angles]), log_scales, shifts_px, shifts_px)
+        return torch.cartesian_prod(shifts_px, shifts_px)
+
+    @property
+    def candidates(self) -> int:
+        """Number of candidates."""
+        return self.angles * self.scales * self.shifts**2
 
 
 COARSE = (Round(24, 180.0, 1, 0.0, 7, 3.0, stride=2),)
@@ -65,7 +74,7 @@ def search_affine(
     `query_cells` and `template_cells` (N,P,C) unit cells of N pairs, `template_masks` (N,g,g) on their grid, nonzero
     inside, `A_start` (N,3,3) crop px: where the search starts, from stage 2 or earlier rounds.
     """
-    samples = max(len(step.offsets(patch_px)) // step.stride**2 for step in rounds) * template_cells.shape[1]
+    samples = max(step.candidates // step.stride**2 for step in rounds) * template_cells.shape[1]
     budget = _SAMPLES_ON_CPU if A_start.device.type == "cpu" else _SAMPLES_ON_DEVICE
     at_once = max(1, budget // samples)
     inputs = (query_cells.float(), template_cells.float(), template_masks, A_start.float())
@@ -79,33 +88,43 @@ def search_affine(
 def _search(
     query: Tensor, template: Tensor, masks: Tensor, A_start: Tensor, patch_px: int, rounds: Sequence[Round]
 ) -> tuple[Tensor, Tensor]:
-    probabilities = match_probabilities(query, template, masks)
     cells, cells_px = _grid_cells(masks, patch_px)
+    finest = _every(cells, min(step.stride for step in rounds))
+    probabilities = match_probabilities(query, template, masks, finest)
     inside = (masks != 0).flatten(1).float()  # (N,P)
     count = inside.sum(1, keepdim=True).clamp(min=1)
     centre_px = (inside @ cells_px) / count  # (N,2), the centre of rotation and scaling
     best = _parameters(A_start, centre_px)
     alignment = best.new_zeros(len(best))
     for step in rounds:
-        used = (cells % step.stride == step.stride // 2).all(1)  # (P,)
-        candidates = best[:, None] + step.offsets(patch_px).to(best)  # (N,K,4)
-        targets_px = _targets(candidates, cells_px[used] - centre_px[:, None])  # (N,K,S,2)
-        sums = _sample(probabilities[:, used], targets_px / patch_px - 0.5).sum(1)  # (N,K)
+        used = _every(cells, step.stride)
+        linear = best[:, None, :2] + step.linear_offsets().to(best)  # (N,L,2)
+        shift = best[:, None, 2:] + step.shift_offsets(patch_px).to(best)  # (N,T,2)
+        rotated_px = _rotate(linear, cells_px[used] - centre_px[:, None])  # (N,S,L,2)
+        targets = rotated_px[:, :, :, None] / patch_px + (shift / patch_px - 0.5)[:, None, None]  # (N,S,L,T,2) cells
+        sums = _sample(probabilities[:, used[finest]], targets.flatten(2, 3)).sum(1)  # (N,L*T)
         highest, index = sums.max(1)
-        best = candidates[torch.arange(len(best), device=best.device), index]
+        rows = torch.arange(len(best), device=best.device)
+        at, to = index // shift.shape[1], index % shift.shape[1]
+        best = torch.cat([linear[rows, at], shift[rows, to]], 1)
         alignment = highest / count[:, 0]
     return _affine(best, centre_px), alignment
 
 
-def match_probabilities(query_cells: Tensor, template_cells: Tensor, template_masks: Tensor) -> Tensor:
-    """Return the probabilities (N,P,g,g) that template cell s (row-major) matches the observation cell at [row, col].
+def match_probabilities(query_cells: Tensor, template_cells: Tensor, template_masks: Tensor, used: Tensor) -> Tensor:
+    """Return the probabilities (N,S,g,g) that template cell s (row-major) matches the observation cell at [row, col].
 
-    0 for template cells outside `template_masks` (N,g,g).
+    `used` (P,) bool chooses the S template cells. 0 for cells outside `template_masks` (N,g,g).
     """
     pairs, height, width = template_masks.shape
-    similarity = template_cells @ query_cells.transpose(1, 2)  # [n, s, t]
-    probabilities = (similarity / MATCHING_TEMPERATURE).softmax(2) * (template_masks.reshape(pairs, -1, 1) != 0)
-    return probabilities.view(pairs, -1, height, width)
+    similarity = template_cells[:, used] @ query_cells.transpose(1, 2)  # [n, s, t]
+    inside = template_masks.reshape(pairs, -1, 1)[:, used] != 0
+    return ((similarity / MATCHING_TEMPERATURE).softmax(2) * inside).view(pairs, -1, height, width)
+
+
+def _every(cells: Tensor, stride: int) -> Tensor:
+    """Return which cells (P,2) are in every `stride`-th row and column, (P,) bool."""
+    return (cells % stride == stride // 2).all(1)
 
 
 def _grid_cells(masks: Tensor, patch_px: int) -> tuple[Tensor, Tensor]:
@@ -131,10 +150,13 @@ def _linear(parameters: Tensor) -> Tensor:
     return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
 
 
-def _targets(parameters: Tensor, from_centre_px: Tensor) -> Tensor:
-    """Return the targets (N,K,S,2) of points (N,S,2), relative to the centre, under parameters (N,K,4); px."""
-    rotated = from_centre_px[:, None] @ _linear(parameters).transpose(2, 3)
-    return rotated + parameters[:, :, None, 2:]
+def _rotate(linear: Tensor, from_centre_px: Tensor) -> Tensor:
+    """Return points (N,S,2), relative to the centre, rotated and scaled by angles and log scales (N,L,2): (N,S,L,2)."""
+    scale = linear[:, :, 1].exp()
+    cos, sin = scale * linear[:, :, 0].cos(), scale * linear[:, :, 0].sin()
+    x, y = from_centre_px[:, :, :1], from_centre_px[:, :, 1:]
+    cos, sin = cos[:, None], sin[:, None]  # (N,1,L)
+    return torch.stack([x * cos - y * sin, x * sin + y * cos], -1)
 
 
 def _affine(parameters: Tensor, centre_px: Tensor) -> Tensor:
@@ -146,9 +168,9 @@ def _affine(parameters: Tensor, centre_px: Tensor) -> Tensor:
 
 
 def _sample(maps: Tensor, target_xy: Tensor) -> Tensor:
-    """Return the values (N,S,K) of maps (N,S,g,g), one per point, at targets (N,K,S,2) cells; bilinear, 0 outside."""
+    """Return the values (N,S,K) of maps (N,S,g,g), one per point, at targets (N,S,K,2) cells; bilinear, 0 outside."""
     pairs, points, height, width = maps.shape
     last = torch.tensor([width - 1, height - 1], device=maps.device, dtype=torch.float32)
-    grid = (target_xy * 2 / last - 1).transpose(1, 2).reshape(pairs * points, -1, 1, 2)
+    grid = (target_xy * (2 / last) - 1).view(pairs * points, -1, 1, 2)
     found = F.grid_sample(maps.reshape(-1, 1, height, width), grid, padding_mode="zeros", align_corners=True)
     return found.view(pairs, points, -1)
