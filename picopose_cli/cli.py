@@ -18,6 +18,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from picopose_cli.base.environment import QUIET_THREADS
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
 from picopose_cli.base.guide_options import DoctorOptions, DownloadOptions, EstimateOptions, ReportOptions, RunOptions
 from picopose_cli.base.interrupts import stoppable
@@ -277,7 +278,9 @@ def main() -> None:
     A PicoPoseError becomes one line on stderr and its exit code, 2 except for stopped runs. Any other exception is a
     bug: its traceback, and an exit code of its own, since Python's 1 means that part of the input could not be used.
     """
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own line says what is wrong with a file
+    # Our own line says what is wrong with a file. All of these are read when the libraries are loaded.
+    for name, value in ({"OPENCV_LOG_LEVEL": "SILENT"} | QUIET_THREADS).items():
+        os.environ.setdefault(name, value)
     try:
         app(prog_name="picopose")
     except PicoPoseError as error:

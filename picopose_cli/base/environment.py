@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
@@ -16,6 +17,11 @@ PACKAGES = ("torch", "numpy", "opencv-python-headless", "h5py", "trimesh", "pyre
 SETTINGS = ("BOP_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_CPUS_PER_TASK")
 """Environment variables that change what a command does."""
 _QUERY_S = 10.0
+_CGROUP = Path("/sys/fs/cgroup")
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OPENCV_FOR_THREADS_NUM": "1"}
+"""Environment variables of a process with threads of its own. PyTorch's threads sleep where they wait for each other:
+spinning, they would take the cores that others need. OpenCV works in the thread that calls it; the optical flow that it
+computes would differ with the number of threads."""
 
 
 def package_versions() -> dict[str, str]:
@@ -55,10 +61,22 @@ def gpu_lines() -> list[str]:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use: its affinity, and the share of its SLURM job."""
+    """Return the number of cores that this process may use: by affinity, by its container's quota, by its SLURM job."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(cores, int(slurm)) if slurm.isdecimal() and int(slurm) else cores
+    shares = [cores, _quota_cores(), int(slurm) if slurm.isdecimal() else None]
+    return min(share for share in shares if share)
+
+
+def _quota_cores() -> int | None:
+    """Return the cores of the control group's quota, rounded up, as containers set it; None without one."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # versions 2 and 1
+        try:
+            quota, period = " ".join((_CGROUP / name).read_text() for name in names).split()
+            return math.ceil(int(quota) / int(period)) if int(quota) > 0 else None
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return None
 
 
 def peak_memory_mb() -> float:

@@ -47,7 +47,7 @@ DEFAULT_REFINE_ROUNDS = 2
 DEFAULT_EXTRA_DETECTIONS = 1
 """Detections that the localisation task estimates beyond those that count, with --rules default."""
 DEFAULT_PROCESSES = min(available_cores(), MAX_DEFAULT_PROCESSES)
-"""Processes that `render-templates` and `score` start by default."""
+"""Processes that `render-templates` and `score` start by default, and threads of each kind of `infer`."""
 
 
 def resolve_data_dir(data_dir: Path | None) -> Path:
@@ -169,7 +169,10 @@ class InferOptions:
         None, "Largest number of detections in a batch.", default_text="what fits the device", minimum=1
     )
     workers: int = option(
-        2, "Threads that read images, as many that solve PnP, and as many that refine poses.", minimum=1
+        DEFAULT_PROCESSES,
+        "Threads that read images, as many that solve PnP, and as many that refine poses.",
+        default_text=PROCESSES_DEFAULT,
+        minimum=1,
     )
     limit: int | None = option(None, "Process only the first N images.", default_text="all", minimum=1)
     shard: str | None = option(

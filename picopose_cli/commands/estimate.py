@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from picopose_cli.base.cameras import Pinhole
+from picopose_cli.base.environment import available_cores
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.guide_options import EstimateOptions
 from picopose_cli.base.types import Mesh
+from picopose_cli.network.devices import limit_threads
 from picopose_cli.pictures.overlays import OBJECT_COLOURS_RGB, DrawnPose, draw_poses
 from picopose_cli.pictures.png import write_png
 from picopose_cli.pose.estimator import PoseEstimator
@@ -34,6 +36,7 @@ def run(options: EstimateOptions) -> EstimateReport:
     for warning in image_warnings(inputs):
         console.print(f"warning: {warning}")
     meshes = [read_mesh(one.mesh, one.unit) for one in inputs.objects]
+    limit_threads(available_cores())
     estimator = PoseEstimator(options.weights, device=options.device)
     with progress_bar(console) as progress:
         ids = _add_objects(estimator, inputs, progress)

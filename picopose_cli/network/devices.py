@@ -123,6 +123,12 @@ def device_name(device: str) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
+def limit_threads(count: int) -> None:
+    """Let PyTorch use at most `count` threads on the CPU: it does not know of quotas and of SLURM."""
+    if count < torch.get_num_threads():
+        torch.set_num_threads(count)
+
+
 def thread_count() -> int:
     """Return the number of threads that the network uses on the CPU."""
     return torch.get_num_threads()

@@ -34,7 +34,7 @@ class EstimateRenderer:
 
         Raises PicoPoseError when there is no mesh or it cannot be read.
         """
-        return self._renderer(obj_id, K, side_px).with_camera(K, (side_px, side_px)).render(T_cam_from_obj)
+        return self._renderer(obj_id, K, side_px).with_camera(K, (side_px, side_px)).render_quickly(T_cam_from_obj)
 
     def depth(self, obj_id: int, T_cam_from_obj: Array, K: Array, side_px: int) -> Array:
         """Return the depth (S,S) f32 in metres alone, 0 outside of the object; as `__call__` otherwise."""

@@ -40,6 +40,8 @@ MATCHED_SIDE_PX = 320
 """Largest side of these renders."""
 FLOW_CANDIDATES = 2
 """Poses of a detection that go on to optical flow."""
+CONTENDER = 0.8
+"""Of a detection's poses those are followed on whose support by flow is at least this share of the best one's."""
 MATCHED_DISTINCT_DEG, DISTINCT_DEG = 15.0, 4.0
 """Of poses that differ by less, the best alone is matched by local features, and by flow."""
 CELL_STD, GLUE_STD, FLOW_STD = 1 / 80, 1 / 128, 1 / 280
@@ -161,7 +163,10 @@ class Refiner:
         """Return the poses that local features and flow make of each detection's candidates, and the best of these."""
         found = self._match(subjects, photos, threads)
         for _ in range(self._rounds):
-            found = self._follow_flow(subjects, found, threads)
+            followed = _contenders(found)
+            moved = self._follow_flow(subjects, [found[k] for k in followed], threads)
+            for k, one in zip(followed, moved, strict=True):
+                found[k] = one
         overlaps = threads.map(lambda one: self._mask_iou(subjects[one.subject], photos[one.subject], one.T), found)
         refined: list[list[RankedPose]] = [[] for _ in subjects]
         for one, overlap in zip(found, overlaps, strict=True):
@@ -277,6 +282,14 @@ class Refiner:
 
 def _most_confident_first(poses: Sequence[RankedPose]) -> tuple[RankedPose, ...]:
     return tuple(sorted(poses, key=lambda pose: -pose.confidence))
+
+
+def _contenders(candidates: Sequence[_Candidate]) -> list[int]:
+    """Return the indices of the candidates that may still be the best of their detections: at first all of them."""
+    best: dict[int, float] = {}
+    for one in candidates:
+        best[one.subject] = max(best.get(one.subject, 0.0), one.flow_support)
+    return [k for k, one in enumerate(candidates) if one.flow_support >= CONTENDER * best[one.subject]]
 
 
 def _different(candidates: Sequence[RankedPose]) -> list[RankedPose]:

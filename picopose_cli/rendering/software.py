@@ -16,6 +16,7 @@ from picopose_cli.rendering.rasteriser import (
     make_raster_mesh,
     place_mesh,
     rasterise_attributes,
+    rasterise_both,
     rasterise_depth,
 )
 from picopose_cli.rendering.shading import SAMPLES, Surface, average_samples, make_surface
@@ -50,6 +51,18 @@ class SoftwareRenderer:
             rgb[inside], alpha[inside] = _draw_colour(self._surface, view, T_cam_from_obj)
             depth_m[inside] = rasterise_depth(view)
         return RenderedView(rgb, alpha, depth_m)
+
+    def render_quickly(self, T_cam_from_obj: Array) -> RenderedView:
+        """Return the view with one sample of colour a pixel: edges are jagged, in a third of the time of `render`."""
+        size_hw = self._image.size_hw
+        rgb, depth_m = np.zeros((*size_hw, 3), np.uint8), np.zeros(size_hw, np.float32)
+        view = place_mesh(self._surface.raster_mesh, self._K, T_cam_from_obj, self._image)
+        if view is not None:
+            inside = view.window.slices_in(self._image)
+            attributes, depth_m[inside] = rasterise_both(view)
+            colours = self._surface.colour(attributes, T_cam_from_obj, _samples_per_m(view, T_cam_from_obj, 1))
+            rgb[inside] = np.where(depth_m[inside][..., None] > 0, colours, 0)
+        return RenderedView(rgb, (depth_m > 0).astype(np.uint8) * np.uint8(255), depth_m)
 
     def render_depth(self, T_cam_from_obj: Array) -> Array:
         """Return the depth (H,W) f32 in metres alone, 0 outside of the object."""
@@ -95,7 +108,11 @@ def _prepared(mesh: Mesh) -> RasterMesh:
 def _draw_colour(surface: Surface, view: RasterView, T_cam_from_obj: Array) -> tuple[Array, Array]:
     """Return colour (h,w,3) u8 and coverage (h,w) u8 of the view's window, both the mean of the pixel's samples."""
     attributes, covered = rasterise_attributes(view, SAMPLES)
-    focal_px = np.sqrt(abs(np.linalg.det(view.K[:2, :2])))
-    samples_per_m = SAMPLES * focal_px / max(float(T_cam_from_obj[2, 3]), view.near_m)
-    colours = surface.colour(attributes, T_cam_from_obj, samples_per_m)
+    colours = surface.colour(attributes, T_cam_from_obj, _samples_per_m(view, T_cam_from_obj, SAMPLES))
     return average_samples(colours, covered)
+
+
+def _samples_per_m(view: RasterView, T_cam_from_obj: Array, samples: int) -> float:
+    """Return the number of samples a metre of the object at its distance, of `samples` a pixel's side."""
+    focal_px = np.sqrt(abs(np.linalg.det(view.K[:2, :2])))
+    return float(samples * focal_px / max(float(T_cam_from_obj[2, 3]), view.near_m))

@@ -7,7 +7,9 @@ from functools import partial
 
 from rich.progress import Progress
 
+from picopose_cli.base.environment import available_cores
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.network.devices import limit_threads
 from picopose_cli.pose.feature_file import FeatureFile, feature_file
 from picopose_cli.pose.inference_network import load_inference_network
 from picopose_cli.pose.matcher import Matcher
@@ -22,6 +24,7 @@ from picopose_cli.templates.bank import read_bank
 
 def open_matcher(inputs: RunInputs) -> Matcher:
     """Return the matcher of a run, with the network loaded and without objects."""
+    limit_threads(available_cores())
     network = load_inference_network(inputs.weights, device=inputs.devices[0], precision=inputs.precision)
     return Matcher(network, TemplateStore(network), make_rules(inputs.options.rules, inputs.options.hypotheses))
 

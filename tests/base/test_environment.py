@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
+from picopose_cli.base import environment
 from picopose_cli.base.environment import available_cores, peak_memory_mb
 
 
@@ -18,7 +20,8 @@ def test_a_process_counts_its_own_memory_and_not_its_parents():
     assert held.all()
 
 
-def test_cores_are_those_of_the_process_and_of_its_job(monkeypatch):
+def test_cores_are_those_of_the_process_and_of_its_job(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "_CGROUP", tmp_path)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6})
     assert available_cores() == 3
@@ -26,3 +29,17 @@ def test_cores_are_those_of_the_process_and_of_its_job(monkeypatch):
     assert available_cores() == 2
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "16")
     assert available_cores() == 3
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 2), ("800000 100000", 3), ("max 100000", 3), ("", 3)])
+def test_cores_are_at_most_a_containers_quota(monkeypatch, tmp_path, quota, cores):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6})
+    monkeypatch.setattr(environment, "_CGROUP", tmp_path)
+    (tmp_path / "cpu.max").write_text(quota)
+    assert available_cores() == cores
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("50000")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000")
+    assert available_cores() == 1

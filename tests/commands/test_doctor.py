@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from picopose_cli import cli
 from picopose_cli.bop.detections import OFFICIAL_UUIDS
+from picopose_cli.commands import doctor as doctor_command
 from picopose_cli.network.config import VIT_L
 from picopose_cli.runs import doctor_machine
 from picopose_cli.runs.doctor_machine import disk_row, feature_mb
@@ -84,7 +85,8 @@ def keep_one_detection(root: Path) -> None:
         (drop("test/000001/*.json"), "data set", "red", "no split with scenes", "README"),
     ],
 )
-def test_each_fault_of_a_data_set_is_a_line(data_dir, change, topic, level, text, fix):
+def test_each_fault_of_a_data_set_is_a_line(data_dir, monkeypatch, change, topic, level, text, fix):
+    monkeypatch.setattr(doctor_command, "machine_rows", lambda _: [])
     change(data_dir / "toy")
     rows = doctor(data_dir / "toy", "--weights", data_dir / "tiny.safetensors", code=1 if level == "red" else 0)
     assert rows[topic]["level"] == level, rows[topic]
@@ -94,6 +96,7 @@ def test_each_fault_of_a_data_set_is_a_line(data_dir, change, topic, level, text
 
 def test_of_a_known_data_set_the_download_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("BOP_PATH", str(tmp_path))
+    monkeypatch.setattr(doctor_command, "machine_rows", lambda _: [])
     assert doctor("ycbv", code=1)["data set"]["fix"] == "picopose download ycbv --what base,models,test"
     write_scene(tmp_path / "hb/test_primesense/000001", {0: [1]}, gt=False)
     write_models(tmp_path / "hb/models", [])

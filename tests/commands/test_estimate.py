@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from picopose_cli import PoseEstimator, cli
 from picopose_cli.base.options import InferOptions, RenderTemplatesOptions
 from picopose_cli.bop.images import read_image_rgb
 from picopose_cli.bop.results import read_results
+from picopose_cli.commands import estimate as estimate_command
 from picopose_cli.commands import infer, render_templates
 from picopose_cli.pose import object_cache
 from picopose_cli.rendering.meshes import read_mesh
@@ -31,8 +33,9 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def estimate(toy_dir, cache, tmp_path):
-    """Runs the command on the first object of an image of the generated data set."""
+def estimate(toy_dir, cache, tmp_path, monkeypatch):
+    """Runs the command, without refinement, on the first object of an image of the generated data set."""
+    monkeypatch.setattr(estimate_command, "PoseEstimator", partial(PoseEstimator, refine=0))
 
     def run(*changes: str, image: Path | None = None, code: int = 0) -> str:
         scene = toy_dir / "toy/test/000001"
@@ -66,7 +69,7 @@ def test_pose_picture_and_units(estimate, toy_dir, cache, tmp_path):
     picture = read_image_rgb(tmp_path / "poses/000000_overlay.png")
     assert picture.shape == image.shape
     assert 20 < (picture != image).any(axis=2).sum() < image.shape[0] * image.shape[1] / 4
-    estimator = PoseEstimator(toy_dir / "tiny.safetensors", device="cpu")
+    estimator = PoseEstimator(toy_dir / "tiny.safetensors", device="cpu", refine=0)
     obj_id = estimator.add_mesh(toy_dir / "toy/models/obj_000001.ply", cache_dir=cache)
     mask = cv2.imread(str(toy_dir / "toy/test/000001/mask_visib/000000_000000.png"), cv2.IMREAD_GRAYSCALE) > 0
     K = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
@@ -87,7 +90,7 @@ def test_a_photograph_gives_the_pose_of_infer(shared_dir, toy_dir, tmp_path, est
     infer.run(
         InferOptions(
             str(root), templates=templates, detections=str(tmp_path / "one.json"), weights=weights, output=output,
-            targets=str(tmp_path / "targets.json"), device="cpu",
+            targets=str(tmp_path / "targets.json"), device="cpu", refine=0,
         )
     )  # fmt: skip
     mask = next((scene / "mask_visib").glob(f"{detection['image_id']:06d}_*.png"))

@@ -36,6 +36,7 @@ def run(data_dir: Path, **changes) -> infer.InferReport:
         "detections": str(data_dir / "toy/detections.json"),
         "output": data_dir / "picopose_toy-test.csv",
         "hypotheses": 2,
+        "refine": 0,
     }
     return infer.run(InferOptions(**(options | changes)))
 
@@ -116,14 +117,14 @@ def test_refinement_changes_poses_and_needs_the_meshes(data_dir):
     assert np.isfinite(poses[1]).all()
     assert (np.abs(poses[0] - poses[1]).max(axis=(1, 2)) > 1e-4).any()
     next((data_dir / "toy/models").glob("obj_000002.*")).unlink()
-    report = run(data_dir)
+    report = run(data_dir, refine=None)
     assert report.exit_code == 0
     assert report.estimates == 6
     assert report.refinement.startswith(f"{DEFAULT_REFINE_ROUNDS} rounds, except objects 2,")
     with pytest.raises(PicoPoseError, match="object 2 cannot be refined"):
         run(data_dir, refine=1)
     shutil.rmtree(data_dir / "toy/models")
-    report = run(data_dir)
+    report = run(data_dir, refine=None)
     assert report.estimates == 6
     assert report.refinement.startswith("0 rounds")
 

@@ -55,7 +55,7 @@ def run(name: str, data: dict[str, Path], folder: Path, **options) -> tuple[Path
     root, (targets, images) = data[name], SETS[name]
     templates = data["hot3d" if name == "hot3d" else "ipd"] / "templates"
     output = folder / f"mini_{name}-test{'-' + options['sensor'] if 'sensor' in options else ''}.csv"
-    options = {"detections": str(root / "detections_gt.json"), **options}
+    options = {"detections": str(root / "detections_gt.json"), "refine": 0, **options}
     report = infer.run(
         InferOptions(name, folder, templates, output=output, targets=str(root / targets), device="cpu", **options)
     )

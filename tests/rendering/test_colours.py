@@ -293,3 +293,18 @@ def test_a_mesh_that_may_not_be_read(tmp_path: Path):
 def test_an_unknown_unit(tmp_path: Path):
     with pytest.raises(PicoPoseError, match="the unit 'inch' is not known"):
         read_mesh(write_ply(tmp_path / "a.ply", make_box()), "inch")
+
+
+@pytest.mark.parametrize("textured", [True, False])
+def test_the_quick_render_differs_at_edges_alone(textured: bool):
+    mesh = make_poster() if textured else make_box()
+    renderer = SoftwareRenderer(mesh, template_camera(), TEMPLATE_SIZE_HW)
+    pose = make_T(cv2.Rodrigues(np.array([0.4, -0.5, 0.3]))[0], np.array([0.01, 0.0, 0.5]))
+    view, quick = renderer.render(pose), renderer.render_quickly(pose)
+    np.testing.assert_allclose(quick.depth_m, view.depth_m, atol=1e-6)
+    np.testing.assert_array_equal(quick.alpha, np.where(view.depth_m > 0, 255, 0))
+    difference = np.abs(quick.rgb.astype(int) - view.rgb).max(axis=2)
+    inner = cv2.erode((view.depth_m > 0).astype(np.uint8), np.ones((5, 5))) > 0
+    assert inner.sum() > 2000
+    assert np.quantile(difference[inner], 0.9) <= 8
+    assert not quick.rgb[view.depth_m == 0].any()

@@ -67,8 +67,8 @@ def whole(folder) -> Path:
 def arguments(folder: Path, output: Path, *more: str) -> list[str]:
     return [
         "infer", "--dataset", "toy", "--data-dir", str(folder), "--weights", str(folder / "tiny.safetensors"),
-        "--detections", str(folder / "toy/detections.json"), "--hypotheses", "2", "--batch-size", str(BATCH_SIZE),
-        "--output", str(output), *more,
+        "--detections", str(folder / "toy/detections.json"), "--hypotheses", "2", "--refine", "0",
+        "--batch-size", str(BATCH_SIZE), "--output", str(output), *more,
     ]  # fmt: skip
 
 
@@ -88,7 +88,8 @@ def picopose(folder: Path, output: Path, *more: str) -> subprocess.CompletedProc
 def options(folder: Path, output: Path, **changes) -> InferOptions:
     values = {
         "dataset": "toy", "data_dir": folder, "weights": folder / "tiny.safetensors", "device": "cpu",
-        "detections": str(folder / "toy/detections.json"), "hypotheses": 2, "batch_size": BATCH_SIZE, "output": output,
+        "detections": str(folder / "toy/detections.json"), "hypotheses": 2, "refine": 0, "batch_size": BATCH_SIZE,
+        "output": output,
     }  # fmt: skip
     return InferOptions(**(values | changes))
 
@@ -236,7 +237,8 @@ def edited_detections(folder: Path, tmp_path: Path) -> str:
     [
         ({"hypotheses": 3}, ["hypotheses: 2 there, 3 here"]),
         ({"batch_size": 4}, ["batch_size: 5 there, 4 here"]),
-        ({"rules": "paper"}, ["refinement", "rules"]),
+        ({"refine": 1}, ["refinement"]),
+        ({"rules": "paper", "refine": None}, ["rules"]),
         ({"precision": "bf16"}, ["precision: fp32 there, bf16 here"]),
         ({"timing": "sequential"}, ["timing"]),
         ({"extra_detections": 3}, ["extra_detections: 1 there, 3 here"]),
@@ -530,7 +532,7 @@ def test_sequential_timing_measures_each_image_alone(folder, tmp_path):
 
 
 def test_a_profile_names_the_threads_and_stages(folder, tmp_path):
-    infer.run(options(folder, tmp_path / NAME, profile=tmp_path / "trace.json"))
+    infer.run(options(folder, tmp_path / NAME, refine=1, limit=2, profile=tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     names = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
     stages = {}
