@@ -1,162 +1,263 @@
 """Fit the weights of `picopose_cli/pose/confidence.py` on generated data, and say how well they predict.
 
-    python benchmarks/calibrate_confidence.py [--objects 12] [--images 60] [--work DIR]
+    python benchmarks/calibrate_confidence.py [DATA ...] [--images 20] [--work DIR]
 
-Data sets of the benchmark's classes are written with other seeds, so that no object and no image of the benchmark is
-used. Every refined pose, and every pose before refinement, is a sample: is its MSSD below a tenth of the diameter? The
-reliability table is that of predictions for objects that were left out of the fit, in five parts.
+DATA are folders of BOP data sets as `synthesis` writes them, with detections_noisy.json. Without any, data sets of the
+benchmark's classes are written with other seeds: no object and no image of the benchmark may be used. Every pose that
+refinement compares, of right and of wrong detections, is a sample: is its MSSD below a tenth of the diameter? The
+weights are fitted on one half of the objects; the tables are of the other half. Samples are kept below --work as long
+as data and code are the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy.bench import Bench, Settings
+from accuracy.bench import NOISY, Settings
 from accuracy.classes import CLASSES
-from accuracy.data import SEED, written_bench
+from accuracy.data import SEED, code_sha256, data_sha256, written_bench
 from run_info import ROOT, describe_run, write_result
 
-from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
+from picopose_cli.base.options import InferOptions
 from picopose_cli.base.symmetries import symmetry_transforms
-from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import GRID_CELLS, Array
-from picopose_cli.bop.datasets import mesh_path, read_object_infos
+from picopose_cli.bop.datasets import Dataset, mesh_path, read_object_infos
+from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose import confidence
 from picopose_cli.pose.contour_poses import ContourPose
-from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, plan_groups
+from picopose_cli.pose.estimate_renderer import EstimateRenderer
+from picopose_cli.pose.feature_file import feature_file
+from picopose_cli.pose.matcher import Matcher
+from picopose_cli.pose.pipeline import ImageGroup
 from picopose_cli.pose.queries import crop_queries, stack_queries
 from picopose_cli.pose.refine import RefinedPose, Refiner, Subject
+from picopose_cli.pose.rules import RankedPose
 from picopose_cli.pose.solve import RobustPose
 from picopose_cli.rendering.meshes import read_mesh
-from picopose_cli.runs.inputs import load_image
+from picopose_cli.runs.inputs import RunInputs, load_image, read_inputs
+from picopose_cli.runs.onboarding import open_matcher
 from picopose_cli.scoring.pose_errors import mssd
+from picopose_cli.scoring.thresholds import MSSD_THRESHOLDS
+from picopose_cli.synthesis.bop_dataset import DETECTIONS
 from picopose_cli.synthesis.bop_models import textured_object
+from picopose_cli.templates.bank import read_bank
 
-OFFSETS = {
-    "refined": confidence.REFINED_OFFSETS,
-    "contours": confidence.CONTOUR_OFFSETS,
-    "unrefined": confidence.UNREFINED_OFFSETS,
+KINDS = {
+    "refined": (confidence.REFINED_OFFSETS, confidence.REFINED_WEIGHTS),
+    "contours": (confidence.CONTOUR_OFFSETS, confidence.CONTOUR_WEIGHTS),
+    "unrefined": (confidence.UNREFINED_OFFSETS, confidence.UNREFINED_WEIGHTS),
 }
-"""By kind of pose."""
+"""Offsets and present weights by kind of pose."""
 SEED_STEP = 1000
 """Between a benchmark's seed and that of the data here."""
-RIGHT_DIAMETERS = 0.1
-PARTS, BINS, PRIOR, NEWTON_STEPS = 5, 10, 0.5, 30
+RIGHT_DIAMETERS, WRONG_DIAMETERS = 0.1, 1.0
+"""Error from which on a pose is wrong, and error of those that are farther off than any threshold."""
+BINS, PRIOR, NEWTON_STEPS = 10, 0.5, 30
+Weights = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A pose: its object, what its confidence is made of, and whether it is right."""
+    """A pose of a detection: what its confidence is made of, and its MSSD in diameters."""
 
     obj: str
+    detection: str
+    kind: str
     quantities: tuple[float, ...]
-    right: bool
+    error: float
 
 
 def main() -> None:
     """Write results/calibrate_confidence.json and print the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="*", metavar="DATA")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights/mini.safetensors")
-    parser.add_argument("--objects", type=int, default=12)
-    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--objects", type=int, default=12, help="of each data set that is written")
+    parser.add_argument("--images", type=int, default=20, help="of each data set")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "picopose-calibrate")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/calibrate_confidence.json")
     arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    samples = [one for inputs in every_inputs(arguments) for one in kept_samples(inputs, arguments)]
+    run = describe_run()
+    for root in arguments.data:
+        run["command"] = run["command"].replace(str(root), root.name)
+    run["command"] = run["command"].replace(str(arguments.work), "DIR")
+    write_result(arguments.output, run | calibrated(samples))
+
+
+def every_inputs(arguments: argparse.Namespace) -> Iterator[RunInputs]:
+    """Yield the inputs of a run on each data set, with all its detections."""
+    options = InferOptions("", weights=arguments.weights, targets="bop24", device="cpu", limit=arguments.images)
+    for root in arguments.data:
+        yield read_inputs(of_dataset(options, root, root / "templates", arguments.work))
+    if arguments.data:
+        return
     settings = Settings(arguments.work, arguments.weights, "cpu", "fp32", arguments.workers)
-    found = [samples_of(bench) for bench in benches(arguments.objects, arguments.images, settings)]
-    result = {
-        kind: fitted([sample for of_set in found for sample in of_set[kind]], of_kind)
-        for kind, of_kind in OFFSETS.items()
-    }
-    for name, found in result.items():
-        print(f"{name}: weights {found['weights']}, expected calibration error {found['calibration_error']:.3f}")
-    write_result(arguments.output, describe_run() | result)
+    for one in CLASSES:
+        name, objects = f"calibrate-{one.name}", arguments.objects
+        shared = "calibrate-textured" if one.make_object is textured_object else None
+        seed = (SEED if shared else one.seed) + SEED_STEP
+        bench = written_bench(name, objects, arguments.images, settings, seed, one.make_object, one.conditions, shared)
+        yield read_inputs(of_dataset(options, bench.dataset.root, bench.banks_dir, arguments.work))
 
 
-def benches(objects: int, images: int, settings: Settings) -> Iterator[Bench]:
-    """Yield a data set of textured objects and one of each class, those in poor conditions with fewer images."""
-    textured = "calibrate-textured"
-    yield written_bench(textured, objects, images, settings, SEED + SEED_STEP, textured_object)
-    for one in CLASSES[1:]:  # the first is that of the textured objects
-        shared = textured if one.make_object is textured_object else None
-        count, seed = (images // 3 if shared else images), one.seed + SEED_STEP
-        name = f"calibrate-{one.name}"
-        yield written_bench(name, objects, count, settings, seed, one.make_object, one.conditions, shared)
+def of_dataset(options: InferOptions, root: Path, templates: Path, work: Path) -> InferOptions:
+    """Return the options of a run on a data set."""
+    output = work / f"calibrate_{root.name.replace('-', '')}-test.csv"
+    detections = str(root / DETECTIONS[NOISY])
+    return replace(options, dataset=str(root.resolve()), templates=templates, detections=detections, output=output)
 
 
-def samples_of(bench: Bench) -> dict[str, list[Sample]]:
-    """Return the samples of a data set's detections with rough masks, by kind of pose."""
-    matcher = bench.matcher("searched")
-    refiner = Refiner(load_local_features(), bench.renderer, DEFAULT_REFINE_ROUNDS, matcher.store.silhouettes)
-    found: dict[str, list[Sample]] = {kind: [] for kind in OFFSETS}
-    with ThreadPoolExecutor(bench.settings.workers) as threads:
-        for group in plan_groups(bench.tasks("rough"), DEFAULT_BATCH_SIZE):
-            members = [
-                (task, query)
-                for task in group
-                for query in crop_queries(task, load_image(task), matcher.store.obj_ids, close_ups=True)[0]
-            ]
-            hypotheses = matcher.match(stack_queries([query for _, query in members]))
-            poses = matcher.rules.solve(hypotheses, np.stack([query.K for _, query in members]), matcher.device)
-            subjects = [
-                Subject(query.detection.obj_id, query.close_up, of_query)
-                for (_, query), of_query in zip(members, poses, strict=True)
-            ]
-            refined = refiner.refine(subjects, threads)
-            for (task, query), before, after in zip(members, poses, refined, strict=True):
-                for pose in {id(pose): pose for pose in (before[0], *after)}.values():
-                    kind, values = quantities(pose)
-                    right = is_right(bench, task, query.detection.obj_id, pose.T_cam_from_obj)
-                    found[kind].append(Sample(f"{bench.banks_dir.name}/{query.detection.obj_id}", values, right))
-    print(f"{bench.dataset.name}: {len(found['refined'])} refined poses", flush=True)
+def kept_samples(inputs: RunInputs, arguments: argparse.Namespace) -> list[Sample]:
+    """Return the samples of a data set, computed where they are not kept yet."""
+    name, code = inputs.dataset.name, code_sha256()[:8]
+    path = arguments.work / f"samples-{name}-{arguments.images}-{data_sha256(inputs.dataset)[:8]}-{code}.json"
+    if not path.is_file():
+        samples = samples_of(inputs, arguments.workers)
+        path.write_text(json.dumps([asdict(one) for one in samples]))
+    found = [Sample(**{**one, "quantities": tuple(one["quantities"])}) for one in json.loads(path.read_text())]
+    print(f"{name}: {len({one.detection for one in found})} detections, {len(found)} poses", flush=True)
     return found
 
 
-def quantities(pose: RefinedPose | ContourPose | RobustPose) -> tuple[str, tuple[float, ...]]:
+def samples_of(inputs: RunInputs, workers: int) -> list[Sample]:
+    """Return the samples of a data set."""
+    matcher, meshes = open_matcher(inputs), {}
+    for one in inputs.usable_objects.values():
+        file = feature_file(one.bank, weights_sha256=inputs.weights_sha256, precision=inputs.precision, device="cpu")
+        matcher.store.add_object(read_bank(one.bank), file=file, info=one.symmetries)
+        if one.mesh is not None:
+            meshes[one.obj_id] = (one.mesh, one.provenance.mesh_unit)
+    rounds, silhouettes = inputs.options.rounds, matcher.store.silhouettes
+    refiner = Refiner(load_local_features(), EstimateRenderer(meshes), rounds, silhouettes)
+    judge = Judge(inputs.dataset)
+    samples = []
+    with ThreadPoolExecutor(workers) as threads:
+        for group in inputs.groups:
+            samples += group_samples(group, matcher, refiner, judge, threads)
+    return samples
+
+
+def group_samples(
+    group: ImageGroup, matcher: Matcher, refiner: Refiner, judge: Judge, threads: ThreadPoolExecutor
+) -> Iterator[Sample]:
+    """Yield the samples of images that go through the network together."""
+    members = [
+        (task, query)
+        for task in group
+        for query in crop_queries(task, load_image(task), matcher.store.obj_ids, close_ups=True)[0]
+    ]
+    if not members:
+        return
+    hypotheses = matcher.match(stack_queries([query for _, query in members]))
+    poses = matcher.rules.solve(hypotheses, np.stack([query.K for _, query in members]), matcher.device)
+    subjects = [
+        Subject(query.detection.obj_id, query.close_up, of_query)
+        for (_, query), of_query in zip(members, poses, strict=True)
+    ]
+    refined = refiner.refine(subjects, threads)
+    for (task, query), before, after in zip(members, poses, refined, strict=True):
+        obj, place = f"{judge.dataset.name}/{query.detection.obj_id}", f"{task.scene_id}/{task.im_id}/{query.position}"
+        for pose in {id(pose): pose for pose in (before[0], *after)}.values():
+            error = judge.error(task.scene_id, task.im_id, query.detection.obj_id, pose.T_cam_from_obj)
+            yield Sample(obj, f"{judge.dataset.name}/{place}", *quantities(pose), error)
+
+
+def quantities(pose: RankedPose) -> tuple[str, tuple[float, ...]]:
     """Return the kind of a pose and what its confidence is made of."""
     if isinstance(pose, RefinedPose):
         return "refined", (pose.flow_support, pose.match_support, pose.mask_iou)
     if isinstance(pose, ContourPose):
         return "contours", (pose.agreement, pose.mask_iou)
+    assert isinstance(pose, RobustPose)
     return "unrefined", (pose.soft_inliers / GRID_CELLS**2, pose.alignment)
 
 
-def is_right(bench: Bench, task: ImageTask, obj_id: int, T: Array) -> bool:
-    """Return whether the MSSD of a pose is below a tenth of the object's diameter."""
-    info = read_object_infos(bench.dataset)[obj_id]
-    points_m = read_mesh(mesh_path(bench.dataset, obj_id), "mm").vertices_m
-    T_true = bench.truths[task.scene_id, task.im_id, obj_id]
-    limit_m = RIGHT_DIAMETERS * info.diameter_m
-    return bool(mssd(T[None], T_true[None], points_m, symmetry_transforms(info), limit_m=limit_m)[0, 0] < limit_m)
+class Judge:
+    """Compares poses with the ground truth of a data set."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._infos = read_object_infos(dataset)
+        self._points_m = {one: read_mesh(mesh_path(dataset, one), "mm").vertices_m for one in self._infos}
+        self._truth = {scene_id: read_ground_truth(dataset, scene_id) for scene_id in dataset.scene_ids()}
+
+    def error(self, scene_id: int, im_id: int, obj_id: int, T: Array) -> float:
+        """Return the MSSD of a pose (4,4) to the nearest instance, in diameters, at most WRONG_DIAMETERS."""
+        true = [one.T_cam_from_obj for one in self._truth[scene_id].get(im_id, ()) if one.obj_id == obj_id]
+        if not true or not np.isfinite(T).all():
+            return WRONG_DIAMETERS
+        info = self._infos[obj_id]
+        errors_m = mssd(T[None], np.stack(true), self._points_m[obj_id], symmetry_transforms(info))
+        return min(float(errors_m.min()) / info.diameter_m, WRONG_DIAMETERS)
 
 
-def fitted(samples: Sequence[Sample], offsets: Sequence[float]) -> dict[str, Any]:
-    """Return the weights of a logistic regression and the reliability table of its predictions for other objects."""
-    X = np.log(np.array([one.quantities for one in samples]) + np.array(offsets))
-    X, right = np.column_stack([X, np.ones(len(X))]), np.array([one.right for one in samples], float)
+def calibrated(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the weights fitted on every other object, and tables of the remaining objects."""
     objects = sorted({one.obj for one in samples})
-    part = np.array([objects.index(one.obj) % PARTS for one in samples])
-    predicted = np.zeros(len(X))
-    for left_out in range(PARTS):
-        of_part = part == left_out
-        predicted[of_part] = _sigmoid(X[of_part] @ regress(X[~of_part], right[~of_part]))
+    first = set(objects[::2])
+    fit, test = ([one for one in samples if (one.obj in first) == part] for part in (True, False))
+    present = {kind: weights for kind, (_, weights) in KINDS.items()}
+    weights = {kind: regress(*design(fit, kind)).round(2).tolist() for kind in KINDS}
+    result: dict[str, Any] = {"objects": len(objects), "poses": len(samples), "kinds": {}}
+    for kind in KINDS:
+        X, right = design(test, kind)
+        found = {"poses_fitted": len(design(fit, kind)[1]), "weights": weights[kind]}
+        found |= reliability(sigmoid(X @ np.array(weights[kind])), right)
+        found["error_of_present_weights"] = reliability(sigmoid(X @ np.array(present[kind])), right)["error"]
+        result["kinds"][kind] = found
+        print(f"{kind}: weights {found['weights']}, expected calibration error {found['error']:.3f}")
+    result["chosen"] = {name: chosen(test, of) for name, of in (("fitted", weights), ("present", present))}
+    for name, found in result["chosen"].items():
+        print(f"chosen by {name} weights: AR MSSD {found['AR_MSSD']:.4f}, calibration error {found['error']:.3f}")
+    return result
+
+
+def design(samples: Sequence[Sample], kind: str) -> tuple[Array, Array]:
+    """Return the logarithms of the quantities and ones (N,Q+1), and which poses are right (N,), of a kind."""
+    of_kind = [one for one in samples if one.kind == kind]
+    X = np.log(np.array([one.quantities for one in of_kind]) + np.array(KINDS[kind][0]))
+    right = np.array([one.error < RIGHT_DIAMETERS for one in of_kind], float)
+    return np.column_stack([X, np.ones(len(X))]), right
+
+
+def chosen(samples: Sequence[Sample], weights: Weights) -> dict[str, Any]:
+    """Return the accuracy and the reliability of the most confident pose of each detection."""
+    best: dict[str, tuple[float, Sample]] = {}
+    for one in samples:
+        row = np.append(np.log(np.array(one.quantities) + np.array(KINDS[one.kind][0])), 1)
+        value = float(sigmoid(row @ np.array(weights[one.kind])))
+        if one.detection not in best or value > best[one.detection][0]:
+            best[one.detection] = value, one
+    predicted, errors = (
+        np.array([value for value, _ in best.values()]),
+        np.array([one.error for _, one in best.values()]),
+    )
+    recall = float((errors[:, None] < MSSD_THRESHOLDS).mean())
+    return {"AR_MSSD": recall, **reliability(predicted, (errors < RIGHT_DIAMETERS).astype(float))}
+
+
+def reliability(predicted: Array, right: Array) -> dict[str, Any]:
+    """Return the expected calibration error of probabilities (N,) and its table: mean and share by tenths."""
     bins = np.minimum((predicted * BINS).astype(int), BINS - 1)
     table = [
         {"poses": int(mask.sum()), "confidence": float(predicted[mask].mean()), "right": float(right[mask].mean())}
         for mask in (bins == i for i in range(BINS))
         if mask.any()
     ]
-    error = sum(row["poses"] * abs(row["confidence"] - row["right"]) for row in table) / len(X)
-    return {"weights": regress(X, right).round(3).tolist(), "calibration_error": error, "reliability": table}
+    error = sum(row["poses"] * abs(row["confidence"] - row["right"]) for row in table) / len(predicted)
+    return {"poses": len(predicted), "error": error, "reliability": table}
 
 
 def regress(X: Array, right: Array) -> Array:
@@ -165,14 +266,14 @@ def regress(X: Array, right: Array) -> Array:
     prior[-1] = 0
     weights = np.zeros(X.shape[1])
     for _ in range(NEWTON_STEPS):
-        predicted = _sigmoid(X @ weights)
+        predicted = sigmoid(X @ weights)
         gradient = X.T @ (predicted - right) + prior * weights
         curvature = X.T @ (X * (predicted * (1 - predicted))[:, None]) + np.diag(prior + 1e-9)
         weights -= np.linalg.solve(curvature, gradient)
     return weights
 
 
-def _sigmoid(values: Array) -> Array:
+def sigmoid(values: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-values)))
 
 
