@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# The processes of pytest-xdist use the cores; read when PyTorch is loaded, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PER_VIEW = ("crops_rgb", "masks", "depth_corner_m", "depth_centre_m", "A_crop_from_image", "T_tmpl_from_obj")
 SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
 
