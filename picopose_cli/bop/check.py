@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import AnyTarget, Array, ImageTarget
@@ -26,6 +26,9 @@ from picopose_cli.bop.results import (
     numbered_lines,
     parse_row,
 )
+
+if TYPE_CHECKING:  # `infer` checks its results at the end: its start must not wait for pandas
+    import pandas as pd
 
 ERROR, WARNING = "error", "warning"
 ROTATION_TOLERANCE = 0.02
@@ -131,6 +134,8 @@ def _is_wrong_header(line: str) -> bool:
 
 def _make_table(rows: dict[int, ResultRow]) -> pd.DataFrame:
     """Return the rows as a table of numbers, indexed by line number; `row` is the line number as a column."""
+    import pandas as pd
+
     values = list(rows.values())
     ids = np.array([value[:3] for value in values], np.int64).reshape(-1, 3)
     R = np.array([value.R for value in values], np.float64).reshape(-1, 9)
@@ -144,6 +149,8 @@ def _make_table(rows: dict[int, ResultRow]) -> pd.DataFrame:
 
 
 def _check_numbers(table: pd.DataFrame) -> Iterator[Finding]:
+    import pandas as pd
+
     columns = {"score": ["score"], "R": _R, "t": _T_MM, "time": ["time_s"]}
     broken = pd.DataFrame({name: ~np.isfinite(table[parts]).all(axis=1) for name, parts in columns.items()})
     for row, flags in zip(_rows(table, broken.any(axis=1)), broken[broken.any(axis=1)].to_numpy(), strict=True):
@@ -217,6 +224,8 @@ def _check_targets(table: pd.DataFrame, targets: Sequence[AnyTarget]) -> Iterato
     BOP19 counts the best rows of an object, so that more rows are harmless, unless equal scores leave the choice to
     their order.
     """
+    import pandas as pd
+
     keys = _IMAGE if isinstance(targets[0], ImageTarget) else _OBJECT
     limits = pd.DataFrame(map(_key_and_limit, targets), columns=[*keys, "limit"])
     rows = table[[*_OBJECT, "score", "row"]].merge(limits, how="left", on=keys)
