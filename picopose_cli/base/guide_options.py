@@ -39,6 +39,19 @@ class EstimateOptions:
     mask: Path | None = option(
         None, "Mask image of the object, or a folder with a mask named like each image.", value="FILE|DIR"
     )
+    depth: Path | None = option(
+        None,
+        "Depth image registered to the image, or a folder with one named like each image, such as the depth/ beside "
+        "rgb/: poses are finished on it.",
+        value="FILE|DIR",
+        default_text="none: poses by RGB alone",
+    )
+    depth_scale: float | None = option(
+        None,
+        "Millimetres of one unit of the depth image.",
+        default_text="the camera file's depth_scale, or 1",
+        positive=True,
+    )
     box: tuple[float, ...] = option(
         (), "Box of the object in pixels, in place of a mask.", value="X,Y,W,H", default_text="none"
     )
@@ -56,6 +69,8 @@ class EstimateOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        useful = self.depth is not None or self.depth_scale is None
+        require(useful, "--depth-scale is given without depth", "pass --depth FILE")
         if self.objects is not None:
             alone = self.mesh is None and self.mask is None and not self.box
             require(alone, "--objects has the meshes, masks and boxes", "drop --mesh, --mask and --box")

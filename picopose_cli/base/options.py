@@ -39,6 +39,7 @@ MESH_UNITS = ("mm", "cm", "m")
 RULES = ("default", "paper")
 PRECISIONS = ("auto", "fp32", "bf16")
 TARGET_KINDS = ("bop19", "bop24")
+DEPTHS = ("off", "on")
 TIMINGS = ("batched", "sequential")
 SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
@@ -159,6 +160,7 @@ class InferOptions:
         default_text=f"{DEFAULT_EXTRA_DETECTIONS}; 0 with --rules paper or --detections gt",
         minimum=0,
     )
+    depth: str = option("off", "Finish the poses on the depth images: RGB-D results.", choices=DEPTHS)
     device: str = option(
         "auto",
         "Device: auto, cpu, cuda:N, all, or a list such as cuda:0,cuda:1, which runs a process per device.",
@@ -190,6 +192,8 @@ class InferOptions:
         check_ranges(self)
         conflict = self.rules == "paper" and self.refine
         require(not conflict, "--rules paper has no refinement", "drop --refine, or pass --rules default")
+        released = self.rules == "paper" and self.depth == "on"
+        require(not released, "--rules paper knows RGB alone", "drop --depth, or pass --rules default")
         index, count = self.part or (1, 1)
         if not 1 <= index <= count:
             raise PicoPoseError(f"--shard {self.shard} is invalid: use i/n with 1 <= i <= n, like 2/8")

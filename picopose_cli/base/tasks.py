@@ -11,10 +11,20 @@ from picopose_cli.base.types import Array, Detection, PoseEstimate
 
 
 @dataclass(frozen=True)
+class DepthSource:
+    """The depth image of an image: file value * `scale` = mm, unless there is a `problem` with it."""
+
+    path: Path
+    scale: float
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class ImageTask:
     """The unit of work: one image with the detections to estimate, independent of where it runs.
 
-    `camera` is None with `problem` set; `problem` says why the image cannot be used at all.
+    `camera` is None with `problem` set; `problem` says why the image cannot be used at all. `depth` is None where poses
+    are estimated by RGB alone.
     """
 
     scene_id: int
@@ -23,6 +33,7 @@ class ImageTask:
     camera: CameraModel | None
     detections: tuple[Detection, ...]
     problem: str | None = None
+    depth: DepthSource | None = None
 
     @property
     def name(self) -> str:
@@ -40,11 +51,13 @@ class LoadedImage:
     """An image read from disk with one mask a detection of its task.
 
     `image_rgb` (H,W,3) u8; `masks`: (H,W) bool, None where the detection has only a box, or the error that says why
-    the mask cannot be read.
+    the mask cannot be read; `depth_m`: (H,W) f32 along the camera's axis, 0 where nothing was measured, None for poses
+    by RGB alone, or the error that says why it cannot be used.
     """
 
     image_rgb: Array
     masks: tuple[Array | PicoPoseError | None, ...]
+    depth_m: Array | PicoPoseError | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ class Skip:
 class StageSeconds:
     """Seconds spent by stage: read and decode, crop, network (device synchronised), PnP (summed over threads), refine.
 
-    The last is everything that refinement does: renders, network and PnP.
+    The last is everything that refinement does, on RGB and on depth: renders, network and PnP.
     """
 
     read: float = 0.0
@@ -80,10 +93,23 @@ class StageSeconds:
 
 
 @dataclass(frozen=True)
+class DepthUse:
+    """What came of an image's depth.
+
+    `by_rgb` says of each estimate, in order, why it is by RGB alone, None where it was finished on depth; `ratios` of
+    measured and expected distance of its detections; `problem`: why the depth image cannot be used at all.
+    """
+
+    by_rgb: tuple[str | None, ...] = ()
+    ratios: tuple[float, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class ImageResult:
     """What came of one image: its estimates (possibly none), what was skipped, and where its time went.
 
-    `time_s` is BOP's time of the image, as its estimates have it.
+    `time_s` is BOP's time of the image, as its estimates have it; `depth` is None for poses by RGB alone.
     """
 
     task: ImageTask
@@ -91,3 +117,20 @@ class ImageResult:
     skips: tuple[Skip, ...]
     seconds: StageSeconds
     time_s: float
+    depth: DepthUse | None = None
+
+    @property
+    def depth_poses(self) -> int:
+        """Number of poses that were finished on depth."""
+        return 0 if self.depth is None else sum(reason is None for reason in self.depth.by_rgb)
+
+    @property
+    def by_rgb(self) -> list[Skip]:
+        """The poses that depth was not used for although it was asked for; of no object where it is the whole image."""
+        if self.depth is None:
+            return []
+        image = self.task.scene_id, self.task.im_id
+        if self.depth.problem is not None:
+            return [Skip(*image, None, self.depth.problem)]
+        reasons = zip(self.estimates, self.depth.by_rgb, strict=True)
+        return [Skip(*image, one.obj_id, reason) for one, reason in reasons if reason is not None]

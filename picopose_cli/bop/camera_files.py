@@ -10,7 +10,7 @@ import numpy as np
 
 from picopose_cli.base.cameras import parse_camera
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.json_numbers import finite_numbers
+from picopose_cli.base.json_numbers import finite_number, finite_numbers
 from picopose_cli.base.types import Array
 from picopose_cli.bop.json_files import read_json_object
 
@@ -36,6 +36,23 @@ def read_K(text: str, image: Path) -> Array:
     return _matrix(_read_numbers(path), path)
 
 
+def read_depth_scale(text: str, image: Path) -> float:
+    """Return the depth_scale of the camera that `read_K` takes: millimetres of one unit, 1 where there is none.
+
+    Raises PicoPoseError where it is not a positive number.
+    """
+    path = Path(text)
+    if _numbers(text) is not None or path.suffix != ".json":
+        return 1.0
+    content = read_json_object(path)
+    is_one = any(name in content for name in ("cam_K", "cam_model", *_NAMES))
+    entry = content if is_one else _entry_of(content, path, image)
+    scale = finite_number(entry.get("depth_scale", 1.0)) if isinstance(entry, dict) else None
+    if scale is None or scale <= 0:
+        raise PicoPoseError("depth_scale is not a positive number", where=path, fix="correct it, or pass --depth-scale")
+    return scale
+
+
 def _numbers(text: str) -> list[float] | None:
     """Return the numbers of a text, None when it is something else."""
     try:
@@ -59,18 +76,21 @@ def _from_json(content: Mapping[str, Any], path: Path, image: Path) -> Array:
     if all(name in content for name in _NAMES):
         numbers = finite_numbers([content[name] for name in _NAMES], 4)
         return _matrix([] if numbers is None else numbers.tolist(), path)
-    entry: Any = content
-    if "cam_K" not in content and "cam_model" not in content:
-        number = image.stem.lstrip("0") or "0"
-        by_number = {key.lstrip("0") or "0": value for key, value in content.items()}
-        if number not in by_number:
-            what = f"has no camera of image {image.stem!r}, nor fx, fy, cx, cy or cam_K"
-            raise PicoPoseError(what, where=path, fix=_FORMS)
-        entry = by_number[number]
-    camera = parse_camera(entry)
+    is_one = "cam_K" in content or "cam_model" in content
+    camera = parse_camera(content if is_one else _entry_of(content, path, image))
     if camera.K is None:
         raise PicoPoseError(camera.problem or "is not a pinhole camera", where=path, fix=_FORMS)
     return camera.K
+
+
+def _entry_of(content: Mapping[str, Any], path: Path, image: Path) -> Any:
+    """Return the entry of a scene_camera.json whose id is the image's name."""
+    number = image.stem.lstrip("0") or "0"
+    by_number = {key.lstrip("0") or "0": value for key, value in content.items()}
+    if number not in by_number:
+        what = f"has no camera of image {image.stem!r}, nor fx, fy, cx, cy or cam_K"
+        raise PicoPoseError(what, where=path, fix=_FORMS)
+    return by_number[number]
 
 
 def _matrix(numbers: list[float], where: str | Path) -> Array:

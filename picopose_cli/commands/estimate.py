@@ -82,7 +82,8 @@ def _estimate(
 ) -> list[str]:
     """Estimate an image, write its poses and its picture, and return a line for each pose."""
     opened, output = open_image(inputs, image), inputs.options.output
-    poses = estimator.estimate(opened.image_rgb, opened.K, list(zip(ids, opened.areas, strict=True)))
+    wanted = list(zip(ids, opened.areas, strict=True))
+    poses = estimator.estimate(opened.image_rgb, opened.K, wanted, depth_m=opened.depth_m)
     drawn = [
         DrawnPose(
             mesh, pose.T_cam_from_obj, OBJECT_COLOURS_RGB[index % len(OBJECT_COLOURS_RGB)],
@@ -91,5 +92,6 @@ def _estimate(
         for index, (one, mesh, pose) in enumerate(zip(inputs.objects, meshes, poses, strict=True))
     ]  # fmt: skip
     write_png(output / f"{image.stem}_overlay.png", draw_poses(opened.image_rgb, Pinhole(opened.K), drawn))
-    write_poses(output / f"{image.stem}.json", image, opened.K, inputs.objects, poses)
+    modality = "RGB" if opened.depth_m is None else "RGB-D"
+    write_poses(output / f"{image.stem}.json", image, opened.K, inputs.objects, poses, modality)
     return [pose_text(one, pose) for one, pose in zip(inputs.objects, poses, strict=True)]

@@ -14,6 +14,7 @@ from picopose_cli.base.options import MESH_UNITS, InferOptions
 from picopose_cli.base.tasks import ImageTask
 from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pictures.result_overlays import draw_result_overlays
+from picopose_cli.pose.depth_refinement import DepthRefiner
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups
 from picopose_cli.pose.refine import Refiner
@@ -86,6 +87,7 @@ def _estimate(run: Run, console: Console) -> None:
             if found.mesh is not None
         }
         renderer, refines = EstimateRenderer(meshes), bool(meshes) and options.rounds > 0
+        on_depth = DepthRefiner(renderer, matcher.device) if options.depth == "on" else None
         total, left = _detections(inputs.tasks), _detections(task for group in run.groups for task in group)
         bar = add_bar(progress, "poses", total, "poses", total - left)
         results = estimate_groups(
@@ -96,6 +98,7 @@ def _estimate(run: Run, console: Console) -> None:
             refiner=Refiner(load_local_features(matcher.device), renderer, options.rounds, matcher.store.silhouettes)
             if refines
             else None,
+            depth_refiner=on_depth,
             record=record,
             on_progress=partial(progress.advance, bar),
         )

@@ -17,6 +17,7 @@ from picopose_cli.base.types import Array, Detection, ObjectInfo, TemplateBank
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.devices import choose_device, choose_precision, suggest_batch_size
 from picopose_cli.network.local_matcher import load_local_features
+from picopose_cli.pose.depth_refinement import DepthRefiner
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.feature_file import feature_file
 from picopose_cli.pose.inference_network import load_inference_network
@@ -34,15 +35,19 @@ MaskOrBox = Array | Sequence[float]
 
 @dataclass(frozen=True)
 class DetectionPose:
-    """The pose of one detection: `T_cam_from_obj` (4,4) f64, metres, OpenCV axes, and its confidence in [0, 1]."""
+    """The pose of one detection: `T_cam_from_obj` (4,4) f64, metres, OpenCV axes, and its confidence in [0, 1].
+
+    `by_rgb` says why a pose that was to be finished on depth is by RGB alone, None otherwise.
+    """
 
     obj_id: int
     T_cam_from_obj: Array
     confidence: float
+    by_rgb: str | None = None
 
 
 class PoseEstimator:
-    """Estimates 6D poses of onboarded objects in RGB images.
+    """Estimates 6D poses of onboarded objects in RGB images, finished on depth where it is given.
 
     Points transform as x_cam = T_cam_from_obj @ x_obj, in metres; the camera looks along +z, x is right and y down.
 
@@ -79,6 +84,7 @@ class PoseEstimator:
         can_refine = refine > 0 and self._matcher.rules.can_refine
         self._options = PipelineOptions(suggest_batch_size(device, network.config))
         renderer = EstimateRenderer(self._meshes)
+        self._depth_refiner = DepthRefiner(renderer, self._matcher.device)
         self._refiner = (
             Refiner(load_local_features(device), renderer, refine, self._matcher.store.silhouettes)
             if can_refine
@@ -130,24 +136,49 @@ class PoseEstimator:
         return obj_id
 
     def estimate(
-        self, image_rgb: Array, K: Array | CameraModel, detections: Sequence[tuple[int, MaskOrBox]]
+        self,
+        image_rgb: Array,
+        K: Array | CameraModel,
+        detections: Sequence[tuple[int, MaskOrBox]],
+        *,
+        depth_m: Array | None = None,
     ) -> list[DetectionPose]:
         """Return the pose of each detection (object id, mask or box) of an image, in order.
 
         `image_rgb` (H,W,3) u8; `K` (3,3) camera matrix, px, or a camera model such as a fisheye's; a mask (H,W) bool or
-        a box (x, y, width, height) px. Raises PicoPoseError for an object that was not added, and for a mask or box
-        that gives no crop.
+        a box (x, y, width, height) px; `depth_m` (H,W) metres along the camera's axis, 0 or NaN where nothing was
+        measured. Raises PicoPoseError for an object that was not added, for a mask or box that gives no crop, and for
+        depth of another size or with the paper's rules.
         """
+        if depth_m is not None:
+            depth_m = self._usable_depth(np.asarray(depth_m), image_rgb)
         if not detections:
             return []
         listed, masks = zip(*(_detection(obj_id, area) for obj_id, area in detections), strict=True)
         camera = K if isinstance(K, Pinhole | Fisheye624) else Pinhole(np.asarray(K, np.float64))
         task = ImageTask(0, 0, Path(), camera, listed)
-        image = LoadedImage(image_rgb, masks)
-        (result,) = estimate_images([task], lambda _: image, self._matcher, self._options, refiner=self._refiner)
+        image = LoadedImage(image_rgb, masks, depth_m)
+        on_depth = None if depth_m is None else self._depth_refiner
+        found = estimate_images(
+            [task], lambda _: image, self._matcher, self._options, refiner=self._refiner, depth_refiner=on_depth
+        )
+        (result,) = found
         for skip in result.skips:
             raise PicoPoseError(f"a detection of object {skip.obj_id} cannot be used: {skip.reason}")
-        return [DetectionPose(one.obj_id, one.T_cam_from_obj, one.score) for one in result.estimates]
+        by_rgb = result.depth.by_rgb if result.depth is not None else (None,) * len(result.estimates)
+        return [
+            DetectionPose(one.obj_id, one.T_cam_from_obj, one.score, reason)
+            for one, reason in zip(result.estimates, by_rgb, strict=True)
+        ]
+
+    def _usable_depth(self, depth_m: Array, image_rgb: Array) -> Array:
+        """Return depth (H,W) f32 with 0 where nothing was measured."""
+        if not self._matcher.rules.can_refine:
+            raise PicoPoseError("the paper's rules know RGB alone", fix="leave depth out, or take the default rules")
+        if depth_m.shape != image_rgb.shape[:2]:
+            sizes = f"the depth is {depth_m.shape}, the image {image_rgb.shape[:2]}"
+            raise PicoPoseError(sizes, fix="pass depth that is registered to the image, pixel by pixel")
+        return np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0).astype(np.float32)
 
 
 def _detection(obj_id: int, area: MaskOrBox) -> tuple[Detection, Array | None]:

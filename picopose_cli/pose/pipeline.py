@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.tasks import ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
+from picopose_cli.base.tasks import DepthUse, ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
+from picopose_cli.pose.depth_refinement import DepthRefiner, Finished
+from picopose_cli.pose.finishing import finish_poses
 from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
-from picopose_cli.pose.refine import Refiner, Subject
+from picopose_cli.pose.refine import Refiner
 from picopose_cli.pose.rules import Hypothesis, RankedPose
 
 DEFAULT_BATCH_SIZE = 16
@@ -94,10 +96,11 @@ def estimate_images(
     options: PipelineOptions,
     *,
     refiner: Refiner | None = None,
+    depth_refiner: DepthRefiner | None = None,
 ) -> Generator[ImageResult, None, None]:
     """Yield the result of each task, in order; see `estimate_groups`."""
     groups = plan_groups(tasks, options.batch_size)
-    return estimate_groups(groups, load_image, matcher, options, refiner=refiner)
+    return estimate_groups(groups, load_image, matcher, options, refiner=refiner, depth_refiner=depth_refiner)
 
 
 def estimate_groups(
@@ -107,13 +110,15 @@ def estimate_groups(
     options: PipelineOptions,
     *,
     refiner: Refiner | None = None,
+    depth_refiner: DepthRefiner | None = None,
     record: Record | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> Generator[ImageResult, None, None]:
     """Yield the result of each image of the groups, in order.
 
     `load_image` raises PicoPoseError for an image that cannot be used, which is reported as a skip. Detections of
-    objects that the matcher's store does not have are skipped too. `refiner` refines the poses if it is given.
+    objects that the matcher's store does not have are skipped too. `refiner` refines the poses if it is given, and
+    `depth_refiner` finishes them on the depth that images were loaded with.
     `on_progress` is called after each pass of the network; skipped detections count as done.
     """
     sequential, workers = options.sequential, options.workers
@@ -122,7 +127,8 @@ def estimate_groups(
         _threads(workers, "pnp") as solvers,
         _threads(workers, "refine") as refiners,
     ):
-        work = _Work(load_image, matcher, options, refiner, record or _forget, on_progress, solvers, refiners)
+        finishers = refiner, depth_refiner
+        work = _Work(load_image, matcher, options, *finishers, record or _forget, on_progress, solvers, refiners)
         solving: deque[list[_OpenImage]] = deque()
         for images in _read_ahead(groups, work, readers, 0 if sequential else 2 * options.workers):
             _run_network(images, work)
@@ -145,6 +151,7 @@ class _Work:
     matcher: Matcher
     options: PipelineOptions
     refiner: Refiner | None
+    depth_refiner: DepthRefiner | None
     record: Record
     on_progress: OnProgress
     solvers: ThreadPoolExecutor
@@ -154,11 +161,12 @@ class _Work:
 
 @dataclass(frozen=True)
 class Solution:
-    """The candidate poses of a query, best first, and the query's seconds of PnP and of refinement."""
+    """The candidate poses of a query, best first, the query's seconds of PnP and of refinement, and what depth did."""
 
     poses: Sequence[RankedPose]
     pnp_s: float
     refine_s: float
+    finished: Finished | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,7 @@ class _OpenImage:
     skips: tuple[Skip, ...]
     seconds: StageSeconds
     read_at: float
+    depth_problem: str | None = None
     solutions: dict[int, _Solving] = field(default_factory=dict)
 
     def finish(self, *, sequential: bool) -> ImageResult:
@@ -193,16 +202,25 @@ class _OpenImage:
         parts = self.seconds.crop + self.seconds.network + self.seconds.pnp + self.seconds.refine
         detector = max((detection.time_s for detection in self.task.detections), default=0.0)
         time_s = max(detector, 0.0) + (ended - self.read_at if sequential else parts)
-        estimates, skips = [], list(self.skips)
+        estimates, finished, skips = [], [], list(self.skips)
         for query in self.queries:
             pose = solutions[query.position].poses[0]
             T, obj_id = query.pose_in_camera(pose.T_cam_from_obj), query.detection.obj_id
             if np.isfinite(T).all():
                 score = weighted_score(query.detection.score, pose.confidence)
                 estimates.append(PoseEstimate(self.task.scene_id, self.task.im_id, obj_id, score, T, time_s))
+                finished.append(solutions[query.position].finished)
             else:
                 skips.append(Skip(self.task.scene_id, self.task.im_id, obj_id, "the network gave no finite pose"))
-        return ImageResult(self.task, tuple(estimates), tuple(skips), self.seconds, time_s)
+        depth = self._depth_use([one for one in finished if one is not None])
+        return ImageResult(self.task, tuple(estimates), tuple(skips), self.seconds, time_s, depth)
+
+    def _depth_use(self, finished: Sequence[Finished]) -> DepthUse | None:
+        """Return what came of the image's depth, None for an image without."""
+        if self.depth_problem is not None:
+            return DepthUse(problem=self.depth_problem)
+        ratios = tuple(one.ratio for one in finished if one.ratio is not None)
+        return DepthUse(tuple(one.problem for one in finished), ratios) if finished else None
 
 
 def weighted_score(score: float, confidence: float) -> float:
@@ -261,7 +279,9 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
     cropped_at = time.perf_counter()
     work.record("read", started, read_at, task.name)
     work.record("crop", read_at, cropped_at, task.name)
-    return _OpenImage(task, queries, skips, StageSeconds(read=read_at - started, crop=cropped_at - read_at), read_at)
+    seconds = StageSeconds(read=read_at - started, crop=cropped_at - read_at)
+    depth_problem = str(image.depth_m) if isinstance(image.depth_m, PicoPoseError) else None
+    return _OpenImage(task, queries, skips, seconds, read_at, depth_problem)
 
 
 def _run_network(images: list[_OpenImage], work: _Work) -> None:
@@ -291,24 +311,20 @@ def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work) -> None:
 def _solve(
     work: _Work, hypotheses: Sequence[Sequence[Hypothesis]], members: Sequence[tuple[_OpenImage, Query]]
 ) -> list[Solution]:
-    """Solve some queries together, and refine the poses; each has the same part of the time."""
-    started = time.perf_counter()
-    poses = work.matcher.rules.solve(hypotheses, np.stack([query.K for _, query in members]), work.matcher.device)
+    """Solve some queries together, refine and finish the poses; each has the same part of the time."""
+    started, queries = time.perf_counter(), [query for _, query in members]
+    poses = work.matcher.rules.solve(hypotheses, np.stack([query.K for query in queries]), work.matcher.device)
     solved = time.perf_counter()
     (image, query), count = members[0], len(members)
     name = f"{image.task.name}, object {query.detection.obj_id}" if count == 1 else f"{count} detections"
     work.record("PnP", started, solved, name)
-    if work.refiner is None:
-        return [Solution(of_query, (solved - started) / count, 0.0) for of_query in poses]
-    subjects = [
-        Subject(query.detection.obj_id, query.close_up, of_query)
-        for (_, query), of_query in zip(members, poses, strict=True)
-        if query.close_up is not None
-    ]
-    refined = work.refiner.refine(subjects, work.refiners)
+    pnp_s = (solved - started) / count
+    if work.refiner is None and work.depth_refiner is None:
+        return [Solution(of_query, pnp_s, 0.0) for of_query in poses]
+    found = finish_poses(queries, poses, work.refiner, work.depth_refiner, work.refiners)
     ended = time.perf_counter()
     work.record("refine", solved, ended, name)
-    return [Solution(of_query, (solved - started) / count, (ended - solved) / count) for of_query in refined]
+    return [Solution(of_query, pnp_s, (ended - solved) / count, on_depth) for of_query, on_depth in found]
 
 
 def _is_done(images: list[_OpenImage]) -> bool:

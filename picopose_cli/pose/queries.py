@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from picopose_cli.base.geometry import make_T
 from picopose_cli.base.tasks import ImageTask, LoadedImage, Skip
 from picopose_cli.base.types import Array, Detection, QueryBatch
 from picopose_cli.pose.close_ups import CloseUp, cut_close_up, cut_virtual_close_up
+from picopose_cli.pose.depth_samples import DepthSamples, sample_depth
 from picopose_cli.pose.occluders import OtherMasks
 from picopose_cli.templates.crops import (
     SMALLEST_MASK_PX,
@@ -38,7 +39,7 @@ class Query:
     `crop_rgb` (224,224,3) f32 in [0,1], `mask` (224,224) bool, `A_crop_from_image` (3,3), `K` (3,3) of the image;
     `position` is the detection's index in its image's list. With `R_cam_from_virtual` (3,3) the image is that of a
     virtual pinhole camera, and the poses that it gives are rotated back by `pose_in_camera`. `close_up` is what
-    refinement needs.
+    refinement needs, `depth` what was measured, in the frame of this crop's camera.
     """
 
     position: int
@@ -49,6 +50,7 @@ class Query:
     K: Array
     R_cam_from_virtual: Array | None = None
     close_up: CloseUp | None = None
+    depth: DepthSamples | None = None
 
     def pose_in_camera(self, T: Array) -> Array:
         """Return the pose T_cam_from_obj (4,4) in the image's camera of a pose in the camera of this crop."""
@@ -104,9 +106,13 @@ def crop_queries(
             mask = _usable_mask(detection, mask, image.image_rgb)
             virtual = virtual_camera(camera, detection, mask, perspective_crops=perspective_crops)
             if virtual is None:
-                queries.append(_crop(position, detection, mask, image.image_rgb, camera, others))
+                one = _crop(position, detection, mask, image.image_rgb, camera, others)
             else:
-                queries.append(_virtual_crop(position, detection, mask, image.image_rgb, camera, virtual, others))
+                one = _virtual_crop(position, detection, mask, image.image_rgb, camera, virtual, others)
+            if isinstance(image.depth_m, np.ndarray):
+                view = camera, one.A_crop_from_image, one.K, one.R_cam_from_virtual
+                one = replace(one, depth=sample_depth(image.depth_m, mask, *view))
+            queries.append(one)
         except PicoPoseError as error:
             skips.append(Skip(task.scene_id, task.im_id, detection.obj_id, str(error)))
     return tuple(queries), tuple(skips)

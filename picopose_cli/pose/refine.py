@@ -31,6 +31,7 @@ from picopose_cli.pose.contour_refinement import DrawDepth
 from picopose_cli.pose.flow_matching import STEP_PX, flow_pairs
 from picopose_cli.pose.local_matching import LocalFeatures, cell_pairs, glue_pairs, local_features
 from picopose_cli.pose.render_matches import RenderMatches, lift_matches, solve_matches, support_of_poses
+from picopose_cli.pose.residuals import PosePairs
 from picopose_cli.pose.rules import RankedPose
 from picopose_cli.pose.silhouette_starts import Silhouettes
 
@@ -71,13 +72,14 @@ class RefinedPose:
 
     `T_cam_from_obj` (4,4) metres; `flow_support` in [0, 1]: soft inliers of the flow, per pixel where it is measured;
     `match_support` >= 0: soft inliers of the local matches, per visible cell; `mask_iou` in [0, 1]: overlap of the
-    rendered silhouette with the detection's mask.
+    rendered silhouette with the detection's mask. `pairs` are the matches that it was solved from.
     """
 
     T_cam_from_obj: Array
     flow_support: float
     match_support: float
     mask_iou: float
+    pairs: PosePairs | None = None
 
     @property
     def confidence(self) -> float:
@@ -96,12 +98,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A pose `T` (4,4) of the detection `subject`, an index, and its support as of `RefinedPose`."""
+    """A pose `T` (4,4) of the detection `subject`, an index, its support and its pairs as of `RefinedPose`."""
 
     subject: int
     T: Array
     match_support: float = 0.0
     flow_support: float = 0.0
+    pairs: PosePairs | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ class Refiner:
         overlaps = threads.map(lambda one: self._mask_iou(subjects[one.subject], photos[one.subject], one.T), found)
         refined: list[list[RankedPose]] = [[] for _ in subjects]
         for one, overlap in zip(found, overlaps, strict=True):
-            refined[one.subject].append(RefinedPose(one.T, one.flow_support, one.match_support, overlap))
+            refined[one.subject].append(RefinedPose(one.T, one.flow_support, one.match_support, overlap, one.pairs))
         return [
             _most_confident_first([*poses, subject.candidates[0]]) if poses else tuple(subject.candidates)
             for poses, subject in zip(refined, subjects, strict=True)
@@ -234,10 +237,11 @@ class Refiner:
         moved = []
         for one, (matches, measured) in zip(candidates, flows, strict=True):
             pose = None if matches is None else next(solved)
-            if pose is None:
+            if matches is None or pose is None:
                 moved.append(replace(one, flow_support=0.0))
             else:
-                moved.append(replace(one, T=pose.T_cam_from_obj, flow_support=pose.soft_inliers / measured))
+                support = pose.soft_inliers / measured
+                moved.append(replace(one, T=pose.T_cam_from_obj, flow_support=support, pairs=matches.pairs))
         return moved
 
     def _flow(self, subject: Subject, T: Array) -> tuple[RenderMatches | None, int]:

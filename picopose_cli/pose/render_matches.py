@@ -10,7 +10,7 @@ import torch
 
 from picopose_cli.base.geometry import backproject_pixels
 from picopose_cli.base.types import Array, Correspondences
-from picopose_cli.pose.residuals import pair_residuals
+from picopose_cli.pose.residuals import PosePairs, pair_residuals
 from picopose_cli.pose.row_blocks import RowBlocks
 from picopose_cli.pose.solve import RobustPose, solve_robust
 
@@ -30,6 +30,11 @@ class RenderMatches:
     K: Array
     T_start: Array
     std_px: float
+
+    @property
+    def pairs(self) -> PosePairs:
+        """The correspondences with their noise."""
+        return PosePairs(self.correspondences, self.K, self.std_px)
 
 
 def lift_matches(matches: Matches, depth_m: Array, K: Array, T_cam_from_obj: Array, std_px: float) -> RenderMatches:

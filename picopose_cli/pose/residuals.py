@@ -3,12 +3,13 @@
 A row says where a point of the object should appear, and how accurately that is known. Its residual r is in standard
 deviations of the row's own noise. A 2D-3D correspondence has the residual (projected - observed) / std, a vector. A
 contour line says nothing about the position along the contour: its residual is the distance along the line alone,
-normal . (projected - observed) / std. Kinds of rows with different noise can therefore be solved together.
+normal . (projected - observed) / std. A measured depth says how far the point is from a surface in metres: its
+residual is normal . (point - measured) / std. Kinds of rows with different noise can therefore be solved together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -39,12 +40,45 @@ class Residuals:
     normal: Tensor | None = None
 
     def __post_init__(self) -> None:
-        lengths = {"uv": (2,), "xyz_obj_m": (3,), "normal": (2,)}
-        for name in (field.name for field in fields(self)):
-            rows = getattr(self, name)
-            shape = (*self.std_px.shape[:2], *lengths.get(name, ()))
-            if rows is not None and (rows.shape != shape or rows.dtype != torch.float64):
-                raise ValueError(f"{name} is {rows.dtype} {tuple(rows.shape)}, needs float64 {shape}")
+        _check_rows(self, self.std_px, {"uv": (2,), "xyz_obj_m": (3,), "normal": (2,)})
+
+
+@dataclass(frozen=True)
+class PlaneResiduals:
+    """Rows of B candidate poses that hold points of the object to planes, padded as those of `Residuals`; f64 tensors.
+
+    The residual of a row is (normal . (R xyz_obj_m + t) - offset_m) / std_m: `xyz_obj_m` (B,N,3) metres, `normal`
+    (B,N,3) unit vectors in the camera's frame, `offset_m` (B,N), `std_m` (B,N) > 0; `weight` and `kernel_scale` (B,N)
+    as of `Residuals`.
+    """
+
+    xyz_obj_m: Tensor
+    normal: Tensor
+    offset_m: Tensor
+    weight: Tensor
+    std_m: Tensor
+    kernel_scale: Tensor
+
+    def __post_init__(self) -> None:
+        _check_rows(self, self.std_m, {"xyz_obj_m": (3,), "normal": (3,)})
+
+
+def _check_rows(residuals: Residuals | PlaneResiduals, std: Tensor, lengths: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError when a tensor is not f64, or not of the shape of `std` and its own length."""
+    for name in (field.name for field in fields(residuals)):
+        rows = getattr(residuals, name)
+        shape = (*std.shape[:2], *lengths.get(name, ()))
+        if rows is not None and (rows.shape != shape or rows.dtype != torch.float64):
+            raise ValueError(f"{name} is {rows.dtype} {tuple(rows.shape)}, needs float64 {shape}")
+
+
+@dataclass(frozen=True)
+class PosePairs:
+    """The correspondences that a pose was solved from, `K` (3,3) px of their image, and their standard deviation."""
+
+    correspondences: Correspondences
+    K: Array
+    std_px: float
 
 
 def pair_residuals(correspondences: Sequence[Correspondences], std_px: Array, device: torch.device) -> Residuals:

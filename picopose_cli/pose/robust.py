@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from picopose_cli.pose.row_blocks import RobustSums, RowBlocks
+from picopose_cli.pose.row_blocks import RobustSums
 
 KERNEL_SCALES = (10.0, 5.0, 2.5)
 """Scales of the Geman-McClure kernel in standard deviations: stage 2 errs by tens of crop px, stage 3 by several."""
@@ -27,20 +28,30 @@ _FRACTIONS = 7
 """Terms of the continued fraction of the tangent: exact to the last bits up to 45 degrees."""
 
 
-def minimise(kinds: Sequence[RowBlocks], T_start: Tensor) -> Tensor:
+class Rows(Protocol):
+    """Rows of one kind of B candidates; see `RobustSums`."""
+
+    def robust_sums(self, T_cam_from_obj: Tensor, scale: float) -> RobustSums:
+        """Return the sums for poses (B,H,4,4) under the kernel of `scale`, in standard deviations."""
+
+    def agreement(self, T_cam_from_obj: Tensor, scale: float) -> Tensor:
+        """Return the `agreement` (B,H) alone of `robust_sums`."""
+
+
+def minimise(kinds: Sequence[Rows], T_start: Tensor, scales: Sequence[float] = KERNEL_SCALES) -> Tensor:
     """Return the poses (B,H,4,4) near `T_start` (B,H,4,4) f64 that minimise the weighted kernels of the residuals.
 
-    `kinds`: the rows of the same B candidates, by kind. Each of a candidate's H starts is followed by itself; one that
-    is not finite stays as it is.
+    `kinds`: the rows of the same B candidates, by kind; `scales` of the kernel, in standard deviations, one after the
+    other. Each of a candidate's H starts is followed by itself; one that is not finite stays as it is.
     """
     with torch.inference_mode(), torch.autocast(T_start.device.type, enabled=False):
         T = T_start
-        for scale in KERNEL_SCALES:
+        for scale in scales:
             T = _descend(kinds, T, scale)
         return T
 
 
-def _descend(kinds: Sequence[RowBlocks], T: Tensor, scale: float) -> Tensor:
+def _descend(kinds: Sequence[Rows], T: Tensor, scale: float) -> Tensor:
     """Take steps under one kernel; each pose stops for good as soon as its cost does not fall."""
     sums = _sums(kinds, T, scale)
     falling = torch.ones_like(sums.agreement, dtype=torch.bool)
@@ -63,7 +74,7 @@ def _parts(sums: RobustSums) -> tuple[Tensor, Tensor, Tensor]:
     return sums.agreement, sums.G, sums.f
 
 
-def _sums(kinds: Sequence[RowBlocks], T: Tensor, scale: float) -> RobustSums:
+def _sums(kinds: Sequence[Rows], T: Tensor, scale: float) -> RobustSums:
     total = kinds[0].robust_sums(T, scale)
     for rows in kinds[1:]:
         more = rows.robust_sums(T, scale)

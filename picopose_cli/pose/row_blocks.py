@@ -13,7 +13,7 @@ times its robust weight. All that depends on single rows are the moments of G an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,20 +45,52 @@ class RobustSums:
     f: Tensor
 
 
+class BlockLayout:
+    """How the rows of B candidates are put in blocks; blocks without any weight are left out."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """Lay out rows of `weight` (B,N)."""
+        self._candidates, rows = weight.shape
+        self._positions = max(-(-rows // BLOCK_ROWS), 1)  # blocks of a candidate
+        used = _split(weight).any(dim=-1)
+        self._candidate, self._position = used.nonzero(as_tuple=True)
+        self._chunk_blocks, whole = CHUNK_BLOCKS[weight.device.type]
+        self._filler = -len(self._candidate) % self._chunk_blocks if whole else 0
+        self._place = F.pad(self._candidate, (0, self._filler)), F.pad(self._position, (0, self._filler))
+
+    def gather(self, rows: Tensor, fill: float = 0.0) -> Tensor:
+        """Return rows (B,N) in T blocks (T,rows), padded by `fill`."""
+        return _split(rows, fill)[self._place]
+
+    def of_blocks(self, values: Tensor) -> Tensor:
+        """Return the values (B,...) of the candidates for each block (T,...)."""
+        return values[self._place[0]]
+
+    def sum(self, matrices: Tensor, of_chunk: Callable[[slice, Tensor], Tensor]) -> Tensor:
+        """Return the sums (B,H,n) over each candidate's blocks of what `of_chunk` returns for some blocks, (t,H,n).
+
+        `of_chunk` takes which blocks, and their matrices (t,H,3,4) of the candidates' poses, `matrices` (B,H,3,4).
+        """
+        of_block = F.pad(matrices[self._candidate], (0,) * 7 + (self._filler,))  # (T,H,3,4)
+        starts = range(0, max(len(of_block), 1), self._chunk_blocks)
+        parts = (slice(start, start + self._chunk_blocks) for start in starts)
+        sums = torch.cat([of_chunk(part, of_block[part]) for part in parts])
+        padded = matrices.new_zeros(self._candidates, self._positions, *sums.shape[1:])
+        padded[self._candidate, self._position] = sums[: len(self._candidate)]
+        total = padded[:, 0]
+        for position in range(1, self._positions):  # one by one: the order of a sum over an axis depends on its length
+            total = total + padded[:, position]
+        return total
+
+
 class RowBlocks:
-    """The rows of one kind of B candidates, in blocks; blocks without any weight are left out."""
+    """The rows of one kind of B candidates that are residuals in the image, in blocks."""
 
     def __init__(self, residuals: Residuals, K: Tensor) -> None:
         """Split the rows into blocks; `K` (B,3,3) f64 of the images, on the residuals' device."""
         self._K = K
-        self._candidates, rows = residuals.weight.shape
-        self._positions = max(-(-rows // BLOCK_ROWS), 1)  # blocks of a candidate
-        used = _split(residuals.weight).any(dim=-1)
-        self._candidate, self._position = used.nonzero(as_tuple=True)
-        self._chunk_blocks, whole = CHUNK_BLOCKS[K.device.type]
-        self._filler = -len(self._candidate) % self._chunk_blocks if whole else 0
-        place = F.pad(self._candidate, (0, self._filler)), F.pad(self._position, (0, self._filler))
-        self._blocks = _gather(residuals, K[place[0], :2, 2, None], place)
+        self._layout = BlockLayout(residuals.weight)
+        self._blocks = _gather(residuals, K, self._layout)
 
     def robust_sums(self, T_cam_from_obj: Tensor, scale: float) -> RobustSums:
         """Return the sums for poses (B,H,4,4) under the kernel of `scale`, in standard deviations."""
@@ -94,16 +126,7 @@ class RowBlocks:
         """Return the sums (B,H,n) over each candidate's blocks of what `of_chunk` returns for blocks, (T,H,n)."""
         fx, skew, fy = (self._K[:, i, j, None, None] for i, j in ((0, 0), (0, 1), (1, 1)))
         to_px = torch.stack([fx * T[:, :, 0] + skew * T[:, :, 1], fy * T[:, :, 1], T[:, :, 2]], dim=2)
-        of_block = F.pad(to_px[self._candidate], (0,) * 7 + (self._filler,))  # (T,H,3,4)
-        starts = range(0, max(len(of_block), 1), self._chunk_blocks)
-        parts = (slice(start, start + self._chunk_blocks) for start in starts)
-        sums = torch.cat([of_chunk(self._blocks.chunk(part), of_block[part]) for part in parts])
-        padded = T.new_zeros(self._candidates, self._positions, *sums.shape[1:])
-        padded[self._candidate, self._position] = sums[: len(self._candidate)]
-        total = padded[:, 0]
-        for position in range(1, self._positions):  # one by one: the order of a sum over an axis depends on its length
-            total = total + padded[:, position]
-        return total
+        return self._layout.sum(to_px, lambda part, of_block: of_chunk(self._blocks.chunk(part), of_block))
 
     def _undo_focal(self, G: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
         """Return the moments of G and f in the camera's frame from those of `_robust_sums`."""
@@ -144,21 +167,27 @@ def _split(rows: Tensor, fill: float = 0.0) -> Tensor:
     return padded.view(len(rows), padded.shape[1] // BLOCK_ROWS, BLOCK_ROWS)
 
 
-def _gather(residuals: Residuals, centre: Tensor, place: tuple[Tensor, Tensor]) -> _Blocks:
-    """Return the blocks at `place`, candidates (T,) and positions (T,); `centre` (T,2,1) principal points, px."""
-    x, y, z = (_split(column)[place] for column in residuals.xyz_obj_m.unbind(-1))
-    observed = torch.stack([_split(column)[place] for column in residuals.uv.unbind(-1)], dim=1) - centre
+def monomials(xyz: Sequence[Tensor]) -> Tensor:
+    """Return the monomials (T,10,rows) of `RobustSums` of points with coordinates x, y, z, (T,rows) each."""
+    x, y, z = xyz
+    return torch.stack([x, y, z, torch.ones_like(x), x * x, x * y, x * z, y * y, y * z, z * z], dim=1)
+
+
+def _gather(residuals: Residuals, K: Tensor, layout: BlockLayout) -> _Blocks:
+    """Return the blocks of rows; `K` (B,3,3) of the images, px."""
+    centre = layout.of_blocks(K)[:, :2, 2, None]
+    observed = torch.stack([layout.gather(column) for column in residuals.uv.unbind(-1)], dim=1) - centre
     normal = None
     if residuals.normal is not None:
-        normal = torch.stack([_split(column)[place][:, None] for column in residuals.normal.unbind(-1)])
-    kernel_squared = _split(residuals.kernel_scale, 1.0)[place][:, None] ** 2
-    std_px = _split(residuals.std_px, 1.0)[place][:, None]
+        normal = torch.stack([layout.gather(column)[:, None] for column in residuals.normal.unbind(-1)])
+    kernel_squared = layout.gather(residuals.kernel_scale, 1.0)[:, None] ** 2
+    std_px = layout.gather(residuals.std_px, 1.0)[:, None]
     return _Blocks(
-        torch.stack([x, y, z, torch.ones_like(x), x * x, x * y, x * z, y * y, y * z, z * z], dim=1),
+        monomials([layout.gather(column) for column in residuals.xyz_obj_m.unbind(-1)]),
         observed.transpose(0, 1)[:, :, None].contiguous(),
         normal,
         1 / (std_px**2 * kernel_squared),
-        _split(residuals.weight)[place][:, None] * kernel_squared,
+        layout.gather(residuals.weight)[:, None] * kernel_squared,
         kernel_squared,
     )
 
@@ -216,7 +245,7 @@ def _robust_sums(chunk: _Blocks, T: Tensor, scale: float) -> Tensor:
     torch.mul(weight, shown.e_v, out=f_y)
     torch.mul(shown.u, f_x, out=f_z).addcmul_(shown.v, f_y)
     G = _pair_products(shown, weight) if chunk.normal is None else _line_products(chunk.normal, shown, weight)
-    return torch.cat([total, _moments(chunk.monomials[:, :4], f), _moments(chunk.monomials, G)], dim=-1)
+    return torch.cat([total, moments(chunk.monomials[:, :4], f), moments(chunk.monomials, G)], dim=-1)
 
 
 def _pair_products(shown: _Projection, weight: Tensor) -> Tensor:
@@ -249,8 +278,8 @@ def _line_products(normal: Tensor, shown: _Projection, weight: Tensor) -> Tensor
     return G
 
 
-def _moments(monomials: Tensor, entries: Tensor) -> Tensor:
+def moments(of_points: Tensor, entries: Tensor) -> Tensor:
     """Return the sums (T,H,m*n) over rows of monomials (T,m,rows) times entries (T,H,n,rows)."""
     poses, count = entries.shape[1:3]
-    sums = torch.bmm(monomials, entries.flatten(1, 2).transpose(1, 2))  # (T,m,H*n)
+    sums = torch.bmm(of_points, entries.flatten(1, 2).transpose(1, 2))  # (T,m,H*n)
     return sums.view(*sums.shape[:2], poses, count).transpose(1, 2).flatten(2)

@@ -22,7 +22,7 @@ from picopose_cli.pose.correspondences import (
     subcell_correspondences,
 )
 from picopose_cli.pose.ransac import RansacPose, solve_released
-from picopose_cli.pose.residuals import PAIR_STD_PX
+from picopose_cli.pose.residuals import PAIR_STD_PX, PosePairs
 from picopose_cli.pose.solve import RobustPose, solve_robust
 from picopose_cli.pose.template_store import OnboardedObject
 
@@ -183,7 +183,10 @@ class DefaultRules:
         K_of_each = np.repeat(K, [len(of_detection) for of_detection in hypotheses], axis=0)
         std_px, starts = np.array([one.std_px for one in every]), np.array([one.T_stage2 for one in every])
         found = iter(solve_robust([one.correspondences for one in every], K_of_each, std_px, starts, device))
-        return [_best_first([_aligned(one, next(found)) for one in of_detection]) for of_detection in hypotheses]
+        return [
+            _best_first([_complete(one, next(found), K_of) for one in of_detection])
+            for of_detection, K_of in zip(hypotheses, K, strict=True)
+        ]
 
 
 Pose = TypeVar("Pose", bound=HypothesisPose)
@@ -197,8 +200,10 @@ def _solve_released(hypothesis: Hypothesis, K: Array) -> RansacPose:
     return solve_released(hypothesis.correspondences, K) or RansacPose(hypothesis.T_stage2, 0, 0.0)
 
 
-def _aligned(hypothesis: Hypothesis, pose: RobustPose | None) -> RobustPose:
-    return replace(pose or RobustPose(hypothesis.T_stage2, 0.0), alignment=hypothesis.alignment)
+def _complete(hypothesis: Hypothesis, pose: RobustPose | None, K: Array) -> RobustPose:
+    """Return a hypothesis' pose with all that is known of it; `K` (3,3) px of the image."""
+    pairs = PosePairs(hypothesis.correspondences, K, hypothesis.std_px)
+    return replace(pose or RobustPose(hypothesis.T_stage2, 0.0), alignment=hypothesis.alignment, pairs=pairs)
 
 
 def make_rules(name: str, hypotheses: int) -> Rules:

@@ -17,7 +17,7 @@ import torch
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import GRID_CELLS, Array, Correspondences
 from picopose_cli.pose.confidence import unrefined_confidence
-from picopose_cli.pose.residuals import pair_residuals
+from picopose_cli.pose.residuals import PosePairs, pair_residuals
 from picopose_cli.pose.robust import minimise
 from picopose_cli.pose.row_blocks import RowBlocks
 
@@ -32,12 +32,13 @@ class RobustPose:
     """A pose and the quantities by which it is chosen among the poses of a detection.
 
     `T_cam_from_obj` (4,4) metres; `soft_inliers`: certainty-weighted number of inliers; `alignment` in [0, 1]: mean
-    match probability of stage 1 under the hypothesis' 2D similarity (1: not searched).
+    match probability of stage 1 under the hypothesis' 2D similarity (1: not searched); `pairs` that it was solved from.
     """
 
     T_cam_from_obj: Array
     soft_inliers: float
     alignment: float = 1.0
+    pairs: PosePairs | None = None
 
     @property
     def selection_score(self) -> float:

@@ -67,6 +67,8 @@ def tasks_sha256(tasks: Iterable[ImageTask]) -> str:
     for task in tasks:
         detections = [asdict(detection) for detection in task.detections]
         content = [task.scene_id, task.im_id, task.image_path.name, _numbers(task.camera), task.problem, detections]
+        if task.depth is not None:
+            content += [task.depth.path.name, task.depth.scale, task.depth.problem]
         digest.update(json.dumps(content, default=_json_value).encode() + b"\n")
     return digest.hexdigest()
 

@@ -14,13 +14,14 @@ from picopose_cli.base.files import require_writable
 from picopose_cli.base.guide_options import EstimateOptions
 from picopose_cli.base.json_numbers import finite_numbers
 from picopose_cli.base.options import MESH_UNITS
-from picopose_cli.base.tasks import ImageTask
+from picopose_cli.base.tasks import DepthSource, ImageTask
 from picopose_cli.base.types import Array, ObjectInfo
-from picopose_cli.bop.camera_files import read_K
+from picopose_cli.bop.camera_files import read_depth_scale, read_K
 from picopose_cli.bop.datasets import read_models_info
 from picopose_cli.bop.images import read_image_rgb, read_mask
 from picopose_cli.bop.json_files import read_json_list
 from picopose_cli.bop.layouts import IMAGE_EXTENSIONS
+from picopose_cli.runs.depth_inputs import read_depth
 from picopose_cli.runs.input_warnings import input_warnings
 
 _KEYS = {"mesh", "mask", "box", "mesh_unit", "name"}
@@ -42,7 +43,7 @@ class WantedObject:
         if self.mask is None:
             assert self.box is not None
             return self.box
-        path = _mask_of(self.mask, image) if self.mask.is_dir() else self.mask
+        path = _file_of(self.mask, image, "mask") if self.mask.is_dir() else self.mask
         return read_mask(path, (image_rgb.shape[0], image_rgb.shape[1]))
 
 
@@ -57,11 +58,15 @@ class ImageInputs:
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An image (H,W,3) u8 RGB with its camera (3,3) px and the mask (H,W) or box of each wanted object."""
+    """An image (H,W,3) u8 RGB with its camera (3,3) px and the mask (H,W) or box of each wanted object.
+
+    `depth_m` (H,W) f32 metres, 0 where nothing was measured; None for poses by RGB alone.
+    """
 
     image_rgb: Array
     K: Array
     areas: Sequence[Array | Box]
+    depth_m: Array | None = None
 
 
 def read_image_inputs(options: EstimateOptions) -> ImageInputs:
@@ -82,6 +87,8 @@ def read_image_inputs(options: EstimateOptions) -> ImageInputs:
         for path, what in ((one.mesh, "mesh"), (one.mask, "mask")):
             if path is not None and not path.exists():
                 raise PicoPoseError(f"the {what} does not exist", where=path, fix="check the path")
+    if options.depth is not None and not options.depth.exists():
+        raise PicoPoseError("the depth does not exist", where=options.depth, fix="check the path")
     if options.camera:
         read_K(options.camera, images[0])
     require_writable(options.output / f"{images[0].stem}.json")
@@ -92,7 +99,20 @@ def open_image(inputs: ImageInputs, image: Path) -> OpenedImage:
     """Read an image with its camera and masks; raises PicoPoseError when one of them cannot be used."""
     image_rgb = read_image_rgb(image)
     areas = [one.area(image, image_rgb) for one in inputs.objects]
-    return OpenedImage(image_rgb, read_K(inputs.options.camera, image), areas)
+    depth_m = _read_depth(inputs.options, image, image_rgb)
+    return OpenedImage(image_rgb, read_K(inputs.options.camera, image), areas, depth_m)
+
+
+def _read_depth(options: EstimateOptions, image: Path, image_rgb: Array) -> Array | None:
+    """Return the depth of an image; raises PicoPoseError when it is missing, damaged or of another size."""
+    if options.depth is None:
+        return None
+    path = _file_of(options.depth, image, "depth image") if options.depth.is_dir() else options.depth
+    scale = read_depth_scale(options.camera, image) if options.depth_scale is None else options.depth_scale
+    depth_m = read_depth(DepthSource(path, scale), (image_rgb.shape[0], image_rgb.shape[1]))
+    if isinstance(depth_m, PicoPoseError):
+        raise depth_m
+    return depth_m
 
 
 def image_warnings(inputs: ImageInputs) -> list[str]:
@@ -132,11 +152,11 @@ def _find_images(path: Path) -> list[Path]:
     return found
 
 
-def _mask_of(folder: Path, image: Path) -> Path:
-    """Return the mask of an image: the file of a folder with the image's name, whatever its extension."""
+def _file_of(folder: Path, image: Path, kind: str) -> Path:
+    """Return the mask or depth of an image: the file of a folder with the image's name, whatever its extension."""
     found = [one for one in sorted(folder.glob(f"{image.stem}.*")) if one.suffix.lower() in IMAGE_EXTENSIONS]
     if not found:
-        raise PicoPoseError(f"there is no mask {image.stem}.png", where=folder, fix="name masks like their images")
+        raise PicoPoseError(f"there is no {kind} {image.stem}.png", where=folder, fix=f"name {kind}s like their images")
     return found[0]
 
 

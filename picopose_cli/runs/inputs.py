@@ -23,6 +23,7 @@ from picopose_cli.network.checkpoint import carries_hash, read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
 from picopose_cli.network.integrity import unverified_weights
 from picopose_cli.pose.pipeline import ImageGroup, plan_groups, shard_of_groups
+from picopose_cli.runs.depth_inputs import depth_source, read_depth, require_depth
 from picopose_cli.runs.input_warnings import input_warnings, relabelled_warnings
 from picopose_cli.runs.journal import ImageKey, batch_size_in, journal_path
 from picopose_cli.runs.objects import ObjectInputs, read_objects, symmetry_warnings
@@ -96,7 +97,9 @@ def read_inputs(options: InferOptions) -> RunInputs:
     output = _output_path(options, dataset)
     found = read_target_detections(dataset, data_dir, options)
     targets = sorted(found.targets.targets, key=astuple)
-    tasks = make_image_tasks(dataset, targets, found.detections.by_image, options.extra)[: options.limit]
+    by_image, with_depth = found.detections.by_image, options.depth == "on"
+    tasks = make_image_tasks(dataset, targets, by_image, options.extra, depth=with_depth)[: options.limit]
+    require_depth(dataset, tasks)
     require_detections(found.file, found.detections, tasks)
     weights = options.weights or bundled_weights()
     objects, problems = read_objects(dataset, options, detected_objects(tasks))
@@ -140,11 +143,13 @@ def make_image_tasks(
     targets: Sequence[AnyTarget],
     detections: Mapping[ImageKey, Sequence[Detection]],
     extra: int = 0,
+    *,
+    depth: bool = False,
 ) -> list[ImageTask]:
     """Return one task for each image with targets, sorted by scene and image, with the detections to estimate.
 
-    An image without detections gets a task without any; an image without a usable camera one with a `problem`.
-    `extra`: see `select_detections`.
+    An image without detections gets a task without any; an image without a usable camera one with a `problem`. With
+    `depth` it names the image's depth image. `extra`: see `select_detections`.
     """
     by_image = targets_by_image(targets)
     cameras: dict[int, dict[int, Camera] | PicoPoseError] = {}
@@ -155,7 +160,8 @@ def make_image_tasks(
         camera = _camera_of(cameras[scene_id], im_id)
         chosen = select_detections(by_image[scene_id, im_id], detections.get((scene_id, im_id), ()), extra)
         path = dataset.image_path(scene_id, im_id)
-        tasks.append(ImageTask(scene_id, im_id, path, camera.model, tuple(chosen), camera.problem))
+        source = depth_source(dataset, scene_id, im_id, camera) if depth else None
+        tasks.append(ImageTask(scene_id, im_id, path, camera.model, tuple(chosen), camera.problem, source))
     return tasks
 
 
@@ -181,13 +187,14 @@ def limit_detections(
 
 
 def load_image(task: ImageTask) -> LoadedImage:
-    """Return a task's image and masks; a mask that cannot be read is replaced by its error.
+    """Return a task's image, masks and depth; a mask or depth that cannot be used is replaced by its error.
 
     Raises PicoPoseError when the image itself cannot be read.
     """
     image_rgb = read_image_rgb(task.image_path)
     size_hw = (image_rgb.shape[0], image_rgb.shape[1])
-    return LoadedImage(image_rgb, tuple(_mask_or_error(detection, size_hw) for detection in task.detections))
+    masks = tuple(_mask_or_error(detection, size_hw) for detection in task.detections)
+    return LoadedImage(image_rgb, masks, None if task.depth is None else read_depth(task.depth, size_hw))
 
 
 def detected_objects(tasks: Iterable[ImageTask]) -> list[int]:

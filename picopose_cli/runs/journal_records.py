@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from picopose_cli.base.json_numbers import finite_number, finite_numbers, whole_number
-from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
+from picopose_cli.base.tasks import DepthUse, ImageResult, ImageTask, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
 
 _POSE_NUMBERS = 16
@@ -17,7 +17,8 @@ _POSE_NUMBERS = 16
 
 def image_record(result: ImageResult) -> dict[str, Any]:
     """Return the results of an image as JSON values; numbers read back exactly."""
-    return {
+    depth = {} if result.depth is None else {"depth": asdict(result.depth)}
+    return depth | {
         "scene_id": int(result.task.scene_id),
         "im_id": int(result.task.im_id),
         "time_s": float(result.time_s),
@@ -28,6 +29,10 @@ def image_record(result: ImageResult) -> dict[str, Any]:
         "skips": [[skip.obj_id, skip.reason] for skip in result.skips],
         "seconds": asdict(result.seconds),
     }
+
+
+def _depth_use(record: Mapping[str, Any]) -> DepthUse:
+    return DepthUse(tuple(record["by_rgb"]), tuple(record["ratios"]), record["problem"])
 
 
 def image_result(task: ImageTask, record: Mapping[str, Any]) -> ImageResult:
@@ -43,6 +48,7 @@ def image_result(task: ImageTask, record: Mapping[str, Any]) -> ImageResult:
         tuple(Skip(*image, obj_id, reason) for obj_id, reason in record["skips"]),
         StageSeconds(**record["seconds"]),
         time_s,
+        _depth_use(record["depth"]) if "depth" in record else None,
     )
 
 
@@ -60,6 +66,7 @@ def is_valid_record(record: Mapping[str, Any]) -> bool:
         and isinstance(seconds, dict)
         and set(seconds) == names
         and all(_is_time(value) for value in seconds.values())
+        and ("depth" not in record or _is_depth(record["depth"], len(estimates)))
     )
 
 
@@ -77,6 +84,16 @@ def _is_estimate(value: Any) -> bool:
         return False
     obj_id, score, T = value
     return _is_id(obj_id) and finite_number(score) is not None and finite_numbers(T, _POSE_NUMBERS) is not None
+
+
+def _is_depth(value: Any, estimates: int) -> bool:
+    if not isinstance(value, dict) or set(value) != {one.name for one in fields(DepthUse)}:
+        return False
+    by_rgb, ratios, problem = value["by_rgb"], value["ratios"], value["problem"]
+    if not isinstance(by_rgb, list) or not isinstance(ratios, list) or not all(map(_is_time, ratios)):
+        return False
+    counted = len(by_rgb) == (estimates if problem is None else 0)
+    return counted and all(text is None or isinstance(text, str) for text in [*by_rgb, problem])
 
 
 def _is_skip(value: Any) -> bool:

@@ -109,6 +109,8 @@ def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
         targets=first.targets,
         detections=first.detections,
         refinement=first.refinement,
+        modality=first.modality,
+        by_rgb=[one for report in reports for one in report.by_rgb],
         identity=_without_shard(first.identity),
         banks={obj_id: sha256 for report in reports for obj_id, sha256 in report.banks.items()},
         problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),
@@ -117,7 +119,7 @@ def _merged(output: Path, reports: Sequence[InferReport]) -> InferReport:
         skipped=[skip for report in reports for skip in report.skipped],
         shards=[{name: getattr(report, name) for name in _SHARD_FIGURES} for report in reports],
     )
-    for name in ("images", "kept_images", "estimated_images", "estimates"):
+    for name in ("images", "kept_images", "estimated_images", "estimates", "depth_poses"):
         setattr(merged, name, sum(getattr(report, name) for report in reports))
     for name in ("onboarding_s", "estimating_s", "total_s", "image_times_s"):
         setattr(merged, name, sum(getattr(report, name) for report in reports))

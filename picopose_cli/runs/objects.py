@@ -30,7 +30,7 @@ class ObjectInputs:
     bank: Path
     provenance: Provenance
     mesh: Path | None
-    """Rendered to refine poses, in the unit of `provenance`; None: poses are not refined."""
+    """Rendered to refine poses and to compare with depth, in the unit of `provenance`; None: poses stay as they are."""
     symmetries: ObjectInfo | None
     """None where no symmetry is known."""
 
@@ -137,18 +137,18 @@ def _matching_bank(dataset: Dataset, options: InferOptions, obj_id: int) -> Prov
 
 
 def _mesh_to_refine(dataset: Dataset, options: InferOptions, obj_id: int, provenance: Provenance) -> Path | None:
-    """Return the mesh that refinement renders; None without refinement, and by default where the mesh is missing.
+    """Return the mesh that refinement renders; None without refinement and depth, and by default where it is missing.
 
     Raises PicoPoseError when refinement is asked for and the mesh is missing.
     """
-    if not options.rounds:
+    if not options.rounds and options.depth == "off":
         return None
     try:
         if provenance.mesh_unit == "images":
             raise PicoPoseError("its bank is made from images, not from a mesh")
         return mesh_path(dataset, obj_id)
     except PicoPoseError as error:
-        if options.refine is None:
+        if not options.refine:
             return None
         what, fix = f"object {obj_id} cannot be refined: {error.what}", "put the mesh there, or pass --refine 0"
         raise PicoPoseError(what, where=error.where, fix=fix) from error

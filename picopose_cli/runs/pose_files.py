@@ -31,16 +31,19 @@ class EstimateReport:
 
 
 def write_poses(
-    path: Path, image: Path, K: Array, objects: Sequence[WantedObject], poses: Sequence[DetectionPose]
+    path: Path, image: Path, K: Array, objects: Sequence[WantedObject], poses: Sequence[DetectionPose], modality: str
 ) -> None:
-    """Write the poses of an image's objects, which are in the same order; `K` (3,3) px."""
-    entries = [pose_entry(one, pose) for one, pose in zip(objects, poses, strict=True)]
+    """Write the poses of an image's objects, which are in the same order; `K` (3,3) px; `modality`: RGB or RGB-D."""
+    entries = [pose_entry(one, pose, modality) for one, pose in zip(objects, poses, strict=True)]
     content = {"image": str(image), "cam_K": K.ravel().tolist(), "poses": entries}
     atomic_write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def pose_entry(one: WantedObject, pose: DetectionPose) -> dict[str, Any]:
-    """Return a pose as JSON values: T_cam_from_obj with its translation in mm, and the rotation as a quaternion."""
+def pose_entry(one: WantedObject, pose: DetectionPose, modality: str) -> dict[str, Any]:
+    """Return a pose as JSON values: T_cam_from_obj with its translation in mm, and the rotation as a quaternion.
+
+    `modality` of the image; a pose of RGB-D that depth was not used for is one of RGB.
+    """
     T_mm = pose.T_cam_from_obj.copy()
     T_mm[:3, 3] *= MM_PER_M
     x, y, z, w = Rotation.from_matrix(T_mm[:3, :3]).as_quat(canonical=True).tolist()
@@ -48,6 +51,7 @@ def pose_entry(one: WantedObject, pose: DetectionPose) -> dict[str, Any]:
         "object": one.name,
         "mesh": str(one.mesh),
         "confidence": pose.confidence,
+        "modality": modality if pose.by_rgb is None else f"RGB: {pose.by_rgb}",
         "translation_mm": T_mm[:3, 3].tolist(),
         "quaternion_wxyz": [w, x, y, z],
         "T_cam_from_obj": T_mm.tolist(),
@@ -58,4 +62,5 @@ def pose_entry(one: WantedObject, pose: DetectionPose) -> dict[str, Any]:
 def pose_text(one: WantedObject, pose: DetectionPose) -> str:
     """Return a pose as a line for the console."""
     x, y, z = np.round(pose.T_cam_from_obj[:3, 3] * MM_PER_M, 1).tolist()
-    return f"{one.name}: {x:g} {y:g} {z:g} mm, confidence {pose.confidence:.2f}"
+    by_rgb = "" if pose.by_rgb is None else f" (by RGB alone: {pose.by_rgb})"
+    return f"{one.name}: {x:g} {y:g} {z:g} mm, confidence {pose.confidence:.2f}{by_rgb}"

@@ -41,6 +41,12 @@ class InferReport:
     detections: str
     refinement: str = ""
     """Rounds of refinement, and the objects that are not refined."""
+    modality: str = "RGB"
+    """RGB, or RGB-D: poses are finished on depth images."""
+    depth_poses: int = 0
+    """Poses that were finished on depth."""
+    by_rgb: list[Skip] = field(default_factory=list)
+    """Poses of an RGB-D run by RGB alone, and why; `obj_id` is None where a depth image cannot be used."""
     identity: dict[str, Any] = field(default_factory=dict)
     """All that the results depend on (see `runs.identity`); shards of one run differ in `shard` alone."""
     banks: dict[str, str] = field(default_factory=dict)
@@ -76,7 +82,8 @@ class InferReport:
     @property
     def exit_code(self) -> int:
         """1 when part of the input could not be used."""
-        return 1 if self.skipped or self.problems else 0
+        unusable_depth = any(one.obj_id is None for one in self.by_rgb)
+        return 1 if self.skipped or self.problems or unusable_depth else 0
 
     @property
     def seconds_per_image(self) -> float | None:
@@ -89,6 +96,8 @@ class InferReport:
         self.estimates += len(result.estimates)
         self.skipped += result.skips
         self.stages_s.add(result.seconds)
+        self.depth_poses += result.depth_poses
+        self.by_rgb += result.by_rgb
         if result.estimates:
             self.estimated_images += 1
             self.image_times_s += result.time_s
@@ -108,6 +117,7 @@ def new_report(inputs: RunInputs, identity: dict[str, Any]) -> InferReport:
         targets=inputs.targets_source,
         detections=inputs.detections_source,
         refinement=identity["refinement"],
+        modality="RGB-D" if inputs.options.depth == "on" else "RGB",
         identity=identity,
         banks={str(obj_id): found.provenance.source_sha256 for obj_id, found in inputs.usable_objects.items()},
         problems=list(inputs.problems),
@@ -132,7 +142,8 @@ def read_report(output: Path) -> InferReport:
     content = read_json_object(path)
     try:
         values = {one.name: content[one.name] for one in fields(InferReport)}
-        values["skipped"] = [_parsed(Skip, skip) for skip in values["skipped"]]
+        for name in ("skipped", "by_rgb"):
+            values[name] = [_parsed(Skip, skip) for skip in values[name]]
         values["stages_s"] = _parsed(StageSeconds, values["stages_s"])
         report: InferReport = _parsed(InferReport, values)
     except (KeyError, TypeError, ValueError) as error:
@@ -199,11 +210,21 @@ def summary_lines(report: InferReport) -> list[str]:
         f"network {stages.network:.1f} ({report.device}, {report.precision}), PnP {stages.pnp:.1f}, "
         f"refine {stages.refine:.1f}; "
         f"peak memory {report.peak_memory_mb:.0f} MB",
+        *_depth_lines(report),
         *_some("warning", report.warnings),
         *_some("problem", report.problems),
         *_some("skipped", [skip_text(skip) for skip in report.skipped]),
         *_some("check", report.findings),
     ]
+
+
+def _depth_lines(report: InferReport) -> list[str]:
+    """Return what a run with depth did with it."""
+    if report.modality == "RGB":
+        return []
+    reasons = _some("by RGB alone", [skip_text(one) for one in report.by_rgb])
+    by_rgb = report.estimates - report.depth_poses
+    return [f"{report.modality}: {report.depth_poses} poses are finished on depth, {by_rgb} are by RGB alone", *reasons]
 
 
 def _some(title: str, lines: list[str]) -> list[str]:

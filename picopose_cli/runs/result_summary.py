@@ -131,7 +131,12 @@ def _add_run(summary: ResultSummary, run: InferReport) -> None:
     summary.total_s, summary.device, summary.memory_mb = run.total_s, run.device, run.peak_memory_mb
     summary.skipped = [skip_text(skip) for skip in run.skipped]
     summary.problems, summary.warnings, summary.findings = run.problems, run.warnings, run.findings
-    summary.notes += [f"detections: {run.detections}", f"targets: {run.targets}", f"weights: {run.weights}"]
+    summary.notes += [
+        f"input: {run.modality}",
+        f"detections: {run.detections}",
+        f"targets: {run.targets}",
+        f"weights: {run.weights}",
+    ]
 
 
 def _add_scores(summary: ResultSummary, scores: Scores) -> None:

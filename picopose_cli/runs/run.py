@@ -15,6 +15,7 @@ from picopose_cli.bop.check import Finding, check_results, grouped_lines
 from picopose_cli.bop.results import write_results
 from picopose_cli.network.devices import peak_device_memory_mb
 from picopose_cli.pose.pipeline import ImageGroup, groups_after
+from picopose_cli.runs.depth_inputs import DepthScaleCheck
 from picopose_cli.runs.identity import run_identity
 from picopose_cli.runs.inputs import RunInputs
 from picopose_cli.runs.journal import ImageKey, Journal, journal_path, stopped_message
@@ -53,6 +54,7 @@ class Run:
         self._finished = finished
         self._started = started
         self._estimating_since: float | None = None
+        self._depth_scale = DepthScaleCheck()
         self._tasks = inputs.tasks
         self._index = {_key(task): index for index, task in enumerate(self._tasks)}
         remaining, _ = groups_after(inputs.groups, journal.done)
@@ -73,6 +75,7 @@ class Run:
         if index < self._journal.done:
             return
         self._keep_finished(index)
+        self._depth_scale.add(result)
         self._journal.append(result)
         for skip in result.skips:
             _LOG.info("skipped %s", skip)
@@ -91,6 +94,7 @@ class Run:
         report, output = self.report, self.inputs.output
         is_shard = self.inputs.options.part is not None
         self._keep_finished(len(self._tasks))
+        self._depth_scale.finish()
         self._measure()
         for result in self._journal.results():
             report.add(result)

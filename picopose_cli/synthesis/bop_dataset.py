@@ -20,6 +20,7 @@ from picopose_cli.rendering.rasteriser import Window
 from picopose_cli.synthesis.bop_models import DatasetObject, ObjectMaker, make_objects, textured_object, write_models
 from picopose_cli.synthesis.compose import BACKGROUND_OWNER, SceneImage, draw_scene
 from picopose_cli.synthesis.conditions import USUAL_CONDITIONS, Conditions, take_photo
+from picopose_cli.synthesis.depth_sensor import MeasureDepth, with_background
 from picopose_cli.synthesis.image_files import encode_image, write_json
 from picopose_cli.synthesis.noisy_detections import noisy_detections
 from picopose_cli.synthesis.objects import SyntheticObject
@@ -27,6 +28,7 @@ from picopose_cli.synthesis.roughen import roughen_mask
 from picopose_cli.synthesis.scenes import IMAGE_HW, Difficulty, PlacedObject, Scene, image_box, random_scene
 from picopose_cli.synthesis.seeds import (
     DATASET_DAMAGE,
+    DATASET_DEPTH,
     DATASET_DETECTIONS,
     DATASET_IMAGES,
     DATASET_STREAM,
@@ -75,6 +77,8 @@ class _Job:
     obj_ids: tuple[int, ...]
     background_rgb: Array
     conditions: Conditions
+    measure_depth: MeasureDepth | None
+    """What measures the depth image; None: it is exact."""
 
 
 def write_procedural_dataset(
@@ -86,19 +90,28 @@ def write_procedural_dataset(
     seed: int,
     make_object: ObjectMaker = textured_object,
     conditions: Conditions = USUAL_CONDITIONS,
+    measure_depth: MeasureDepth | None = None,
 ) -> Path:
     """Write the data set `folder`/`name` of objects made from `seed` and return its folder; see `write_dataset`."""
-    return write_dataset(folder / name, make_objects(make_object, objects, seed), images, seed, conditions)
+    made = make_objects(make_object, objects, seed)
+    return write_dataset(folder / name, made, images, seed, conditions, measure_depth)
 
 
 def write_dataset(
-    root: Path, objects: Sequence[DatasetObject], images: int, seed: int, conditions: Conditions = USUAL_CONDITIONS
+    root: Path,
+    objects: Sequence[DatasetObject],
+    images: int,
+    seed: int,
+    conditions: Conditions = USUAL_CONDITIONS,
+    measure_depth: MeasureDepth | None = None,
 ) -> Path:
     """Write the data set `root` and return its folder; the same arguments give the same files.
 
     It contains models/ (PLY, models_info.json), shown/ (objects whose CAD model looks different), test/000000/ (rgb,
     depth, mask, mask_visib, scene_*.json), test_targets_bop19.json and _bop24.json, and the files of DETECTIONS.
-    Objects, used equally often, have the ids 1, 2, ... Raises PicoPoseError when the folder cannot be written.
+    Objects, used equally often, have the ids 1, 2, ... The depth images are those of `measure_depth`, of the objects
+    before their background, or exact depth of the objects alone; all else does not depend on it but for the number of
+    valid pixels. Raises PicoPoseError when the folder cannot be written.
     """
     items = write_models(root / "models", objects)
     scene_folder = root / "test" / f"{SCENE_ID:06d}"
@@ -109,9 +122,10 @@ def write_dataset(
         count = int(rng.integers(min(2, len(items)), min(conditions.max_objects, len(items)) + 1))
         pool = {obj_id: items[obj_id] for obj_id in ((used + i) % len(items) + 1 for i in range(count))}
         used += count
-        job = _plan_image(rng, scene_folder, im_id, pool, conditions)
+        job = _plan_image(rng, scene_folder, im_id, pool, conditions, measure_depth)
         damage_rng = np.random.default_rng([DATASET_STREAM, seed, DATASET_DAMAGE, im_id])
-        visible, occupied = _write_image(rng, damage_rng, job, annotations)
+        depth_rng = np.random.default_rng([DATASET_STREAM, seed, DATASET_DEPTH, im_id])
+        visible, occupied = _write_image((rng, damage_rng, depth_rng), job, annotations)
         detector_rng = np.random.default_rng([DATASET_STREAM, seed, DATASET_DETECTIONS, im_id])
         for found in noisy_detections(detector_rng, visible, occupied, list(items)):
             annotations.detections["noisy"].append(cnos_entry(im_id, found.obj_id, found.mask, found.score))
@@ -125,6 +139,7 @@ def _plan_image(
     im_id: int,
     pool: Mapping[int, SyntheticObject],
     conditions: Conditions,
+    measure_depth: MeasureDepth | None,
 ) -> _Job:
     """Return the background and the best framed of some random scenes of all objects of `pool`, by obj_id."""
     at_level = Difficulty.at(conditions.level)
@@ -154,7 +169,7 @@ def _plan_image(
     scene = max(candidates, key=lambda scene: _framing_quality(scene, conditions))
     ids = {id(item): obj_id for obj_id, item in pool.items()}
     obj_ids = tuple(ids[id(placed.item)] for placed in scene.placed)
-    return _Job(folder, im_id, scene, obj_ids, background, conditions)
+    return _Job(folder, im_id, scene, obj_ids, background, conditions, measure_depth)
 
 
 def _framing_quality(scene: Scene, conditions: Conditions) -> float:
@@ -175,25 +190,28 @@ def _framing_quality(scene: Scene, conditions: Conditions) -> float:
 
 
 def _write_image(
-    rng: np.random.Generator, damage_rng: np.random.Generator, job: _Job, annotations: _Annotations
+    rngs: tuple[np.random.Generator, np.random.Generator, np.random.Generator], job: _Job, annotations: _Annotations
 ) -> tuple[list[tuple[int, Array]], Array]:
-    """Write one image with depth and masks, and add its annotations.
+    """Write one image with depth and masks, and add its annotations; `rngs` of the photo, its damage, and the depth.
 
     Returns obj_id and visible mask (H,W) bool of its targets, and the union (H,W) bool of all visible masks.
     """
-    scene, im_id = job.scene, job.im_id
+    (rng, damage_rng, depth_rng), scene, im_id = rngs, job.scene, job.im_id
     whole = Window(0, 0, scene.size_hw[1], scene.size_hw[0])
     drawn = draw_scene(scene, whole, 2, job.background_rgb)
     photo = take_photo(rng, damage_rng, drawn.rgb, job.conditions)
     exact = draw_scene(scene, whole, 1, job.background_rgb)  # masks and depth at the pixels' centres, as in BOP
     _write_png(job, "rgb", photo[..., ::-1])
-    depth = np.rint(exact.depth_m * (MM_PER_M / _DEPTH_UNIT_MM)).clip(0, 65535).astype(np.uint16)
+    depth_m = exact.depth_m
+    if job.measure_depth is not None:
+        depth_m = job.measure_depth(depth_rng, with_background(depth_rng, depth_m.astype(np.float64), scene), scene.K)
+    depth = np.rint(depth_m * (MM_PER_M / _DEPTH_UNIT_MM)).clip(0, 65535).astype(np.uint16)
     _write_png(job, "depth", depth)
     annotations.camera[str(im_id)] = {"cam_K": scene.K.ravel().tolist(), "depth_scale": _DEPTH_UNIT_MM}
     annotations.gt[str(im_id)], annotations.gt_info[str(im_id)] = [], []
     targets: list[tuple[int, Array]] = []
     for gt_id, obj_id in enumerate(job.obj_ids):
-        visible = _annotate_object(job, gt_id, exact, annotations)
+        visible = _annotate_object(job, gt_id, exact, depth > 0, annotations)
         if visible is not None:
             targets.append((obj_id, visible))
             annotations.targets.append({"scene_id": SCENE_ID, "im_id": im_id, "obj_id": obj_id, "inst_count": 1})
@@ -202,7 +220,9 @@ def _write_image(
     return targets, exact.owner != BACKGROUND_OWNER
 
 
-def _annotate_object(job: _Job, gt_id: int, exact: SceneImage, annotations: _Annotations) -> Array | None:
+def _annotate_object(
+    job: _Job, gt_id: int, exact: SceneImage, has_depth: Array, annotations: _Annotations
+) -> Array | None:
     """Write the masks of one object and add its annotations; return its visible mask (H,W) bool if it is a target."""
     placed = job.scene.placed[gt_id]
     (full_count, full), visible = _unoccluded_mask(job.scene, placed), exact.visible_mask(gt_id)
@@ -213,7 +233,7 @@ def _annotate_object(job: _Job, gt_id: int, exact: SceneImage, annotations: _Ann
         "bbox_obj": box_of_mask(full),
         "bbox_visib": box_of_mask(visible),
         "px_count_all": full_count,
-        "px_count_valid": int((full & (exact.depth_m > 0)).sum()),
+        "px_count_valid": int((full & has_depth).sum()),
         "px_count_visib": int(visible.sum()),
         "visib_fract": float(visible.sum() / max(full_count, 1)),
     }

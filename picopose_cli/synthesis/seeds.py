@@ -12,5 +12,5 @@ HELD_OUT_STREAM = 7_000_003
 
 OBJECTS, SCENES, BACKGROUNDS = 0, 1, 2
 """Kinds of things that the endless source makes."""
-DATASET_MODELS, DATASET_IMAGES, DATASET_DETECTIONS, DATASET_DAMAGE = 0, 1, 2, 3
+DATASET_MODELS, DATASET_IMAGES, DATASET_DETECTIONS, DATASET_DAMAGE, DATASET_DEPTH = 0, 1, 2, 3, 4
 """Kinds of things that a written data set consists of."""

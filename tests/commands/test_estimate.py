@@ -155,9 +155,24 @@ def test_several_objects_with_masks_and_boxes(estimate, toy_dir, tmp_path):
     assert "there are no objects" in estimate(*several, code=1)
 
 
+def test_poses_are_finished_on_the_depth_beside_the_image(estimate, toy_dir, tmp_path):
+    scene = toy_dir / "toy/test/000001"
+    estimate("--depth", str(scene / "depth"), "--camera", str(scene / "scene_camera.json"))  # which has the scale
+    (pose,) = json.loads((tmp_path / "poses/000000.json").read_text())["poses"]
+    assert pose["modality"] == "RGB-D"
+    printed = estimate("--depth", str(scene / "depth/000000.png"), "--depth-scale", "1")  # ten times as far
+    assert re.search(r"by RGB alone: the measured distance is \S+ of the expected one", printed)
+    (tmp_path / "depth").mkdir()
+    assert "there is no depth image 000000.png" in estimate("--depth", str(tmp_path / "depth"), code=1)
+    cv2.imwrite(str(tmp_path / "depth/000000.png"), np.full((24, 32), 500, np.uint16))
+    assert "the depth image is 32x24 px, its image 320x240" in estimate("--depth", str(tmp_path / "depth"), code=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        (("--depth", "nowhere"), "the depth does not exist"),
+        (("--depth-scale", "2"), "pass --depth FILE"),
         (("--camera", "nowhere.json"), "neither four numbers nor a file"),
         (("--camera", "1,2,3"), "has 3 numbers"),
         (("--camera", "-1,2,3,4"), "is no camera|not a pinhole"),

@@ -404,3 +404,31 @@ def test_full_disk_leaves_nothing_half_written(data_dir, monkeypatch):
         run(data_dir)
     assert not list(data_dir.glob("*.csv"))
     assert not list(data_dir.glob(".*tmp*"))
+
+
+def test_depth_finishes_poses(data_dir, capsys):
+    rows = {}
+    for depth in ("off", "on"):
+        output = data_dir / f"{depth}_toy-test.csv"
+        report = run(data_dir, output=output, depth=depth, refine=0)
+        rows[depth] = [line.rpartition(",")[0] for line in output.read_text().splitlines()]
+        printed = capsys.readouterr().out
+        assert report.modality == {"off": "RGB", "on": "RGB-D"}[depth]
+        assert ("RGB-D" in printed) == (depth == "on")
+    assert f"RGB-D: {report.depth_poses} poses are finished on depth" in printed
+    assert report.depth_poses + len(report.by_rgb) == report.estimates == 6
+    assert report.depth_poses > 0
+    assert sum(off != on for off, on in zip(rows["off"], rows["on"], strict=True)) == report.depth_poses
+
+
+def test_depth_that_is_missing_or_damaged_is_reported(data_dir, capsys):
+    depth = data_dir / "toy/test/000001/depth"
+    (depth / "000000.png").unlink()
+    (depth / "000001.png").write_bytes(b"no image")
+    report = run(data_dir, depth="on", refine=0)
+    assert report.exit_code == 1
+    assert report.estimates == 6
+    assert sorted((one.im_id, one.obj_id) for one in report.by_rgb if one.obj_id is None) == [(0, None), (1, None)]
+    assert "by RGB alone: scene 1, image 0: " in capsys.readouterr().out
+    with pytest.raises(PicoPoseError, match="paper knows RGB alone"):
+        run(data_dir, depth="on", rules="paper")

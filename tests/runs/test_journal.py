@@ -13,7 +13,7 @@ import pytest
 
 from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.tasks import ImageResult, ImageTask, Skip, StageSeconds
+from picopose_cli.base.tasks import DepthUse, ImageResult, ImageTask, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
 from picopose_cli.runs import journal
 from picopose_cli.runs.identity import differences
@@ -40,7 +40,10 @@ def make_results(seed: int = 0) -> list[ImageResult]:
         estimates = tuple(PoseEstimate(7, im_id, 3 + i, float(rng.uniform()), T, time_s) for i, T in enumerate(poses))
         skips = (Skip(7, im_id, None, 'a "reason"\nwith ümlaut'), Skip(7, im_id, 5, "")) if im_id % 3 == 0 else ()
         task = ImageTask(7, im_id, Path(f"{im_id}.png"), Pinhole(np.eye(3)), ())
-        results.append(ImageResult(task, estimates, skips, StageSeconds(*rng.uniform(size=5).tolist()), time_s))
+        reasons = tuple(None if i % 2 else "no depth" for i in range(len(estimates)))
+        depths = (None, DepthUse(problem="is damaged"), DepthUse(reasons, (1.01, float(rng.uniform()))))
+        seconds = StageSeconds(*rng.uniform(size=5).tolist())
+        results.append(ImageResult(task, estimates, skips, seconds, time_s, depths[im_id % 3]))
     return results
 
 

@@ -1,0 +1,208 @@
+"""Poses finished on exact depth of known shapes end at the truth, and what a depth image says of a pose."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from helpers.meshes import make_box
+from scipy.spatial.transform import Rotation
+
+from picopose_cli.base.cameras import Pinhole
+from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import make_T, project_points, ray_rotation, rotation_angle_rad, transform_points
+from picopose_cli.base.types import Correspondences, Mesh
+from picopose_cli.pose.depth_refinement import DepthRefiner, DepthSubject, Finished
+from picopose_cli.pose.depth_rows import judge_pose, touching_planes
+from picopose_cli.pose.depth_samples import DepthSamples, sample_depth
+from picopose_cli.pose.residuals import PosePairs
+from picopose_cli.pose.solve import RobustPose
+from picopose_cli.rendering.software import SoftwareRenderer, render_depth
+
+K = np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]])
+SIZE_HW = (480, 640)
+R_TRUE = Rotation.from_euler("xyz", [35, -40, 20], degrees=True).as_matrix()
+T_TRUE = make_T(R_TRUE, np.array([0.04, -0.03, 0.7]))
+CROP = np.array([[1.4, 0, -376.6], [0, 1.4, -187.4], [0, 0, 1]])
+"""A_crop_from_image of 160 px around (349, 214), near the object's centre at (354, 214)."""
+
+
+def sphere_mesh() -> Mesh:
+    ball = trimesh.creation.icosphere(subdivisions=5, radius=0.05)
+    return Mesh(np.asarray(ball.vertices), np.asarray(ball.faces, np.int32))
+
+
+def patch_mesh() -> Mesh:
+    corners = 0.05 * np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
+    return Mesh(corners, np.array([[0, 1, 2], [0, 2, 3]], np.int32))
+
+
+MESHES = {"sphere": sphere_mesh(), "box": make_box((0.1, 0.07, 0.08)), "patch": patch_mesh()}
+
+
+class Renders:
+    """Renders one mesh, whatever the object."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+
+    def depth(self, obj_id: int, T: np.ndarray, K_of: np.ndarray, side_px: int) -> np.ndarray:
+        if obj_id != 1:
+            raise PicoPoseError(f"object {obj_id} has no mesh")
+        return SoftwareRenderer(self.mesh, K_of, (side_px, side_px)).render_depth(T)
+
+
+def scene_depth(mesh: Mesh, T: np.ndarray = T_TRUE, wall_m: float = 1.1) -> tuple[np.ndarray, np.ndarray]:
+    """The exact depth of an object before a wall, and its mask."""
+    depth_m = render_depth(mesh, K, T, (0, 0, SIZE_HW[1], SIZE_HW[0])).astype(np.float64)
+    return np.where(depth_m > 0, depth_m, wall_m), depth_m > 0
+
+
+def samples_of(depth_m: np.ndarray, mask: np.ndarray) -> DepthSamples:
+    return sample_depth(depth_m, mask, Pinhole(K), CROP, K)
+
+
+def shaken(T: np.ndarray, sign: int = 1) -> np.ndarray:
+    """A pose that is 5 degrees and 15 mm off, mostly along the ray."""
+    rotation = Rotation.from_rotvec(np.deg2rad(5) * sign * np.array([0.6, -0.64, 0.48])).as_matrix()
+    shift = 0.015 * np.array([0.2, -0.2, sign * np.sqrt(0.92)])
+    return make_T(rotation @ T[:3, :3], T[:3, 3] + shift)
+
+
+def exact_pairs(mesh: Mesh, count: int = 60) -> PosePairs:
+    """Matches of points of the surface, where they are at the true pose."""
+    rng = np.random.default_rng(0)
+    corners = mesh.vertices_m[mesh.faces[rng.integers(len(mesh.faces), size=count)]]
+    xyz = (rng.dirichlet(np.ones(3), count)[:, :, None] * corners).sum(axis=1)
+    uv = project_points(K, transform_points(T_TRUE, xyz))
+    return PosePairs(Correspondences(uv, xyz, np.ones(count)), K, 1.0)
+
+
+def finish(mesh: Mesh, *subjects: DepthSubject) -> list[Finished]:
+    with ThreadPoolExecutor(2) as threads:
+        return DepthRefiner(Renders(mesh), torch.device("cpu")).finish(subjects, threads)
+
+
+def error(T: np.ndarray, T_true: np.ndarray = T_TRUE) -> tuple[float, float]:
+    """Degrees, and millimetres."""
+    angle = np.rad2deg(rotation_angle_rad(T[:3, :3], T_true[:3, :3]))
+    return float(angle), float(1000 * np.linalg.norm(T[:3, 3] - T_true[:3, 3]))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("name", "with_pairs"), [("sphere", True), ("sphere", False), ("box", False), ("patch", True)])
+def test_a_pose_ends_at_the_truth(name, with_pairs, sign):
+    mesh = MESHES[name]
+    start = RobustPose(shaken(T_TRUE, sign), 1.0, pairs=exact_pairs(mesh) if with_pairs else None)
+    (found,) = finish(mesh, DepthSubject(1, samples_of(*scene_depth(mesh)), [start]))
+    angle_deg, shift_mm = error(found.poses[0].T_cam_from_obj)
+    assert shift_mm < 0.1
+    assert angle_deg < 0.05 or (name == "sphere" and not with_pairs)  # which looks the same from everywhere
+    assert found.problem is None
+
+
+def test_a_detection_is_finished_alike_whatever_the_others():
+    box, ball = (
+        DepthSubject(1, samples_of(*scene_depth(MESHES["box"])), [RobustPose(shaken(T_TRUE, sign), 1.0)])
+        for sign in (1, -1)
+    )
+    lost = replace(box, candidates=[RobustPose(np.full((4, 4), np.nan), 1.0), *ball.candidates])
+    together = finish(MESHES["box"], box, lost, ball)
+    for one, expected in zip((box, lost, ball), together, strict=True):
+        (alone,) = finish(MESHES["box"], one)
+        np.testing.assert_array_equal(alone.poses[0].T_cam_from_obj, expected.poses[0].T_cam_from_obj)
+        assert alone.poses[0].confidence == expected.poses[0].confidence
+        assert alone.ratio == expected.ratio
+
+
+def test_depth_off_by_5_mm_moves_the_pose_by_as_much_along_its_ray():
+    mesh = MESHES["box"]
+    depth_m, mask = scene_depth(mesh)
+    (found,) = finish(mesh, DepthSubject(1, samples_of(depth_m + 0.005, mask), [RobustPose(shaken(T_TRUE), 1.0)]))
+    angle_deg, shift_mm = error(found.poses[0].T_cam_from_obj)
+    assert angle_deg < 0.3
+    assert 4 < shift_mm < 6
+
+
+def test_holes_noise_an_occluder_and_a_mask_that_misses_do_little_harm():
+    mesh, rng = MESHES["box"], np.random.default_rng(0)
+    depth_m, mask = scene_depth(mesh)
+    mask[:190] = False  # a part of the object is not in the mask, and some of the wall is
+    mask[250:300, 380:420] = True
+    noisy = depth_m + 0.002 * rng.standard_normal(depth_m.shape)
+    noisy[rng.random(depth_m.shape) < 0.4] = 0
+    noisy[200:225] = 0.5  # in front
+    (found,) = finish(mesh, DepthSubject(1, samples_of(noisy, mask), [RobustPose(shaken(T_TRUE), 1.0)]))
+    angle_deg, shift_mm = error(found.poses[0].T_cam_from_obj)
+    assert angle_deg < 1
+    assert shift_mm < 0.5
+
+
+def test_depth_is_turned_into_the_frame_of_a_virtual_camera():
+    """A camera that looks along the object's ray sees other depths of the same points; both ways give one pose."""
+    mesh = MESHES["box"]
+    t = np.array([0.3, -0.2, 0.6])  # 31 degrees off the axis
+    R = ray_rotation(t[None])[0]
+    T = make_T(R @ R_TRUE, t)
+    depth_m, mask = scene_depth(mesh, T)
+    K_virtual = np.array([[600.0, 0, 112], [0, 600, 112], [0, 0, 1]])
+    samples = sample_depth(depth_m, mask, Pinhole(K), np.diag([1.4, 1.4, 1.0]), K_virtual, R)
+    T_virtual = make_T(R.T @ T[:3, :3], R.T @ T[:3, 3])
+    touching = touching_planes(samples, Renders(mesh).depth(1, T_virtual, samples.K, samples.side_px))
+    assert touching.is_plane.sum() > 500
+    assert np.quantile(np.abs(touching.distance_m[touching.is_plane]), 0.9) < 1e-6  # the rest is of the wall
+    (found,) = finish(mesh, DepthSubject(1, samples, [RobustPose(shaken(T_virtual), 1.0)]))
+    angle_deg, shift_mm = error(found.poses[0].T_cam_from_obj, T_virtual)
+    assert angle_deg < 0.05
+    assert shift_mm < 0.1
+
+
+def verdict(depth_m: np.ndarray, mask: np.ndarray, T: np.ndarray = T_TRUE):
+    samples = samples_of(depth_m, mask)
+    return judge_pose(samples, touching_planes(samples, Renders(MESHES["box"]).depth(1, T, samples.K, samples.side_px)))
+
+
+def test_what_is_seen_through_refutes_and_what_is_in_front_leaves_open():
+    depth_m, mask = scene_depth(MESHES["box"])
+    right = verdict(depth_m, mask)
+    assert right.agreement > 0.95
+    assert right.explained > 0.95
+    left_half = np.arange(SIZE_HW[1]) < 350
+    seen_through = verdict(np.where(left_half, 1.1, depth_m), mask)
+    occluded = verdict(np.where(left_half, 0.4, depth_m), mask & ~left_half)
+    hole = verdict(np.where(left_half, 0.0, depth_m), mask)
+    assert seen_through.agreement < 0.7
+    assert occluded.agreement > 0.95
+    assert hole.agreement > 0.95
+    assert hole.explained > 0.95
+    assert verdict(depth_m, mask, make_T(R_TRUE, T_TRUE[:3, 3] + [0, 0, 0.1])).agreement < 0.05  # all in front of it
+    assert verdict(np.where(left_half, 0.4, depth_m), mask).agreement < 0.7  # where the mask says that this is it
+
+
+def test_the_candidate_that_depth_agrees_with_is_chosen():
+    mesh = MESHES["box"]
+    wrong = make_T(Rotation.from_euler("xyz", [80, 50, 0], degrees=True).as_matrix() @ R_TRUE, T_TRUE[:3, 3])
+    starts = [RobustPose(wrong, 900.0), RobustPose(shaken(T_TRUE), 700.0)]
+    (found,) = finish(mesh, DepthSubject(1, samples_of(*scene_depth(mesh)), starts))
+    assert error(found.poses[0].T_cam_from_obj)[0] < 1
+    assert [pose.confidence for pose in found.poses] == sorted((p.confidence for p in found.poses), reverse=True)
+
+
+def test_without_enough_depth_or_with_that_of_another_scale_poses_stay_by_rgb():
+    mesh = MESHES["box"]
+    depth_m, mask = scene_depth(mesh)
+    start = RobustPose(shaken(T_TRUE), 1500.0)
+    nothing, few = np.zeros_like(depth_m), np.where(np.arange(SIZE_HW[0])[:, None] % 15 == 0, depth_m, 0)
+    subjects = [DepthSubject(1, samples_of(depth, mask), [start]) for depth in (nothing, few, depth_m / 10)]
+    found = finish(mesh, *subjects, replace(subjects[0], obj_id=9, samples=samples_of(depth_m, mask)))
+    for one in found:
+        assert list(one.poses) == [start]
+    assert [one.problem is None for one in found] == [False] * 4
+    assert "of its mask have a depth" in found[0].problem
+    assert found[2].ratio == pytest.approx(0.1, rel=0.1)
+    assert "of the expected one" in found[2].problem
+    assert "no mesh" in found[3].problem
