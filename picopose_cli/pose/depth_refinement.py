@@ -33,8 +33,12 @@ CANDIDATES = 4
 """Poses of a detection, the most confident ones, that are finished on depth."""
 SHIFTS = 2
 """Times that a candidate is moved along its ray."""
-ROUNDS = ((4.0, (5.0, 2.5)), (2.0, (2.5,)), (1.0, (2.5,)), (1.0, (2.5,)))
-"""Rounds of the solver, each with a new render: kernel scale of the depth rows, and the solver's kernels."""
+ROUNDS = ((1.0, (5.0, 2.5)), (0.5, (2.5,)), (0.25, (2.5,)), (0.0, (2.5,)))
+"""Rounds of the solver, each with a new render: reach of the depth rows, in REACH, and the solver's kernels."""
+REACH = 0.06
+"""Distance of the surface at which a depth row loses its weight in the first round, in diagonals of the silhouette."""
+KEPT_STDS = 2.5
+"""Kernel by which matches count as kept, in standard deviations."""
 SHIFT_SPREAD, SHIFT_PRIOR = 0.02, 0.15
 """Of distances: differences that are of one surface, and the standard deviation of the error of a pose by RGB."""
 SHIFT_QUANTILES = 41
@@ -72,17 +76,19 @@ class DepthSubject:
 class DepthPose:
     """A pose `T_cam_from_obj` (4,4) metres that was finished on depth.
 
-    `image_confidence` in [0, 1] is that of the candidate that it comes from; `verdict` is the depth image's.
+    `image_confidence` in [0, 1] is that of the candidate that it comes from, and `kept` the share of the candidate's
+    matches in the picture that still hold; `verdict` is the depth image's.
     """
 
     T_cam_from_obj: Array
     image_confidence: float
+    kept: float
     verdict: DepthVerdict
 
     @property
     def confidence(self) -> float:
         """Probability that the pose is right."""
-        return depth_confidence(self.image_confidence, self.verdict.agreement, self.verdict.explained)
+        return depth_confidence(self.image_confidence, self.kept, self.verdict.agreement, self.verdict.explained)
 
 
 @dataclass(frozen=True)
@@ -123,10 +129,9 @@ class DepthRefiner:
         solved: list[_Candidate] = []
         for first in range(0, len(candidates), SOLVED_AT_ONCE):
             solved += self._solve(subjects, candidates[first : first + SOLVED_AT_ONCE], threads)
+        tried = [*solved, *candidates]  # what the solver makes worse stays as it was
         poses: list[list[DepthPose]] = [[] for _ in subjects]
-        for one, pose in zip(
-            solved, threads.map(lambda one: self._judge(subjects[one.subject], one), solved), strict=True
-        ):
+        for one, pose in zip(tried, self._judge(subjects, tried, threads), strict=True):
             poses[one.subject].append(pose)
         return [
             Finished(subject.candidates, found.problem, found.ratio)
@@ -190,24 +195,52 @@ class DepthRefiner:
         T = np.stack([one.T for one in candidates])
         samples = [subjects[one.subject].samples for one in candidates]
         fixed = [pairs_of(one.of) for one in candidates]
-        for kernel_scale, scales in ROUNDS:
+        for share, scales in ROUNDS:
+            reach = share * REACH
             touching = list(threads.map(lambda one, pose: self._touch(subjects[one.subject], pose), candidates, T))
             pairs = [
                 _anchors(of_pose, on_surface, pose) if known is None else known
                 for known, of_pose, on_surface, pose in zip(fixed, samples, touching, T, strict=True)
             ]
-            K = torch.from_numpy(np.stack([one.K for one in pairs]).astype(np.float64)).to(self._device)
-            std_px = np.array([one.std_px for one in pairs])
-            in_image = RowBlocks(pair_residuals([one.correspondences for one in pairs], std_px, self._device), K)
-            in_depth = PlaneBlocks(depth_residuals(samples, touching, T, kernel_scale, self._device))
+            kinds = self._rows_in_image(pairs), PlaneBlocks(depth_residuals(samples, touching, T, reach, self._device))
             start = torch.from_numpy(T[:, None].astype(np.float64)).to(self._device)
-            moved = minimise([in_image, in_depth], start, scales)[:, 0].cpu().numpy()
+            moved = minimise(kinds, start, scales)[:, 0].cpu().numpy()
             T = np.where(is_possible(moved)[:, None, None], moved, T)
         return [_Candidate(one.subject, pose, one.of) for one, pose in zip(candidates, T, strict=True)]
 
-    def _judge(self, subject: DepthSubject, candidate: _Candidate) -> DepthPose:
-        verdict = judge_pose(subject.samples, self._touch(subject, candidate.T))
-        return DepthPose(candidate.T, candidate.of.confidence, verdict)
+    def _judge(
+        self, subjects: Sequence[DepthSubject], candidates: Sequence[_Candidate], threads: Executor
+    ) -> list[DepthPose]:
+        """Return candidates with what picture and depth say of them."""
+
+        def verdict(one: _Candidate) -> DepthVerdict:
+            subject = subjects[one.subject]
+            return judge_pose(subject.samples, self._touch(subject, one.T))
+
+        verdicts, kept = threads.map(verdict, candidates), self._kept(candidates)
+        return [
+            DepthPose(one.T, one.of.confidence, share, found)
+            for one, share, found in zip(candidates, kept, verdicts, strict=True)
+        ]
+
+    def _kept(self, candidates: Sequence[_Candidate]) -> list[float]:
+        """Return the share of each candidate's matches that agree with it, of those that agree with the pose by RGB."""
+        known = [(i, pairs) for i, one in enumerate(candidates) if (pairs := pairs_of(one.of)) is not None]
+        shares = [1.0] * len(candidates)
+        if not known:
+            return shares
+        T = np.stack([[candidates[i].T, candidates[i].of.T_cam_from_obj] for i, _ in known])
+        with torch.inference_mode():
+            rows = self._rows_in_image([pairs for _, pairs in known])
+            now, before = rows.agreement(torch.from_numpy(T).to(self._device), KEPT_STDS).cpu().numpy().T
+        for (i, _), share in zip(known, now / np.maximum(before, 1e-9), strict=True):
+            shares[i] = float(min(share, 1.0))
+        return shares
+
+    def _rows_in_image(self, pairs: Sequence[PosePairs]) -> RowBlocks:
+        K = torch.from_numpy(np.stack([one.K for one in pairs]).astype(np.float64)).to(self._device)
+        std_px = np.array([one.std_px for one in pairs])
+        return RowBlocks(pair_residuals([one.correspondences for one in pairs], std_px, self._device), K)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ MIN_COSINE = 0.15
 """Of the angle between normal and ray: a surface seen at a flatter angle is not compared."""
 MAX_BEND = 0.3
 """Largest change of the slope from one pixel to the next, in slopes and a constant: at an edge there is no plane."""
-GATE = 6.0
-"""Rows that are farther from the surface than this, in kernel scales, are of something else."""
+GATE = 2.4
+"""Rows that are farther from the surface than this, in reaches, are of something else."""
+LEAST_REACH_STDS = 2.5
+"""Least reach of a row, in standard deviations: that of the solver's narrowest kernel."""
 TOLERANCE_STDS = 3.0
 """A point is on the surface up to this distance, in standard deviations."""
 
@@ -88,35 +90,38 @@ def depth_residuals(
     samples: Sequence[DepthSamples],
     touching: Sequence[Touching],
     T_cam_from_obj: Array,
-    kernel_scale: float,
+    reach: float,
     device: torch.device,
 ) -> PlaneResiduals:
-    """Return the rows of B poses (B,4,4) whose renders samples touch; `kernel_scale`: see `Residuals`."""
-    of_poses = [_rows(*one, GATE * kernel_scale) for one in zip(samples, touching, T_cam_from_obj, strict=True)]
-    padded = np.zeros((9, len(of_poses), max([1, *map(len, of_poses)])))
-    padded[8] = 1
+    """Return the rows of B poses (B,4,4) whose renders samples touch.
+
+    `reach`: distance of the surface at which a row loses its weight, in diagonals of what is seen of the object; it is
+    never less than the noise allows.
+    """
+    of_poses = [_rows(*one, reach) for one in zip(samples, touching, T_cam_from_obj, strict=True)]
+    padded = np.zeros((10, len(of_poses), max([1, *map(len, of_poses)])))
+    padded[8:] = 1
     for index, of_pose in enumerate(of_poses):
         padded[:, index, : len(of_pose)] = of_pose.T
     rows = torch.from_numpy(padded).to(device)
     return PlaneResiduals(
-        rows[:3].permute(1, 2, 0), rows[3:6].permute(1, 2, 0), rows[6], rows[7], rows[8],
-        torch.full_like(rows[6], kernel_scale),
+        rows[:3].permute(1, 2, 0), rows[3:6].permute(1, 2, 0), rows[6], rows[7], rows[8], rows[9]
     )  # fmt: skip
 
 
-def _rows(samples: DepthSamples, touching: Touching, T: Array, gate: float) -> Array:
-    """Return xyz_obj_m, normal, offset_m, weight and std_m of the samples that touch planes, (N,9).
-
-    Those farther than `gate` standard deviations from the surface are left out.
-    """
+def _rows(samples: DepthSamples, touching: Touching, T: Array, reach: float) -> Array:
+    """Return xyz_obj_m, normal, offset_m, weight, std_m and kernel_scale of the samples that touch planes, (N,10)."""
     std_m = depth_noise_m(samples.xyz_m[touching.sample, 2])
-    used = touching.is_plane & (np.abs(touching.distance_m) < gate * std_m)
+    size_m = np.linalg.norm(np.ptp(touching.xyz_cam_m, axis=0)) if len(touching.sample) else 0.0
+    reach_m = np.maximum(reach * size_m, LEAST_REACH_STDS * std_m)
+    used = touching.is_plane & (np.abs(touching.distance_m) < GATE * reach_m)
     sample, normal, xyz_cam = touching.sample[used], touching.normal[used], touching.xyz_cam_m[used]
-    measured = samples.xyz_m[sample]
+    measured, std_m = samples.xyz_m[sample], std_m[used]
     xyz_obj = (xyz_cam - T[:3, 3]) @ T[:3, :3]
     offset = (normal * measured).sum(axis=1)
     weight = np.where(samples.in_mask[sample], 1.0, OUTSIDE_WEIGHT)
-    numbers = np.stack([offset, weight, std_m[used]], axis=1)
+    kernel_scale = reach_m[used] / (LEAST_REACH_STDS * std_m)
+    numbers = np.stack([offset, weight, std_m, kernel_scale], axis=1)
     return np.concatenate([xyz_obj, normal, numbers], axis=1)
 
 
