@@ -94,7 +94,9 @@ def _estimate(run: Run, console: Console) -> None:
             run.groups,
             load_image,
             matcher,
-            PipelineOptions(inputs.batch_size, options.workers, options.timing == "sequential"),
+            PipelineOptions(
+                inputs.batch_size, options.workers, options.timing == "sequential", inputs.estimates_extra_detections
+            ),
             refiner=Refiner(load_local_features(matcher.device), renderer, options.rounds, matcher.store.silhouettes)
             if refines
             else None,

@@ -19,6 +19,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import DepthUse, ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
 from picopose_cli.pose.depth_refinement import DepthRefiner, Finished
+from picopose_cli.pose.duplicates import Pairs, overlapping_detections, without_duplicates
 from picopose_cli.pose.finishing import finish_poses
 from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
@@ -45,11 +46,13 @@ class PipelineOptions:
     `batch_size`: detections that go through the network together. `workers` threads read images, as many solve PnP.
     With `sequential` each group must be one image: it is read, estimated and solved before the next is touched, and its
     time is the wall clock's; otherwise an image's part of a network pass's time is its part of the detections.
+    With `drop_duplicates` one estimate of each thing remains (see `duplicates`).
     """
 
     batch_size: int = DEFAULT_BATCH_SIZE
     workers: int = 2
     sequential: bool = False
+    drop_duplicates: bool = False
 
 
 def plan_groups(tasks: Iterable[ImageTask], batch_size: int) -> list[ImageGroup]:
@@ -183,7 +186,10 @@ class _Solving:
 
 @dataclass
 class _OpenImage:
-    """An image in progress: its queries, its time so far, the time at which it had been read, and its solutions."""
+    """An image in progress: its queries, its time so far, the time at which it had been read, and its solutions.
+
+    `duplicates`: the pairs of detections of one thing, of which one estimate remains.
+    """
 
     task: ImageTask
     queries: tuple[Query, ...]
@@ -191,6 +197,7 @@ class _OpenImage:
     seconds: StageSeconds
     read_at: float
     depth_problem: str | None = None
+    duplicates: Pairs = frozenset()
     solutions: dict[int, _Solving] = field(default_factory=dict)
 
     def finish(self, *, sequential: bool) -> ImageResult:
@@ -202,18 +209,22 @@ class _OpenImage:
         parts = self.seconds.crop + self.seconds.network + self.seconds.pnp + self.seconds.refine
         detector = max((detection.time_s for detection in self.task.detections), default=0.0)
         time_s = max(detector, 0.0) + (ended - self.read_at if sequential else parts)
-        estimates, finished, skips = [], [], list(self.skips)
+        estimates, places, finished, skips = [], [], [], list(self.skips)
         for query in self.queries:
             pose = solutions[query.position].poses[0]
             T, obj_id = query.pose_in_camera(pose.T_cam_from_obj), query.detection.obj_id
             if np.isfinite(T).all():
                 score = weighted_score(query.detection.score, pose.confidence)
                 estimates.append(PoseEstimate(self.task.scene_id, self.task.im_id, obj_id, score, T, time_s))
+                places.append(query.position)
                 finished.append(solutions[query.position].finished)
             else:
                 skips.append(Skip(self.task.scene_id, self.task.im_id, obj_id, "the network gave no finite pose"))
         depth = self._depth_use([one for one in finished if one is not None])
-        return ImageResult(self.task, tuple(estimates), tuple(skips), self.seconds, time_s, depth)
+        kept = without_duplicates(places, [one.score for one in estimates], self.duplicates)
+        return ImageResult(
+            self.task, tuple(estimates[index] for index in kept), tuple(skips), self.seconds, time_s, depth
+        )
 
     def _depth_use(self, finished: Sequence[Finished]) -> DepthUse | None:
         """Return what came of the image's depth, None for an image without."""
@@ -281,7 +292,8 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
     work.record("crop", read_at, cropped_at, task.name)
     seconds = StageSeconds(read=read_at - started, crop=cropped_at - read_at)
     depth_problem = str(image.depth_m) if isinstance(image.depth_m, PicoPoseError) else None
-    return _OpenImage(task, queries, skips, seconds, read_at, depth_problem)
+    pairs = overlapping_detections(task.detections, image.masks) if work.options.drop_duplicates else frozenset()
+    return _OpenImage(task, queries, skips, seconds, read_at, depth_problem, pairs)
 
 
 def _run_network(images: list[_OpenImage], work: _Work) -> None:

@@ -17,7 +17,7 @@ from picopose_cli.bop.detection_set import DetectionSet
 from picopose_cli.bop.detections import select_detections
 from picopose_cli.bop.images import read_image_rgb, read_mask
 from picopose_cli.bop.result_names import require_result_path, result_file_name
-from picopose_cli.bop.targets import targets_by_image
+from picopose_cli.bop.targets import targets_by_image, targets_kind
 from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import carries_hash, read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
@@ -79,6 +79,11 @@ class RunInputs:
     def usable_objects(self) -> dict[int, ObjectInputs]:
         """The objects whose poses can be estimated."""
         return {obj_id: found for obj_id, found in self.objects.items() if found is not None}
+
+    @property
+    def estimates_extra_detections(self) -> bool:
+        """Whether more detections are estimated than count, as the localisation task may."""
+        return self.options.extra > 0 and targets_kind(self.targets) == "bop19"
 
     @property
     def detections_source(self) -> str:
