@@ -87,7 +87,8 @@ def _estimate(run: Run, console: Console) -> None:
             if found.mesh is not None
         }
         renderer, refines = EstimateRenderer(meshes), bool(meshes) and options.rounds > 0
-        on_depth = DepthRefiner(renderer, matcher.device) if options.depth == "on" else None
+        silhouettes = matcher.store.silhouettes
+        on_depth = DepthRefiner(renderer, matcher.device, silhouettes) if options.depth == "on" else None
         total, left = _detections(inputs.tasks), _detections(task for group in run.groups for task in group)
         bar = add_bar(progress, "poses", total, "poses", total - left)
         results = estimate_groups(

@@ -21,8 +21,8 @@ CONTOUR_OFFSETS, CONTOUR_WEIGHTS = (0.01, 0.05), (6.0, 2.0, 4.0)
 
 MIN_DOUBT = 1e-3
 """Least probability of being wrong that an image leaves, where depth is added to it."""
-DEPTH_OFFSETS, DEPTH_WEIGHTS = (0.01, 0.05, 0.05, 0.05), (1.0, 2.0, 2.0, 2.0, 2.0)
-"""Of the odds by the image alone, the kept share, and agreement and explained share of the depth image, likewise."""
+DEPTH_OFFSETS, DEPTH_WEIGHTS = (0.01, 0.05, 0.05, 0.05, 0.05), (0.84, 0.76, 5.29, 1.4, 4.19, 5.91)
+"""Of the odds by the image alone, of the kept share, and of agreement, explained share and overlap, likewise."""
 
 
 def refined_confidence(flow_support: float, match_support: float, mask_iou: float) -> float:
@@ -40,10 +40,10 @@ def contour_confidence(agreement: float, mask_iou: float) -> float:
     return _probability((agreement, mask_iou), CONTOUR_OFFSETS, CONTOUR_WEIGHTS)
 
 
-def depth_confidence(image_confidence: float, kept: float, agreement: float, explained: float) -> float:
+def depth_confidence(image_confidence: float, kept: float, agreement: float, explained: float, overlap: float) -> float:
     """Return the probability that a pose finished on depth is right; see `DepthPose` for the quantities."""
     odds = image_confidence / max(1 - image_confidence, MIN_DOUBT)
-    return _probability((odds, kept, agreement, explained), DEPTH_OFFSETS, DEPTH_WEIGHTS)
+    return _probability((odds, kept, agreement, explained, overlap), DEPTH_OFFSETS, DEPTH_WEIGHTS)
 
 
 def _probability(quantities: Sequence[float], offsets: Sequence[float], weights: Sequence[float]) -> float:

@@ -2,74 +2,53 @@
 
 A picture shows the distance of an object by its size alone, so that this is what a pose by RGB knows least. Candidates
 are moved along their rays to the measured distance, then solved again with both their matches in the picture and the
-measured points, each weighted by its noise, and chosen by what picture and depth say of them together.
+measured points, each weighted by its noise, and chosen by what picture and depth say of them together. Where none is
+sure, poses are searched that the depth image agrees with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
-from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import project_points
 from picopose_cli.base.types import Array, Correspondences
+from picopose_cli.pose.close_ups import shrink
 from picopose_cli.pose.confidence import depth_confidence
-from picopose_cli.pose.depth_rows import DepthVerdict, Touching, depth_residuals, judge_pose, touching_planes
+from picopose_cli.pose.contour_poses import ContourPose
+from picopose_cli.pose.contour_search import contour_agreement, prepare_photograph
+from picopose_cli.pose.contours import find_contour
+from picopose_cli.pose.depth_placement import DepthRenderer, DepthSubject, place_candidates, touch
+from picopose_cli.pose.depth_rows import DepthVerdict, Touching, depth_residuals, judge_pose
 from picopose_cli.pose.depth_samples import DepthSamples
+from picopose_cli.pose.depth_search import search_starts
 from picopose_cli.pose.plane_blocks import PlaneBlocks
 from picopose_cli.pose.refine import RefinedPose
 from picopose_cli.pose.residuals import PosePairs, pair_residuals
 from picopose_cli.pose.robust import minimise
 from picopose_cli.pose.row_blocks import RowBlocks
 from picopose_cli.pose.rules import RankedPose
+from picopose_cli.pose.silhouette_starts import Silhouettes
 from picopose_cli.pose.solve import SOLVED_AT_ONCE, RobustPose, is_possible
 
-CANDIDATES = 4
-"""Poses of a detection, the most confident ones, that are finished on depth."""
-SHIFTS = 2
-"""Times that a candidate is moved along its ray."""
 ROUNDS = ((1.0, (5.0, 2.5)), (0.5, (2.5,)), (0.25, (2.5,)), (0.0, (2.5,)))
 """Rounds of the solver, each with a new render: reach of the depth rows, in REACH, and the solver's kernels."""
 REACH = 0.06
 """Distance of the surface at which a depth row loses its weight in the first round, in diagonals of the silhouette."""
+CONTENDER = 0.1
+"""Candidates are solved whose confidence is at least this share of that of the best one."""
+SURE = 0.6
+"""Poses are searched for detections without a pose of this confidence."""
 KEPT_STDS = 2.5
 """Kernel by which matches count as kept, in standard deviations."""
-SHIFT_SPREAD, SHIFT_PRIOR = 0.02, 0.15
-"""Of distances: differences that are of one surface, and the standard deviation of the error of a pose by RGB."""
-SHIFT_QUANTILES = 41
-MIN_SAMPLES = 30
-"""Depths in the mask with which a detection is finished on depth."""
-MIN_MEASURED_SHARE = 0.1
-"""Likewise, of the mask."""
-MAX_RATIO = 2.0
-"""Ratio of measured and expected distance, or its inverse, above which depth and pose are of different things."""
-TRUSTED = 0.2
-"""Confidence by the picture from which on a pose may say that the scale of the depth is wrong."""
 ANCHOR_STD = 0.02
 """Standard deviation by which a pose without matches holds its place in the picture, in sides of the render."""
 ANCHOR_STEP = 7
 """Every so many samples are such an anchor."""
-
-
-class DepthRenderer(Protocol):
-    """Renders the depth of objects in square images, from any thread."""
-
-    def depth(self, obj_id: int, T_cam_from_obj: Array, K: Array, side_px: int) -> Array:
-        """Return the depth (S,S) f32, metres, 0 outside of the object; raises PicoPoseError if it cannot."""
-
-
-@dataclass(frozen=True)
-class DepthSubject:
-    """A detection to be finished: its object, its depth, and its candidate poses, most confident first."""
-
-    obj_id: int
-    samples: DepthSamples
-    candidates: Sequence[RankedPose]
 
 
 @dataclass(frozen=True)
@@ -88,7 +67,8 @@ class DepthPose:
     @property
     def confidence(self) -> float:
         """Probability that the pose is right."""
-        return depth_confidence(self.image_confidence, self.kept, self.verdict.agreement, self.verdict.explained)
+        by_depth = self.verdict.agreement, self.verdict.explained, self.verdict.overlap
+        return depth_confidence(self.image_confidence, self.kept, *by_depth)
 
 
 @dataclass(frozen=True)
@@ -106,122 +86,104 @@ class Finished:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A pose `T` (4,4) of the detection `subject`, an index, and the candidate `of` by RGB."""
+    """A pose `T` (4,4) of the detection `subject`, an index, where samples touch it, and the candidate `of` by RGB."""
 
     subject: int
     T: Array
+    touching: Touching
     of: RankedPose
 
 
 class DepthRefiner:
-    """Finishes poses on depth images."""
+    """Finishes poses on depth images; `silhouettes` returns those of an object's templates, where searches start."""
 
-    def __init__(self, render: DepthRenderer, device: torch.device) -> None:
+    def __init__(self, render: DepthRenderer, device: torch.device, silhouettes: Callable[[int], Silhouettes]) -> None:
         self._render = render
         self._device = device
+        self._silhouettes = silhouettes
 
     def finish(self, subjects: Sequence[DepthSubject], threads: Executor) -> list[Finished]:
         """Return the finished poses of each detection, which do not depend on the other detections."""
-        placed = list(threads.map(self._place, subjects))
-        candidates = [
-            _Candidate(i, T, of) for i, found in enumerate(placed) if found.problem is None for T, of in found.starts
-        ]
-        solved: list[_Candidate] = []
-        for first in range(0, len(candidates), SOLVED_AT_ONCE):
-            solved += self._solve(subjects, candidates[first : first + SOLVED_AT_ONCE], threads)
-        tried = [*solved, *candidates]  # what the solver makes worse stays as it was
-        poses: list[list[DepthPose]] = [[] for _ in subjects]
-        for one, pose in zip(tried, self._judge(subjects, tried, threads), strict=True):
-            poses[one.subject].append(pose)
+        placed = list(threads.map(lambda subject: place_candidates(self._render, subject), subjects))
+        starts = [(i, T, of) for i, found in enumerate(placed) if found.problem is None for T, of in found.starts]
+        poses = self._finish(subjects, starts, threads)
+        unsure = [i for i, found in enumerate(poses) if found and found[0].confidence < SURE]
+        searched = zip(unsure, threads.map(lambda i: self._search(subjects[i], poses[i]), unsure), strict=True)
+        more_starts = [(i, one.T_cam_from_obj, one) for i, found in searched for one in found]
+        more = self._finish(subjects, more_starts, threads)
         return [
             Finished(subject.candidates, found.problem, found.ratio)
             if found.problem is not None
-            else Finished(sorted(of_subject, key=lambda pose: -pose.confidence), None, found.ratio)
-            for subject, found, of_subject in zip(subjects, placed, poses, strict=True)
+            else Finished(_most_confident_first([*one, *other]), None, found.ratio)
+            for subject, found, one, other in zip(subjects, placed, poses, more, strict=True)
         ]
 
-    def _touch(self, subject: DepthSubject, T: Array) -> Touching:
-        samples = subject.samples
-        return touching_planes(samples, self._render.depth(subject.obj_id, T, samples.K, samples.side_px))
-
-    def _place(self, subject: DepthSubject) -> _Placed:
-        """Move the best candidates along their rays to the measured distance."""
-        samples = subject.samples
-        if (samples.in_mask & samples.measured).sum() < MIN_SAMPLES or samples.measured_share < MIN_MEASURED_SHARE:
-            return _Placed(f"{samples.measured_share:.0%} of its mask have a depth", None, ())
-        finite = [one for one in subject.candidates if is_possible(one.T_cam_from_obj)][:CANDIDATES]
-        try:
-            moved = [self._move_along_ray(subject, one.T_cam_from_obj) for one in finite]
-        except PicoPoseError as error:  # no mesh
-            return _Placed(str(error), None, ())
-        ratio, confidence = next(
-            ((ratio, one.confidence) for one, (_, ratio) in zip(finite, moved, strict=True) if ratio is not None),
-            (None, 0.0),
-        )
-        trusted = ratio if confidence >= TRUSTED else None
-        starts = [
-            (T, one)
-            for one, (T, ratio) in zip(finite, moved, strict=True)
-            if ratio is not None and 1 / MAX_RATIO < ratio < MAX_RATIO
+    def _finish(
+        self, subjects: Sequence[DepthSubject], starts: Sequence[tuple[int, Array, RankedPose]], threads: Executor
+    ) -> list[list[DepthPose]]:
+        """Return the poses of each detection, most confident first, after starts: (its index, pose (4,4), by RGB)."""
+        before = self._touched(subjects, starts, threads)
+        at_start = self._judge(subjects, before)
+        best: dict[int, float] = {}
+        for one, pose in zip(before, at_start, strict=True):
+            best[one.subject] = max(best.get(one.subject, 0.0), pose.confidence)
+        followed = [
+            one for one, pose in zip(before, at_start, strict=True) if pose.confidence >= CONTENDER * best[one.subject]
         ]
-        if ratio is None:
-            return _Placed("no pose is where depth was measured", None, ())
-        if not starts:
-            return _Placed(f"the measured distance is {ratio:.3g} of the expected one", trusted, ())
-        return _Placed(None, trusted, starts)
+        after: list[_Candidate] = []
+        for first in range(0, len(followed), SOLVED_AT_ONCE):
+            after += self._solve(subjects, followed[first : first + SOLVED_AT_ONCE], threads)
+        poses: list[list[DepthPose]] = [[] for _ in subjects]
+        solved = self._judge(subjects, after)
+        for one, pose in zip([*after, *before], [*solved, *at_start], strict=True):  # what was better before stays
+            poses[one.subject].append(pose)
+        return [_most_confident_first(of_subject) for of_subject in poses]
 
-    def _move_along_ray(self, subject: DepthSubject, T: Array) -> tuple[Array, float | None]:
-        """Return a pose at the measured distance, and the ratio of this distance to that before; None without any."""
-        samples, first_ratio = subject.samples, None
-        for _ in range(SHIFTS):
-            touching = self._touch(subject, T)
-            sample = touching.sample
-            on_mask = samples.in_mask[sample]
-            if on_mask.sum() < MIN_SAMPLES:
-                break
-            measured, rendered = samples.xyz_m[sample[on_mask], 2], touching.xyz_cam_m[on_mask, 2]
-            ratio = float(np.median(measured / rendered))
-            first_ratio = ratio if first_ratio is None else first_ratio
-            if not 1 / MAX_RATIO < ratio < MAX_RATIO:
-                break
-            T = T.copy()
-            T[:3, 3] *= 1 + robust_shift(measured - rendered, float(np.median(rendered))) / T[2, 3]
-        return T, first_ratio
+    def _touched(
+        self, subjects: Sequence[DepthSubject], poses: Sequence[tuple[int, Array, RankedPose]], threads: Executor
+    ) -> list[_Candidate]:
+        touching = threads.map(lambda one: touch(self._render, subjects[one[0]], one[1]), poses)
+        return [_Candidate(i, T, on_surface, of) for (i, T, of), on_surface in zip(poses, touching, strict=True)]
 
     def _solve(
         self, subjects: Sequence[DepthSubject], candidates: Sequence[_Candidate], threads: Executor
     ) -> list[_Candidate]:
         """Return candidates after the rounds of the joint solver."""
-        T = np.stack([one.T for one in candidates])
-        samples = [subjects[one.subject].samples for one in candidates]
         fixed = [pairs_of(one.of) for one in candidates]
+        samples = [subjects[one.subject].samples for one in candidates]
         for share, scales in ROUNDS:
-            reach = share * REACH
-            touching = list(threads.map(lambda one, pose: self._touch(subjects[one.subject], pose), candidates, T))
+            T, touching = np.stack([one.T for one in candidates]), [one.touching for one in candidates]
             pairs = [
-                _anchors(of_pose, on_surface, pose) if known is None else known
-                for known, of_pose, on_surface, pose in zip(fixed, samples, touching, T, strict=True)
+                _anchors(of_pose, one.touching, one.T) if known is None else known
+                for known, of_pose, one in zip(fixed, samples, candidates, strict=True)
             ]
-            kinds = self._rows_in_image(pairs), PlaneBlocks(depth_residuals(samples, touching, T, reach, self._device))
+            rows = depth_residuals(samples, touching, T, share * REACH, self._device)
             start = torch.from_numpy(T[:, None].astype(np.float64)).to(self._device)
-            moved = minimise(kinds, start, scales)[:, 0].cpu().numpy()
+            moved = minimise([self._rows_in_image(pairs), PlaneBlocks(rows)], start, scales)[:, 0].cpu().numpy()
             T = np.where(is_possible(moved)[:, None, None], moved, T)
-        return [_Candidate(one.subject, pose, one.of) for one, pose in zip(candidates, T, strict=True)]
+            candidates = self._touched(
+                subjects, [(one.subject, pose, one.of) for one, pose in zip(candidates, T, strict=True)], threads
+            )
+        return list(candidates)
 
-    def _judge(
-        self, subjects: Sequence[DepthSubject], candidates: Sequence[_Candidate], threads: Executor
-    ) -> list[DepthPose]:
+    def _judge(self, subjects: Sequence[DepthSubject], candidates: Sequence[_Candidate]) -> list[DepthPose]:
         """Return candidates with what picture and depth say of them."""
-
-        def verdict(one: _Candidate) -> DepthVerdict:
-            subject = subjects[one.subject]
-            return judge_pose(subject.samples, self._touch(subject, one.T))
-
-        verdicts, kept = threads.map(verdict, candidates), self._kept(candidates)
         return [
-            DepthPose(one.T, one.of.confidence, share, found)
-            for one, share, found in zip(candidates, kept, verdicts, strict=True)
+            DepthPose(one.T, one.of.confidence, share, judge_pose(subjects[one.subject].samples, one.touching))
+            for one, share in zip(candidates, self._kept(candidates), strict=True)
         ]
+
+    def _search(self, subject: DepthSubject, poses: Sequence[DepthPose]) -> list[ContourPose]:
+        """Return other poses that depth agrees with, with what the picture's contours say of them."""
+        silhouettes = self._silhouettes(subject.obj_id)
+        found = search_starts(self._render, subject, silhouettes, [one.T_cam_from_obj for one in poses])
+        small = shrink(subject.close_up, subject.samples.side_px)
+        photo, judged = prepare_photograph(small), []
+        for T in found:
+            depth_m = self._render.depth(subject.obj_id, T, small.K, small.side_px)
+            agreement = contour_agreement(photo, depth_m, find_contour(depth_m, small.K, T))
+            judged.append(ContourPose(T, agreement, small.mask_iou(depth_m > 0)))
+        return judged
 
     def _kept(self, candidates: Sequence[_Candidate]) -> list[float]:
         """Return the share of each candidate's matches that agree with it, of those that agree with the pose by RGB."""
@@ -243,26 +205,8 @@ class DepthRefiner:
         return RowBlocks(pair_residuals([one.correspondences for one in pairs], std_px, self._device), K)
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """Why a detection is not finished on depth, its ratio of distances, and the poses that the solver starts from."""
-
-    problem: str | None
-    ratio: float | None
-    starts: Sequence[tuple[Array, RankedPose]]
-
-
-def robust_shift(differences_m: Array, distance_m: float) -> float:
-    """Return by how much a surface at a distance is too near, from measured minus rendered depth (N,) of its pixels.
-
-    It is the median of the differences around the most frequent one: rough masks show the background, and occluders.
-    That near the pose by RGB is preferred.
-    """
-    spread_m, prior_m = SHIFT_SPREAD * distance_m, SHIFT_PRIOR * distance_m
-    tried = np.quantile(differences_m, np.linspace(0, 1, SHIFT_QUANTILES))
-    near = 1 / (1 + ((differences_m - tried[:, None]) / spread_m) ** 2) ** 2
-    best = tried[np.argmax(near.sum(axis=1) * np.exp(-0.5 * (tried / prior_m) ** 2))]
-    return float(np.median(differences_m[np.abs(differences_m - best) <= 2 * spread_m]))
+def _most_confident_first(poses: Sequence[DepthPose]) -> list[DepthPose]:
+    return sorted(poses, key=lambda pose: -pose.confidence)
 
 
 def pairs_of(pose: RankedPose) -> PosePairs | None:

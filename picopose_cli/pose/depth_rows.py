@@ -26,7 +26,7 @@ GATE = 2.4
 """Rows that are farther from the surface than this, in reaches, are of something else."""
 LEAST_REACH_STDS = 2.5
 """Least reach of a row, in standard deviations: that of the solver's narrowest kernel."""
-TOLERANCE_STDS = 3.0
+TOLERANCE_STDS = 2.0
 """A point is on the surface up to this distance, in standard deviations."""
 
 
@@ -60,18 +60,22 @@ def touching_planes(samples: DepthSamples, depth_m: Array) -> Touching:
     here = inverse[row + 1, col + 1]
     along_u, is_smooth_u = _slope(here, inverse[row + 1, col], inverse[row + 1, col + 2])
     along_v, is_smooth_v = _slope(here, inverse[row, col + 1], inverse[row + 2, col + 1])
-    uv1 = np.stack([col + 0.5, row + 0.5, np.ones(len(row))], axis=1)
-    constant = here - along_u * uv1[:, 0] - along_v * uv1[:, 1]
-    plane = np.stack([along_u, along_v, constant], axis=1) @ samples.K  # m of the plane m . x = 1
-    length = np.linalg.norm(plane, axis=1)
-    rays = uv1 @ np.linalg.inv(samples.K).T
-    normal, xyz_cam_m = plane / length[:, None], rays / here[:, None]
-    cosine = here / length / np.linalg.norm(rays, axis=1)
-    flat = is_smooth_u & is_smooth_v & (cosine > MIN_COSINE)
-    measured = samples.xyz_m[sample]
-    along_normal = (plane * measured).sum(axis=1) / length - 1 / length
+    constant = here - along_u * (col + 0.5) - along_v * (row + 0.5)
+    K = samples.K  # the plane m . x = 1 has m = K^T (along_u, along_v, constant)
+    plane = np.stack(
+        [K[0, 0] * along_u, K[0, 1] * along_u + K[1, 1] * along_v, K[0, 2] * along_u + K[1, 2] * along_v + constant],
+        axis=1,
+    )
+    length, rays = _lengths(plane), samples.rays[sample]
+    flat = is_smooth_u & is_smooth_v & (here > MIN_COSINE * length * _lengths(rays))
+    measured, xyz_cam_m = samples.xyz_m[sample], rays / here[:, None]
+    along_normal = (np.einsum("ij,ij->i", plane, measured) - 1) / length
     distance_m = np.where(flat, along_normal, measured[:, 2] - xyz_cam_m[:, 2])
-    return Touching(sample, xyz_cam_m, normal, distance_m, flat)
+    return Touching(sample, xyz_cam_m, plane / length[:, None], distance_m, flat)
+
+
+def _lengths(vectors: Array) -> Array:
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
 
 
 def _slope(here: Array, before: Array, after: Array) -> tuple[Array, Array]:
@@ -132,20 +136,23 @@ class DepthVerdict:
     `agreement` in [0, 1]: of the samples that are on the render's silhouette and speak for or against it, the share
     that is on the surface: one behind it refutes the pose, one in front of it within the mask, too, but in front and
     outside of the mask something else occludes the object. `explained` in [0, 1]: share of the mask's depths that are
-    on the surface.
+    on the surface. `overlap` in [0, 1]: intersection over union of silhouette and mask, without what is occluded.
     """
 
     agreement: float
     explained: float
+    overlap: float
 
 
-def judge_pose(samples: DepthSamples, touching: Touching) -> DepthVerdict:
-    """Return what the depth image says of the pose of a render."""
-    std_m = depth_noise_m(samples.xyz_m[touching.sample, 2])
+def judge_pose(samples: DepthSamples, touching: Touching, more_std_m: float = 0.0) -> DepthVerdict:
+    """Return what the depth image says of the pose of a render; `more_std_m`: noise of the pose's own surface."""
+    std_m = np.hypot(depth_noise_m(samples.xyz_m[touching.sample, 2]), more_std_m)
     distance, in_mask = touching.distance_m / std_m, samples.in_mask[touching.sample]
     on_surface = 1 / (1 + (distance / TOLERANCE_STDS) ** 2) ** 2
     says_nothing = (distance < -TOLERANCE_STDS) & ~in_mask
     speaking = max(int((~says_nothing).sum()), 1)
     in_all = max(int((samples.in_mask & samples.measured).sum()), 1)
     agreement = float(on_surface[~says_nothing].sum() / speaking)
-    return DepthVerdict(agreement, float(on_surface[in_mask].sum() / in_all))
+    beside = np.count_nonzero(~in_mask & ~says_nothing)
+    overlap = float(np.count_nonzero(in_mask) / (in_all + beside))
+    return DepthVerdict(agreement, float(on_surface[in_mask].sum() / in_all), overlap)

@@ -14,7 +14,7 @@ from picopose_cli.pose.close_ups import close_up_affine
 
 RENDER_SIDE_PX = 128
 """Largest side of the renders that depth is compared with."""
-SAMPLED_SIDE = 80
+SAMPLED_SIDE = 64
 """Largest number of samples along a side: a smooth surface needs no more."""
 NOISE_M, NOISE_PER_M = 0.0015, 0.0015
 """Standard deviation of a measured depth z: the first plus the second times z^2 (z in metres), as common sensors have.
@@ -45,6 +45,20 @@ class DepthSamples:
     def measured(self) -> Array:
         """Which samples (N,) bool have a depth."""
         return np.asarray(self.xyz_m[:, 2] > 0)
+
+    @cached_property
+    def rays(self) -> Array:
+        """The rays (N,3) of z = 1 through the centres of the render's pixels that samples fall on."""
+        row, col = np.divmod(self.pixel, self.side_px)
+        uv1 = np.stack([col + 0.5, row + 0.5, np.ones(len(row))], axis=1)
+        return np.asarray(uv1 @ np.linalg.inv(self.K).T)
+
+    def halved(self) -> DepthSamples:
+        """Return every second sample, for renders of half the side."""
+        row, col = np.divmod(self.pixel[::2], self.side_px)
+        side_px = self.side_px // 2
+        pixel = np.minimum(row // 2, side_px - 1) * side_px + np.minimum(col // 2, side_px - 1)
+        return DepthSamples(np.diag([0.5, 0.5, 1.0]) @ self.K, side_px, pixel, self.xyz_m[::2], self.in_mask[::2])
 
     @property
     def measured_share(self) -> float:

@@ -84,7 +84,7 @@ class PoseEstimator:
         can_refine = refine > 0 and self._matcher.rules.can_refine
         self._options = PipelineOptions(suggest_batch_size(device, network.config))
         renderer = EstimateRenderer(self._meshes)
-        self._depth_refiner = DepthRefiner(renderer, self._matcher.device)
+        self._depth_refiner = DepthRefiner(renderer, self._matcher.device, self._matcher.store.silhouettes)
         self._refiner = (
             Refiner(load_local_features(device), renderer, refine, self._matcher.store.silhouettes)
             if can_refine

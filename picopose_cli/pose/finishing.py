@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
-from picopose_cli.pose.depth_refinement import DepthRefiner, DepthSubject, Finished
+from picopose_cli.pose.depth_placement import DepthSubject
+from picopose_cli.pose.depth_refinement import DepthRefiner, Finished
 from picopose_cli.pose.queries import Query
 from picopose_cli.pose.refine import Refiner, Subject
 from picopose_cli.pose.rules import RankedPose
@@ -34,9 +35,9 @@ def finish_poses(
     finished: dict[int, Finished] = {}
     if depth_refiner is not None:
         subjects = {
-            i: DepthSubject(query.detection.obj_id, query.depth, of_query)
+            i: DepthSubject(query.detection.obj_id, query.close_up, query.depth, of_query)
             for i, (query, of_query) in enumerate(zip(queries, poses, strict=True))
-            if query.depth is not None
+            if query.depth is not None and query.close_up is not None
         }
         finished = dict(zip(subjects, depth_refiner.finish(list(subjects.values()), threads), strict=True))
     return [(finished[i].poses if i in finished else of_query, finished.get(i)) for i, of_query in enumerate(poses)]

@@ -285,7 +285,7 @@ def _open(task: ImageTask, work: _Work) -> _OpenImage:
         image,
         work.matcher.store.obj_ids,
         perspective_crops=work.matcher.rules.perspective_crops,
-        close_ups=work.refiner is not None,
+        close_ups=work.refiner is not None or work.depth_refiner is not None,
     )
     cropped_at = time.perf_counter()
     work.record("read", started, read_at, task.name)

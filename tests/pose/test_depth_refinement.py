@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from helpers.banks import PROVENANCE
 from helpers.meshes import make_box
 from scipy.spatial.transform import Rotation
 
@@ -16,12 +18,17 @@ from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T, project_points, ray_rotation, rotation_angle_rad, transform_points
 from picopose_cli.base.types import Correspondences, Mesh
-from picopose_cli.pose.depth_refinement import DepthRefiner, DepthSubject, Finished
+from picopose_cli.pose.close_ups import cut_close_up
+from picopose_cli.pose.depth_placement import DepthSubject
+from picopose_cli.pose.depth_refinement import DepthRefiner, Finished
 from picopose_cli.pose.depth_rows import judge_pose, touching_planes
 from picopose_cli.pose.depth_samples import DepthSamples, sample_depth
 from picopose_cli.pose.residuals import PosePairs
+from picopose_cli.pose.silhouette_starts import Silhouettes, make_silhouettes
 from picopose_cli.pose.solve import RobustPose
 from picopose_cli.rendering.software import SoftwareRenderer, render_depth
+from picopose_cli.templates.build import join_templates, make_template
+from picopose_cli.templates.views import TEMPLATE_SIZE_HW, place_views, template_camera
 
 K = np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]])
 SIZE_HW = (480, 640)
@@ -82,9 +89,24 @@ def exact_pairs(mesh: Mesh, count: int = 60) -> PosePairs:
     return PosePairs(Correspondences(uv, xyz, np.ones(count)), K, 1.0)
 
 
+@cache
+def silhouettes(_: int) -> Silhouettes:
+    """Those of some views of the box."""
+    K_view, T = template_camera(), place_views(0.14)[::9]
+    crops = [make_template(SoftwareRenderer(MESHES["box"], K_view, TEMPLATE_SIZE_HW).render(one)) for one in T]
+    bank = join_templates(1, crops, K_view, T, 0.14, PROVENANCE)
+    return make_silhouettes(bank.depth_centre_m, bank.K, bank.A_crop_from_image, bank.T_tmpl_from_obj, bank.centre_m)
+
+
+def subject(samples: DepthSamples, *candidates: RobustPose, mask: np.ndarray | None = None) -> DepthSubject:
+    """A detection in a picture that shows nothing."""
+    mask = np.zeros(SIZE_HW, bool) if mask is None else mask
+    return DepthSubject(1, cut_close_up(np.full((*SIZE_HW, 3), 90, np.uint8), mask, CROP, K), samples, candidates)
+
+
 def finish(mesh: Mesh, *subjects: DepthSubject) -> list[Finished]:
     with ThreadPoolExecutor(2) as threads:
-        return DepthRefiner(Renders(mesh), torch.device("cpu")).finish(subjects, threads)
+        return DepthRefiner(Renders(mesh), torch.device("cpu"), silhouettes).finish(subjects, threads)
 
 
 def error(T: np.ndarray, T_true: np.ndarray = T_TRUE) -> tuple[float, float]:
@@ -98,7 +120,7 @@ def error(T: np.ndarray, T_true: np.ndarray = T_TRUE) -> tuple[float, float]:
 def test_a_pose_ends_at_the_truth(name, with_pairs, sign):
     mesh = MESHES[name]
     start = RobustPose(shaken(T_TRUE, sign), 1.0, pairs=exact_pairs(mesh) if with_pairs else None)
-    (found,) = finish(mesh, DepthSubject(1, samples_of(*scene_depth(mesh)), [start]))
+    (found,) = finish(mesh, subject(samples_of(*scene_depth(mesh)), start))
     angle_deg, shift_mm = error(found.poses[0].T_cam_from_obj)
     assert shift_mm < 0.1
     assert angle_deg < 0.05 or (name == "sphere" and not with_pairs)  # which looks the same from everywhere
@@ -107,8 +129,7 @@ def test_a_pose_ends_at_the_truth(name, with_pairs, sign):
 
 def test_a_detection_is_finished_alike_whatever_the_others():
     box, ball = (
-        DepthSubject(1, samples_of(*scene_depth(MESHES["box"])), [RobustPose(shaken(T_TRUE, sign), 1.0)])
-        for sign in (1, -1)
+        subject(samples_of(*scene_depth(MESHES["box"])), RobustPose(shaken(T_TRUE, sign), 1.0)) for sign in (1, -1)
     )
     lost = replace(box, candidates=[RobustPose(np.full((4, 4), np.nan), 1.0), *ball.candidates])
     together = finish(MESHES["box"], box, lost, ball)
@@ -122,7 +143,7 @@ def test_a_detection_is_finished_alike_whatever_the_others():
 def test_depth_off_by_5_mm_moves_the_pose_by_as_much_along_its_ray():
     mesh = MESHES["box"]
     depth_m, mask = scene_depth(mesh)
-    (found,) = finish(mesh, DepthSubject(1, samples_of(depth_m + 0.005, mask), [RobustPose(shaken(T_TRUE), 1.0)]))
+    (found,) = finish(mesh, subject(samples_of(depth_m + 0.005, mask), RobustPose(shaken(T_TRUE), 1.0)))
     angle_deg, shift_mm = error(found.poses[0].T_cam_from_obj)
     assert angle_deg < 0.3
     assert 4 < shift_mm < 6
@@ -136,7 +157,7 @@ def test_holes_noise_an_occluder_and_a_mask_that_misses_do_little_harm():
     noisy = depth_m + 0.002 * rng.standard_normal(depth_m.shape)
     noisy[rng.random(depth_m.shape) < 0.4] = 0
     noisy[200:225] = 0.5  # in front
-    (found,) = finish(mesh, DepthSubject(1, samples_of(noisy, mask), [RobustPose(shaken(T_TRUE), 1.0)]))
+    (found,) = finish(mesh, subject(samples_of(noisy, mask), RobustPose(shaken(T_TRUE), 1.0)))
     angle_deg, shift_mm = error(found.poses[0].T_cam_from_obj)
     assert angle_deg < 1
     assert shift_mm < 0.5
@@ -155,7 +176,7 @@ def test_depth_is_turned_into_the_frame_of_a_virtual_camera():
     touching = touching_planes(samples, Renders(mesh).depth(1, T_virtual, samples.K, samples.side_px))
     assert touching.is_plane.sum() > 500
     assert np.quantile(np.abs(touching.distance_m[touching.is_plane]), 0.9) < 1e-6  # the rest is of the wall
-    (found,) = finish(mesh, DepthSubject(1, samples, [RobustPose(shaken(T_virtual), 1.0)]))
+    (found,) = finish(mesh, subject(samples, RobustPose(shaken(T_virtual), 1.0)))
     angle_deg, shift_mm = error(found.poses[0].T_cam_from_obj, T_virtual)
     assert angle_deg < 0.05
     assert shift_mm < 0.1
@@ -187,7 +208,7 @@ def test_the_candidate_that_depth_agrees_with_is_chosen():
     mesh = MESHES["box"]
     wrong = make_T(Rotation.from_euler("xyz", [80, 50, 0], degrees=True).as_matrix() @ R_TRUE, T_TRUE[:3, 3])
     starts = [RobustPose(wrong, 900.0), RobustPose(shaken(T_TRUE), 700.0)]
-    (found,) = finish(mesh, DepthSubject(1, samples_of(*scene_depth(mesh)), starts))
+    (found,) = finish(mesh, subject(samples_of(*scene_depth(mesh)), *starts))
     assert error(found.poses[0].T_cam_from_obj)[0] < 1
     assert [pose.confidence for pose in found.poses] == sorted((p.confidence for p in found.poses), reverse=True)
 
@@ -197,7 +218,7 @@ def test_without_enough_depth_or_with_that_of_another_scale_poses_stay_by_rgb():
     depth_m, mask = scene_depth(mesh)
     start = RobustPose(shaken(T_TRUE), 1500.0)
     nothing, few = np.zeros_like(depth_m), np.where(np.arange(SIZE_HW[0])[:, None] % 15 == 0, depth_m, 0)
-    subjects = [DepthSubject(1, samples_of(depth, mask), [start]) for depth in (nothing, few, depth_m / 10)]
+    subjects = [subject(samples_of(depth, mask), start) for depth in (nothing, few, depth_m / 10)]
     found = finish(mesh, *subjects, replace(subjects[0], obj_id=9, samples=samples_of(depth_m, mask)))
     for one in found:
         assert list(one.poses) == [start]
@@ -206,3 +227,13 @@ def test_without_enough_depth_or_with_that_of_another_scale_poses_stay_by_rgb():
     assert found[2].ratio == pytest.approx(0.1, rel=0.1)
     assert "of the expected one" in found[2].problem
     assert "no mesh" in found[3].problem
+
+
+def test_a_pose_that_no_candidate_is_near_is_searched():
+    mesh = MESHES["box"]
+    depth_m, mask = scene_depth(mesh)
+    wrong = RobustPose(make_T(Rotation.from_euler("x", 70, degrees=True).as_matrix() @ R_TRUE, T_TRUE[:3, 3]), 100.0)
+    (found,) = finish(mesh, subject(samples_of(depth_m, mask), wrong, mask=mask))
+    halves = [np.eye(3), *(np.diag(signs) for signs in ([1, -1, -1], [-1, 1, -1], [-1, -1, 1]))]  # it is a box
+    R = found.poses[0].T_cam_from_obj[:3, :3]
+    assert min(np.rad2deg(rotation_angle_rad(R, R_TRUE @ half)) for half in halves) < 1

@@ -1,0 +1,61 @@
+"""Poses to start from that the depth image agrees with, for detections of which no pose by RGB is sure.
+
+The silhouettes of the templates that overlap with the mask give many poses. One small render of each is enough to move
+it to the measured distance and to judge it there: what moves along its ray looks nearly the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from picopose_cli.base.geometry import distinct_rotations
+from picopose_cli.base.types import Array
+from picopose_cli.pose.close_ups import shrink
+from picopose_cli.pose.depth_placement import MIN_SAMPLES, DepthRenderer, DepthSubject, robust_shift
+from picopose_cli.pose.depth_rows import judge_pose, touching_planes
+from picopose_cli.pose.silhouette_starts import Silhouettes, silhouette_starts
+
+STARTS = 40
+"""Poses by silhouettes that are judged."""
+KEPT_STARTS = 4
+"""Of those, the ones that depth agrees with most and that differ."""
+DISTINCT_DEG = 12.0
+"""Of poses that differ by less, the best alone is kept."""
+ROUGHNESS = 0.03
+"""Standard deviation of a start's surface, in diagonals of what is seen of it: the nearest view is degrees off."""
+
+
+def search_starts(
+    render: DepthRenderer, subject: DepthSubject, silhouettes: Silhouettes, known: Sequence[Array]
+) -> list[Array]:
+    """Return poses (4,4) at the measured distance that differ from those `known` (4,4), best first."""
+    samples = subject.samples.halved()
+    small = shrink(subject.close_up, samples.side_px)
+    starts = silhouette_starts(silhouettes, small.mask, small.shown, small.K, STARTS)
+    half = replace(subject, samples=samples)
+    found = [one for one in (_placed(render, half, T) for T in starts) if one is not None]
+    found.sort(key=lambda one: -one[0])
+    poses = [*known, *(T for _, T in found)]
+    rotations = np.stack([T[:3, :3] for T in poses]) if poses else np.zeros((0, 3, 3))
+    chosen = distinct_rotations(rotations, np.deg2rad(DISTINCT_DEG), len(known) + KEPT_STARTS)
+    return [poses[i] for i in chosen if i >= len(known)][:KEPT_STARTS]
+
+
+def _placed(render: DepthRenderer, subject: DepthSubject, T: Array) -> tuple[float, Array] | None:
+    """Return how well a start (4,4) agrees with depth at the measured distance, and itself there; None if nowhere."""
+    samples = subject.samples
+    touching = touching_planes(samples, render.depth(subject.obj_id, T, samples.K, samples.side_px))
+    on_mask = samples.in_mask[touching.sample]
+    if np.count_nonzero(on_mask) < MIN_SAMPLES // 2:
+        return None
+    rendered = touching.xyz_cam_m[:, 2]
+    distance = samples.xyz_m[touching.sample, 2] - rendered
+    shift_m = robust_shift(distance[on_mask], float(np.median(rendered[on_mask])))
+    moved = T.copy()
+    moved[:3, 3] *= 1 + shift_m / T[2, 3]
+    size_m = float(np.linalg.norm(np.ptp(touching.xyz_cam_m, axis=0)))
+    verdict = judge_pose(samples, replace(touching, distance_m=distance - shift_m), ROUGHNESS * size_m)
+    return verdict.agreement * verdict.explained * verdict.overlap, moved
