@@ -204,7 +204,7 @@ def _explained(photo: Photograph, contour: Contour) -> float:
     elsewhere[rows, cols] = 0
     distance = cv2.distanceTransform(elsewhere, cv2.DIST_L2, 3)[photo.near_mask]
     near = np.exp(-0.5 * np.square(distance / EXPLAINED_PX))
-    return float((photo.near_strength @ near) / max(photo.near_strength.sum(), 1e-9))
+    return float((photo.near_strength * near).sum() / max(photo.near_strength.sum(), 1e-9))
 
 
 def _overlap(photo: Photograph, inside: Array) -> float:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-
-import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import Array, Mesh, RenderedView
@@ -19,8 +16,7 @@ class EstimateRenderer:
     """Renders objects at estimated poses; thread-safe.
 
     `meshes` are (path, unit) by object id. A mesh is read when it is first needed; `errors` has those that could not be
-    read, which are not tried again. One in a single colour is rendered grey and lit, as a mesh without colours is:
-    unlit, only its outline would be seen.
+    read, which are not tried again.
     """
 
     def __init__(self, meshes: Mapping[int, tuple[Path, str]]) -> None:
@@ -52,15 +48,7 @@ class EstimateRenderer:
 
     def _read_mesh(self, obj_id: int) -> Mesh:
         try:
-            return _without_single_colour(read_mesh(*self._meshes[obj_id]))
+            return read_mesh(*self._meshes[obj_id])
         except PicoPoseError as error:
             self.errors[obj_id] = error
             raise
-
-
-def _without_single_colour(mesh: Mesh) -> Mesh:
-    """Return a mesh without its colours if they are all the same."""
-    colours = mesh.vertex_rgb if mesh.texture_rgb is None else mesh.texture_rgb.reshape(-1, 3)
-    if colours is None or not len(colours) or np.any(colours != colours[0]):
-        return mesh
-    return replace(mesh, vertex_rgb=None, texture_rgb=None, uv=None)

@@ -20,6 +20,8 @@ AROUND_SHARE = 0.5
 """A mask that has more than this share of another's rim is behind it."""
 RIM_SHARE = 0.15
 """Width of a rim in square roots of the mask's area."""
+COMPARED_PX = 48
+"""Masks are compared at a resolution at which the larger side of one is about as many pixels."""
 
 
 class OtherMasks:
@@ -28,6 +30,7 @@ class OtherMasks:
     def __init__(self, masks: Sequence[Array | None]) -> None:
         self._masks = masks
         self._windows = [_window(mask) for mask in masks]
+        self._areas = [0 if mask is None else np.count_nonzero(mask) for mask in masks]
 
     def hidden_from(self, index: int, mask: Array) -> Array | None:
         """Return the pixels (H,W) bool of other objects around a detection's `mask` (H,W) bool, None without any.
@@ -37,20 +40,19 @@ class OtherMasks:
         own = _window(mask)
         if own is None:
             return None
-        near = _grown(own, max(own[0].stop - own[0].start, own[1].stop - own[1].start), mask.shape)
-        here, hidden, area = mask[near], np.zeros(mask.shape, bool), np.count_nonzero(mask)
-        rim = _rim(here, int(area))
+        side = max(rows_or_cols.stop - rows_or_cols.start for rows_or_cols in own)
+        near, step = _grown(own, side, mask.shape), max(side // COMPARED_PX, 1)
+        here, hidden = mask[near][::step, ::step], np.zeros(mask.shape, bool)
+        rim, area = _rim(here), np.count_nonzero(here)
         for i, (other, window) in enumerate(zip(self._masks, self._windows, strict=True)):
             if i == index or other is None or window is None or not _meet(near, window):
                 continue
-            there = other[near]
-            common = np.count_nonzero(there & here)
-            if common > SAME_SHARE * min(area, np.count_nonzero(other[window])):
-                continue
-            if np.count_nonzero(there & rim) <= AROUND_SHARE * np.count_nonzero(rim):
-                hidden[near] |= there
-        hidden &= ~mask
-        return hidden if hidden.any() else None
+            there = other[near][::step, ::step]
+            is_same = np.count_nonzero(there & here) > SAME_SHARE * min(area, self._areas[i] / step**2)
+            if not is_same and np.count_nonzero(there & rim) <= AROUND_SHARE * np.count_nonzero(rim):
+                hidden[near] |= other[near]
+        hidden[near] &= ~mask[near]
+        return hidden if hidden[near].any() else None
 
 
 Window = tuple[slice, slice]
@@ -76,6 +78,6 @@ def _meet(one: Window, other: Window) -> bool:
     return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
 
 
-def _rim(mask: Array, area: int) -> Array:
-    width = max(2, round(RIM_SHARE * np.sqrt(area)))
+def _rim(mask: Array) -> Array:
+    width = max(2, round(RIM_SHARE * np.sqrt(np.count_nonzero(mask))))
     return (cv2.dilate(mask.astype(np.uint8), np.ones((2 * width + 1, 2 * width + 1), np.uint8)) > 0) & ~mask

@@ -47,6 +47,12 @@ def test_what_is_not_another_object_beside_hides_nothing(other):
     np.testing.assert_array_equal(hidden(other, BESIDE), BESIDE)
 
 
+def test_large_masks_are_compared_at_a_lower_resolution():
+    around = box((20, 80), (20, 120)) & ~box((39, 61), (49, 81))
+    own, beside, around = (np.kron(mask, np.ones((7, 7), bool)) for mask in (OWN, BESIDE, around))
+    np.testing.assert_array_equal(OtherMasks([own, around, beside, own]).hidden_from(0, own), beside)
+
+
 def test_nothing_is_hidden_from_a_single_or_empty_mask():
     assert hidden() is None
     empty = np.zeros_like(OWN)
