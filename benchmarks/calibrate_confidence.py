@@ -1,12 +1,13 @@
 """Fit the weights of `picopose_cli/pose/confidence.py` on generated data, and say how well they predict.
 
-    python benchmarks/calibrate_confidence.py [DATA ...] [--images 20] [--work DIR]
+    python benchmarks/calibrate_confidence.py [DATA ...] [--images 20] [--work DIR] [--depth]
 
 DATA are folders of BOP data sets as `synthesis` writes them, with detections_noisy.json. Without any, data sets of the
 benchmark's classes are written with other seeds: no object and no image of the benchmark may be used. Every pose that
 refinement compares, of right and of wrong detections, is a sample: is its MSSD below a tenth of the diameter? The
 weights are fitted on one half of the objects; the tables are of the other half. Samples are kept below --work as long
-as data and code are the same.
+as data and code are the same. With --depth the poses are finished on the data sets' depth, too, which should be that
+of a sensor.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose import confidence
 from picopose_cli.pose.contour_poses import ContourPose
+from picopose_cli.pose.depth_refinement import DepthPose, DepthRefiner
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.feature_file import feature_file
+from picopose_cli.pose.finishing import finish_poses
 from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.pipeline import ImageGroup
 from picopose_cli.pose.queries import crop_queries, stack_queries
-from picopose_cli.pose.refine import RefinedPose, Refiner, Subject
+from picopose_cli.pose.refine import RefinedPose, Refiner
 from picopose_cli.pose.rules import RankedPose
 from picopose_cli.pose.solve import RobustPose
 from picopose_cli.rendering.meshes import read_mesh
@@ -55,6 +58,7 @@ KINDS = {
     "refined": (confidence.REFINED_OFFSETS, confidence.REFINED_WEIGHTS),
     "contours": (confidence.CONTOUR_OFFSETS, confidence.CONTOUR_WEIGHTS),
     "unrefined": (confidence.UNREFINED_OFFSETS, confidence.UNREFINED_WEIGHTS),
+    "depth": (confidence.DEPTH_OFFSETS, confidence.DEPTH_WEIGHTS),
 }
 """Offsets and present weights by kind of pose."""
 SEED_STEP = 1000
@@ -85,6 +89,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20, help="of each data set")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "picopose-calibrate")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--depth", action="store_true", help="poses that are finished on depth, in place of the others")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/calibrate_confidence.json")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -98,7 +103,10 @@ def main() -> None:
 
 def every_inputs(arguments: argparse.Namespace) -> Iterator[RunInputs]:
     """Yield the inputs of a run on each data set, with all its detections."""
-    options = InferOptions("", weights=arguments.weights, targets="bop24", device="cpu", limit=arguments.images)
+    depth = "on" if arguments.depth else "off"
+    options = InferOptions(
+        "", weights=arguments.weights, targets="bop24", device="cpu", limit=arguments.images, depth=depth
+    )
     for root in arguments.data:
         yield read_inputs(of_dataset(options, root, root / "templates", arguments.work))
     if arguments.data:
@@ -122,7 +130,8 @@ def of_dataset(options: InferOptions, root: Path, templates: Path, work: Path) -
 def kept_samples(inputs: RunInputs, arguments: argparse.Namespace) -> list[Sample]:
     """Return the samples of a data set, computed where they are not kept yet."""
     name, code = inputs.dataset.name, code_sha256()[:8]
-    path = arguments.work / f"samples-{name}-{arguments.images}-{data_sha256(inputs.dataset)[:8]}-{code}.json"
+    kind = "depth-" if arguments.depth else ""
+    path = arguments.work / f"samples-{kind}{name}-{arguments.images}-{data_sha256(inputs.dataset)[:8]}-{code}.json"
     if not path.is_file():
         samples = samples_of(inputs, arguments.workers)
         path.write_text(json.dumps([asdict(one) for one in samples]))
@@ -140,19 +149,26 @@ def samples_of(inputs: RunInputs, workers: int) -> list[Sample]:
         if one.mesh is not None:
             meshes[one.obj_id] = (one.mesh, one.provenance.mesh_unit)
     rounds, silhouettes = inputs.options.rounds, matcher.store.silhouettes
-    refiner = Refiner(load_local_features(), EstimateRenderer(meshes), rounds, silhouettes)
+    renderer = EstimateRenderer(meshes)
+    refiner = Refiner(load_local_features(), renderer, rounds, silhouettes)
+    depth_refiner = DepthRefiner(renderer, matcher.device, silhouettes)
     judge = Judge(inputs.dataset)
     samples = []
     with ThreadPoolExecutor(workers) as threads:
         for group in inputs.groups:
-            samples += group_samples(group, matcher, refiner, judge, threads)
+            samples += group_samples(group, matcher, refiner, depth_refiner, judge, threads)
     return samples
 
 
 def group_samples(
-    group: ImageGroup, matcher: Matcher, refiner: Refiner, judge: Judge, threads: ThreadPoolExecutor
+    group: ImageGroup,
+    matcher: Matcher,
+    refiner: Refiner,
+    depth_refiner: DepthRefiner,
+    judge: Judge,
+    threads: ThreadPoolExecutor,
 ) -> Iterator[Sample]:
-    """Yield the samples of images that go through the network together."""
+    """Yield the samples of images that go through the network together, of detections with depth those by depth."""
     members = [
         (task, query)
         for task in group
@@ -162,14 +178,13 @@ def group_samples(
         return
     hypotheses = matcher.match(stack_queries([query for _, query in members]))
     poses = matcher.rules.solve(hypotheses, np.stack([query.K for _, query in members]), matcher.device)
-    subjects = [
-        Subject(query.detection.obj_id, query.close_up, of_query)
-        for (_, query), of_query in zip(members, poses, strict=True)
-    ]
-    refined = refiner.refine(subjects, threads)
-    for (task, query), before, after in zip(members, poses, refined, strict=True):
+    finished = finish_poses([query for _, query in members], poses, refiner, depth_refiner, threads)
+    for (task, query), before, (after, on_depth) in zip(members, poses, finished, strict=True):
+        if on_depth is not None and on_depth.problem is not None:
+            continue
         obj, place = f"{judge.dataset.name}/{query.detection.obj_id}", f"{task.scene_id}/{task.im_id}/{query.position}"
-        for pose in {id(pose): pose for pose in (before[0], *after)}.values():
+        compared = after if on_depth is not None else {id(pose): pose for pose in (before[0], *after)}.values()
+        for pose in compared:
             error = judge.error(task.scene_id, task.im_id, query.detection.obj_id, pose.T_cam_from_obj)
             yield Sample(obj, f"{judge.dataset.name}/{place}", *quantities(pose), error)
 
@@ -180,6 +195,8 @@ def quantities(pose: RankedPose) -> tuple[str, tuple[float, ...]]:
         return "refined", (pose.flow_support, pose.match_support, pose.mask_iou)
     if isinstance(pose, ContourPose):
         return "contours", (pose.agreement, pose.mask_iou)
+    if isinstance(pose, DepthPose):
+        return "depth", pose.quantities
     assert isinstance(pose, RobustPose)
     return "unrefined", (pose.soft_inliers / GRID_CELLS**2, pose.alignment)
 
@@ -208,10 +225,11 @@ def calibrated(samples: Sequence[Sample]) -> dict[str, Any]:
     objects = sorted({one.obj for one in samples})
     first = set(objects[::2])
     fit, test = ([one for one in samples if (one.obj in first) == part] for part in (True, False))
-    present = {kind: weights for kind, (_, weights) in KINDS.items()}
-    weights = {kind: regress(*design(fit, kind)).round(2).tolist() for kind in KINDS}
+    kinds = [kind for kind in KINDS if all(any(one.kind == kind for one in part) for part in (fit, test))]
+    present = {kind: KINDS[kind][1] for kind in kinds}
+    weights = {kind: regress(*design(fit, kind)).round(2).tolist() for kind in kinds}
     result: dict[str, Any] = {"objects": len(objects), "poses": len(samples), "kinds": {}}
-    for kind in KINDS:
+    for kind in kinds:
         X, right = design(test, kind)
         found = {"poses_fitted": len(design(fit, kind)[1]), "weights": weights[kind]}
         found |= reliability(sigmoid(X @ np.array(weights[kind])), right)

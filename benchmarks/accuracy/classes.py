@@ -70,15 +70,15 @@ def class_bench(one: ImageClass, objects: int, images: int, settings: Settings) 
     return written_bench(name, objects, images, settings, one.seed, one.make_object, one.conditions, banks)
 
 
-def infer_line(bench: Bench, line: InferLine) -> None:
+def infer_line(bench: Bench, line: InferLine, masks: str = MASKS) -> None:
     """Write a line's result file as `picopose infer` does."""
-    output, settings = bench.path(line, MASKS), bench.settings
+    output, settings = bench.path(line, masks), bench.settings
     output.parent.mkdir(parents=True, exist_ok=True)
     options = InferOptions(
         bench.dataset.root.name,
         bench.dataset.root.parent,
         templates=bench.banks_dir,
-        detections=str(bench.detections[MASKS]),
+        detections=str(bench.detections[masks]),
         weights=settings.weights,
         output=output,
         device=settings.device,

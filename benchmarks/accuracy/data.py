@@ -16,6 +16,7 @@ from picopose_cli.bop.detections import find_detections
 from picopose_cli.synthesis.bop_dataset import DETECTIONS, write_procedural_dataset
 from picopose_cli.synthesis.bop_models import ObjectMaker, symmetric_object, textured_object
 from picopose_cli.synthesis.conditions import USUAL_CONDITIONS, Conditions
+from picopose_cli.synthesis.depth_sensor import MeasureDepth
 
 SEED = 20
 """Of the procedural data set."""
@@ -53,14 +54,25 @@ def written_bench(
     make_object: ObjectMaker,
     conditions: Conditions = USUAL_CONDITIONS,
     banks: str | None = None,
+    measure_depth: MeasureDepth | None = None,
 ) -> Bench:
-    """Return a generated data set, written where it is missing; those of equal objects may share the folder `banks`."""
+    """Return a generated data set, written where it is missing; those of equal objects may share the folder `banks`.
+
+    `measure_depth`: sensor of the depth images, which are exact without.
+    """
     root = settings.work / "data" / name
     detections = {masks: root / file for masks, file in DETECTIONS.items()}
     if not all(file.is_file() for file in detections.values()):  # they are written last
         started = time.perf_counter()
         write_procedural_dataset(
-            root.parent, name, objects=objects, images=images, seed=seed, make_object=make_object, conditions=conditions
+            root.parent,
+            name,
+            objects=objects,
+            images=images,
+            seed=seed,
+            make_object=make_object,
+            conditions=conditions,
+            measure_depth=measure_depth,
         )
         print(f"{name} written in {time.perf_counter() - started:.0f} s")
     return make_bench(open_dataset(name, root.parent), detections, settings, banks)

@@ -40,10 +40,9 @@ def contour_confidence(agreement: float, mask_iou: float) -> float:
     return _probability((agreement, mask_iou), CONTOUR_OFFSETS, CONTOUR_WEIGHTS)
 
 
-def depth_confidence(image_confidence: float, kept: float, agreement: float, explained: float, overlap: float) -> float:
-    """Return the probability that a pose finished on depth is right; see `DepthPose` for the quantities."""
-    odds = image_confidence / max(1 - image_confidence, MIN_DOUBT)
-    return _probability((odds, kept, agreement, explained, overlap), DEPTH_OFFSETS, DEPTH_WEIGHTS)
+def depth_confidence(quantities: Sequence[float]) -> float:
+    """Return the probability that a pose finished on depth is right, by its five quantities; see `DepthPose`."""
+    return _probability(quantities, DEPTH_OFFSETS, DEPTH_WEIGHTS)
 
 
 def _probability(quantities: Sequence[float], offsets: Sequence[float], weights: Sequence[float]) -> float:

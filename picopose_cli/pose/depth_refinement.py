@@ -18,7 +18,7 @@ import torch
 from picopose_cli.base.geometry import project_points
 from picopose_cli.base.types import Array, Correspondences
 from picopose_cli.pose.close_ups import shrink
-from picopose_cli.pose.confidence import depth_confidence
+from picopose_cli.pose.confidence import MIN_DOUBT, depth_confidence
 from picopose_cli.pose.contour_poses import ContourPose
 from picopose_cli.pose.contour_search import contour_agreement, prepare_photograph
 from picopose_cli.pose.contours import find_contour
@@ -65,10 +65,15 @@ class DepthPose:
     verdict: DepthVerdict
 
     @property
+    def quantities(self) -> tuple[float, ...]:
+        """What the confidence is made of: see `DEPTH_WEIGHTS`."""
+        odds = self.image_confidence / max(1 - self.image_confidence, MIN_DOUBT)
+        return odds, self.kept, self.verdict.agreement, self.verdict.explained, self.verdict.overlap
+
+    @property
     def confidence(self) -> float:
         """Probability that the pose is right."""
-        by_depth = self.verdict.agreement, self.verdict.explained, self.verdict.overlap
-        return depth_confidence(self.image_confidence, self.kept, *by_depth)
+        return depth_confidence(self.quantities)
 
 
 @dataclass(frozen=True)

@@ -44,5 +44,5 @@ def test_weights_are_of_one_half_of_the_objects_and_the_tables_of_the_other():
         assert min(of_kind["weights"]) > 0
         assert (of_kind["poses_fitted"], of_kind["poses"]) == (200, 200)
         assert of_kind["error"] > 0.3
-    assert found["chosen"]["fitted"]["poses"] == 300
+    assert found["chosen"]["fitted"]["poses"] == 100 * len(KINDS)
     assert found["chosen"]["fitted"]["AR_MSSD"] == pytest.approx(0.4)  # .32 is below the last four thresholds
