@@ -5,8 +5,9 @@
 DATA are folders of BOP data sets as `synthesis` writes them, with detections_noisy.json. Without any, data sets of the
 benchmark's classes are written with other seeds: no object and no image of the benchmark may be used. Every pose that
 refinement compares, of right and of wrong detections, is a sample: is its MSSD below a tenth of the diameter? The
-weights are fitted on one half of the objects; the tables are of the other half. Samples are kept below --work as long
-as data and code are the same. With --depth the poses are finished on the data sets' depth, too, which should be that
+tables are of predictions for each half of the objects by weights that were fitted on the other half, and of the present
+weights; the weights that are printed are fitted on all objects. Samples are kept below --work as long as data and code
+are the same. With --depth the poses are finished on the data sets' depth, too, which should be that
 of a sensor.
 """
 
@@ -29,7 +30,7 @@ from run_info import ROOT, describe_run, write_result
 
 from picopose_cli.base.options import InferOptions
 from picopose_cli.base.symmetries import symmetry_transforms
-from picopose_cli.base.types import GRID_CELLS, Array
+from picopose_cli.base.types import Array
 from picopose_cli.bop.datasets import Dataset, mesh_path, read_object_infos
 from picopose_cli.bop.ground_truth import read_ground_truth
 from picopose_cli.network.local_matcher import load_local_features
@@ -66,7 +67,7 @@ SEED_STEP = 1000
 RIGHT_DIAMETERS, WRONG_DIAMETERS = 0.1, 1.0
 """Error from which on a pose is wrong, and error of those that are farther off than any threshold."""
 BINS, PRIOR, NEWTON_STEPS = 10, 0.5, 30
-Weights = Mapping[str, Sequence[float]]
+Weights = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -192,13 +193,13 @@ def group_samples(
 def quantities(pose: RankedPose) -> tuple[str, tuple[float, ...]]:
     """Return the kind of a pose and what its confidence is made of."""
     if isinstance(pose, RefinedPose):
-        return "refined", (pose.flow_support, pose.match_support, pose.mask_iou)
+        return "refined", pose.quantities
     if isinstance(pose, ContourPose):
-        return "contours", (pose.agreement, pose.mask_iou)
+        return "contours", pose.quantities
     if isinstance(pose, DepthPose):
         return "depth", pose.quantities
     assert isinstance(pose, RobustPose)
-    return "unrefined", (pose.soft_inliers / GRID_CELLS**2, pose.alignment)
+    return "unrefined", pose.quantities
 
 
 class Judge:
@@ -221,25 +222,32 @@ class Judge:
 
 
 def calibrated(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return the weights fitted on every other object, and tables of the remaining objects."""
+    """Return the weights fitted on all objects, and tables for each half of them by those of the other half."""
     objects = sorted({one.obj for one in samples})
-    first = set(objects[::2])
-    fit, test = ([one for one in samples if (one.obj in first) == part] for part in (True, False))
-    kinds = [kind for kind in KINDS if all(any(one.kind == kind for one in part) for part in (fit, test))]
-    present = {kind: KINDS[kind][1] for kind in kinds}
-    weights = {kind: regress(*design(fit, kind)).round(2).tolist() for kind in kinds}
+    halves = [[one for one in samples if one.obj in objects[i::2]] for i in range(2)]
+    kinds = [kind for kind in KINDS if all(any(one.kind == kind for one in half) for half in halves)]
+    of_other = [fitted(halves[1], kinds), fitted(halves[0], kinds)]
+    present = {kind: np.array(KINDS[kind][1]) for kind in kinds}
+    weights = fitted(samples, kinds)
     result: dict[str, Any] = {"objects": len(objects), "poses": len(samples), "kinds": {}}
     for kind in kinds:
-        X, right = design(test, kind)
-        found = {"poses_fitted": len(design(fit, kind)[1]), "weights": weights[kind]}
-        found |= reliability(sigmoid(X @ np.array(weights[kind])), right)
-        found["error_of_present_weights"] = reliability(sigmoid(X @ np.array(present[kind])), right)["error"]
+        designs = [design(half, kind) for half in halves]
+        right = np.concatenate([right for _, right in designs])
+        found = {"weights": weights[kind].round(2).tolist()}
+        for name, used in (("fitted", of_other), ("present", [present, present])):
+            predicted = [sigmoid(X @ each[kind]) for (X, _), each in zip(designs, used, strict=True)]
+            found[name] = reliability(np.concatenate(predicted), right)
+            print(f"{kind}, {name} weights: calibration error {found[name]['error']:.3f}, {found['weights']}")
         result["kinds"][kind] = found
-        print(f"{kind}: weights {found['weights']}, expected calibration error {found['error']:.3f}")
-    result["chosen"] = {name: chosen(test, of) for name, of in (("fitted", weights), ("present", present))}
-    for name, found in result["chosen"].items():
-        print(f"chosen by {name} weights: AR MSSD {found['AR_MSSD']:.4f}, calibration error {found['error']:.3f}")
+    for name, used in (("chosen_by_fitted", of_other), ("chosen_by_present", [present, present])):
+        result[name] = found = chosen(halves, used)
+        print(f"{name}: AR MSSD {found['AR_MSSD']:.4f}, calibration error {found['error']:.3f}")
     return result
+
+
+def fitted(samples: Sequence[Sample], kinds: Sequence[str]) -> Weights:
+    """Return the weights of each kind by the samples."""
+    return {kind: regress(*design(samples, kind)) for kind in kinds}
 
 
 def design(samples: Sequence[Sample], kind: str) -> tuple[Array, Array]:
@@ -250,20 +258,23 @@ def design(samples: Sequence[Sample], kind: str) -> tuple[Array, Array]:
     return np.column_stack([X, np.ones(len(X))]), right
 
 
-def chosen(samples: Sequence[Sample], weights: Weights) -> dict[str, Any]:
-    """Return the accuracy and the reliability of the most confident pose of each detection."""
-    best: dict[str, tuple[float, Sample]] = {}
-    for one in samples:
-        row = np.append(np.log(np.array(one.quantities) + np.array(KINDS[one.kind][0])), 1)
-        value = float(sigmoid(row @ np.array(weights[one.kind])))
-        if one.detection not in best or value > best[one.detection][0]:
-            best[one.detection] = value, one
-    predicted, errors = (
-        np.array([value for value, _ in best.values()]),
-        np.array([one.error for _, one in best.values()]),
-    )
+def chosen(halves: Sequence[Sequence[Sample]], weights: Sequence[Weights]) -> dict[str, Any]:
+    """Return accuracy and reliability of the most confident pose of each detection, by the weights for its half."""
+    best: dict[str, tuple[float, float]] = {}
+    for half, of_half in zip(halves, weights, strict=True):
+        for one in half:
+            row = np.append(np.log(np.array(one.quantities) + np.array(KINDS[one.kind][0])), 1)
+            found = float(sigmoid(row @ of_half[one.kind])), one.error
+            best[one.detection] = max(best.get(one.detection, found), found, key=lambda pair: pair[0])
+    predicted, errors = np.array(list(best.values())).T
     recall = float((errors[:, None] < MSSD_THRESHOLDS).mean())
-    return {"AR_MSSD": recall, **reliability(predicted, (errors < RIGHT_DIAMETERS).astype(float))}
+    right = (errors < RIGHT_DIAMETERS).astype(float)
+    return {"AR_MSSD": recall, "log_loss": log_loss(predicted, right), **reliability(predicted, right)}
+
+
+def log_loss(predicted: Array, right: Array) -> float:
+    """Return the mean negative logarithm of the probability of what is true."""
+    return float(-np.log(np.where(right > 0, predicted, 1 - predicted).clip(1e-9)).mean())
 
 
 def reliability(predicted: Array, right: Array) -> dict[str, Any]:

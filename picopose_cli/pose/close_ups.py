@@ -48,12 +48,16 @@ def close_up_affine(A_crop_from_image: Array) -> tuple[Array, int]:
     """Return A_close_up_from_image (3,3) f64 px and the side of the close-up of a crop, px."""
     A = A_crop_from_image.astype(np.float64)
     centre = (CROP_PX / 2 - A[:2, 2]) / np.diag(A)[:2]
-    part_px = MARGIN * CROP_PX / A[0, 0]
-    side_px = SIDE_STEP_PX * round(min(MAX_SIDE_PX, MAX_MAGNIFICATION * part_px) / SIDE_STEP_PX)
-    side_px = max(side_px, SIDE_STEP_PX)
+    part_px, side_px = MARGIN * CROP_PX / A[0, 0], close_up_side_px(A[0, 0])
     scale = side_px / part_px
     offset = side_px / 2 - scale * centre
     return np.array([[scale, 0, offset[0]], [0, scale, offset[1]], [0, 0, 1]]), side_px
+
+
+def close_up_side_px(crop_scale: float) -> int:
+    """Return the side of the close-up of a crop, px; `crop_scale` in crop px per image px."""
+    side_px = min(MAX_SIDE_PX, MAX_MAGNIFICATION * MARGIN * CROP_PX / crop_scale)
+    return max(SIDE_STEP_PX * round(side_px / SIDE_STEP_PX), SIDE_STEP_PX)
 
 
 def cut_close_up(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from picopose_cli.base.types import Array
-from picopose_cli.pose.close_ups import CloseUp, shrink
+from picopose_cli.pose.close_ups import MAX_SIDE_PX, CloseUp, shrink
 from picopose_cli.pose.confidence import contour_confidence
 from picopose_cli.pose.contour_refinement import ROUNDS, DrawDepth, agreements, refine_by_contours
 from picopose_cli.pose.contour_search import Photograph, prepare_photograph
@@ -34,16 +34,25 @@ DrawIn = Callable[[CloseUp], DrawDepth]
 
 @dataclass(frozen=True)
 class ContourPose:
-    """A pose `T_cam_from_obj` (4,4) metres, its `agreement` (see `contour_agreement`) and `mask_iou`, in [0, 1]."""
+    """A pose `T_cam_from_obj` (4,4) metres, its `agreement` (see `contour_agreement`) and `mask_iou`, in [0, 1].
+
+    `side_px` of the detection's close-up.
+    """
 
     T_cam_from_obj: Array
     agreement: float
     mask_iou: float
+    side_px: int
+
+    @property
+    def quantities(self) -> tuple[float, float, float]:
+        """What the confidence is made of: agreement, mask IoU, and the close-up's share of the largest side."""
+        return self.agreement, self.mask_iou, self.side_px / MAX_SIDE_PX
 
     @property
     def confidence(self) -> float:
         """Probability that the pose is right."""
-        return contour_confidence(self.agreement, self.mask_iou)
+        return contour_confidence(*self.quantities)
 
 
 def contour_pose(
@@ -64,7 +73,7 @@ def contour_pose(
     T = refine_by_contours(photo, draw, T)
     found = agreements(photo, draw, T)
     best = int(found.argmax())
-    return ContourPose(T[best], float(found[best]), large.mask_iou(draw(T[best]) > 0))
+    return ContourPose(T[best], float(found[best]), large.mask_iou(draw(T[best]) > 0), close_up.side_px)
 
 
 def _best(photo: Photograph, draw: DrawDepth, T: Array, count: int) -> Array:

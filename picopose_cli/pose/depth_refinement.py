@@ -187,7 +187,7 @@ class DepthRefiner:
         for T in found:
             depth_m = self._render.depth(subject.obj_id, T, small.K, small.side_px)
             agreement = contour_agreement(photo, depth_m, find_contour(depth_m, small.K, T))
-            judged.append(ContourPose(T, agreement, small.mask_iou(depth_m > 0)))
+            judged.append(ContourPose(T, agreement, small.mask_iou(depth_m > 0), subject.close_up.side_px))
         return judged
 
     def _kept(self, candidates: Sequence[_Candidate]) -> list[float]:

@@ -24,7 +24,7 @@ from picopose_cli.base.geometry import distinct_rotations
 from picopose_cli.base.types import Array, RenderedView
 from picopose_cli.network.local_features import CELL_PX
 from picopose_cli.network.local_matcher import LocalMatcher
-from picopose_cli.pose.close_ups import CloseUp, shrink
+from picopose_cli.pose.close_ups import MAX_SIDE_PX, CloseUp, shrink
 from picopose_cli.pose.confidence import refined_confidence
 from picopose_cli.pose.contour_poses import ContourPose, contour_pose
 from picopose_cli.pose.contour_refinement import DrawDepth
@@ -72,19 +72,26 @@ class RefinedPose:
 
     `T_cam_from_obj` (4,4) metres; `flow_support` in [0, 1]: soft inliers of the flow, per pixel where it is measured;
     `match_support` >= 0: soft inliers of the local matches, per visible cell; `mask_iou` in [0, 1]: overlap of the
-    rendered silhouette with the detection's mask. `pairs` are the matches that it was solved from.
+    rendered silhouette with the detection's mask; `side_px` of its close-up. `pairs` are the matches that it was solved
+    from.
     """
 
     T_cam_from_obj: Array
     flow_support: float
     match_support: float
     mask_iou: float
+    side_px: int
     pairs: PosePairs | None = None
+
+    @property
+    def quantities(self) -> tuple[float, float, float, float]:
+        """What the confidence is made of: flow support, match support, mask IoU, and share of the largest side."""
+        return self.flow_support, self.match_support, self.mask_iou, self.side_px / MAX_SIDE_PX
 
     @property
     def confidence(self) -> float:
         """Probability that the pose is right."""
-        return refined_confidence(self.flow_support, self.match_support, self.mask_iou)
+        return refined_confidence(*self.quantities)
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,10 @@ class Refiner:
         overlaps = threads.map(lambda one: self._mask_iou(subjects[one.subject], photos[one.subject], one.T), found)
         refined: list[list[RankedPose]] = [[] for _ in subjects]
         for one, overlap in zip(found, overlaps, strict=True):
-            refined[one.subject].append(RefinedPose(one.T, one.flow_support, one.match_support, overlap, one.pairs))
+            side_px = subjects[one.subject].close_up.side_px
+            refined[one.subject].append(
+                RefinedPose(one.T, one.flow_support, one.match_support, overlap, side_px, one.pairs)
+            )
         return [
             _most_confident_first([*poses, subject.candidates[0]]) if poses else tuple(subject.candidates)
             for poses, subject in zip(refined, subjects, strict=True)

@@ -15,6 +15,7 @@ from picopose_cli.base.grid import lift_cell_corners, round_to_micrometres
 from picopose_cli.base.symmetries import drop_equivalent_views
 from picopose_cli.base.types import Array, Correspondences
 from picopose_cli.pose.affine_search import COARSE, FINE, Round
+from picopose_cli.pose.close_ups import close_up_side_px
 from picopose_cli.pose.correspondences import (
     cell_centre_points,
     released_correspondences,
@@ -203,7 +204,9 @@ def _solve_released(hypothesis: Hypothesis, K: Array) -> RansacPose:
 def _complete(hypothesis: Hypothesis, pose: RobustPose | None, K: Array) -> RobustPose:
     """Return a hypothesis' pose with all that is known of it; `K` (3,3) px of the image."""
     pairs = PosePairs(hypothesis.correspondences, K, hypothesis.std_px)
-    return replace(pose or RobustPose(hypothesis.T_stage2, 0.0), alignment=hypothesis.alignment, pairs=pairs)
+    side_px = close_up_side_px(hypothesis.crop_scale)
+    found = pose or RobustPose(hypothesis.T_stage2, 0.0)
+    return replace(found, alignment=hypothesis.alignment, pairs=pairs, side_px=side_px)
 
 
 def make_rules(name: str, hypotheses: int) -> Rules:

@@ -16,6 +16,7 @@ import torch
 
 from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import GRID_CELLS, Array, Correspondences
+from picopose_cli.pose.close_ups import MAX_SIDE_PX
 from picopose_cli.pose.confidence import unrefined_confidence
 from picopose_cli.pose.residuals import PosePairs, pair_residuals
 from picopose_cli.pose.robust import minimise
@@ -32,13 +33,15 @@ class RobustPose:
     """A pose and the quantities by which it is chosen among the poses of a detection.
 
     `T_cam_from_obj` (4,4) metres; `soft_inliers`: certainty-weighted number of inliers; `alignment` in [0, 1]: mean
-    match probability of stage 1 under the hypothesis' 2D similarity (1: not searched); `pairs` that it was solved from.
+    match probability of stage 1 under the hypothesis' 2D similarity (1: not searched); `pairs` that it was solved from;
+    `side_px` of the detection's close-up.
     """
 
     T_cam_from_obj: Array
     soft_inliers: float
     alignment: float = 1.0
     pairs: PosePairs | None = None
+    side_px: int = MAX_SIDE_PX
 
     @property
     def selection_score(self) -> float:
@@ -46,9 +49,14 @@ class RobustPose:
         return self.soft_inliers * self.alignment
 
     @property
+    def quantities(self) -> tuple[float, float, float]:
+        """What the confidence is made of: soft inliers per grid cell, alignment, and share of the largest side."""
+        return self.soft_inliers / GRID_CELLS**2, self.alignment, self.side_px / MAX_SIDE_PX
+
+    @property
     def confidence(self) -> float:
         """Probability that the pose is right."""
-        return unrefined_confidence(self.soft_inliers / GRID_CELLS**2, self.alignment)
+        return unrefined_confidence(*self.quantities)
 
 
 def solve_robust(

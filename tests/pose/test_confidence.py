@@ -3,20 +3,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from picopose_cli.pose.confidence import refined_confidence, unrefined_confidence
+from picopose_cli.pose.confidence import contour_confidence, refined_confidence, unrefined_confidence
+
+COUNTS = [(refined_confidence, 4), (unrefined_confidence, 3), (contour_confidence, 3)]
 
 
-@pytest.mark.parametrize("confidence", [lambda x: refined_confidence(*x), lambda x: unrefined_confidence(*x[:2])])
-def test_more_of_any_evidence_is_more_confidence(confidence):
+@pytest.mark.parametrize(("confidence", "count"), COUNTS)
+def test_more_of_any_evidence_is_more_confidence(confidence, count):
     rng = np.random.default_rng(0)
-    for values in rng.uniform(0, 0.9, (20, 3)):
-        for i in range(2):
+    for values in rng.uniform(0.05, 0.9, (20, count)):
+        for i in range(count):
             more = values.copy()
             more[i] += 0.1
-            assert 0 < confidence(values) < confidence(more) < 1
+            assert 0 < confidence(*values) < confidence(*more) < 1
 
 
-def test_no_evidence_is_hardly_any_confidence():
-    assert refined_confidence(0, 0, 0) < 0.01
-    assert unrefined_confidence(0, 0) < 0.01
-    assert refined_confidence(1, 1, 1) > 0.9
+@pytest.mark.parametrize(("confidence", "count"), COUNTS)
+def test_no_evidence_is_hardly_any_confidence(confidence, count):
+    assert confidence(*np.zeros(count - 1), 1.0) < 0.01
+    assert confidence(*np.ones(count)) > 0.9
