@@ -88,7 +88,9 @@ def support_of_poses(
     K = torch.from_numpy(np.stack([pool[0].K for pool in pools])).to(device)
     with torch.inference_mode():
         rows = RowBlocks(pair_residuals(joined, np.asarray(std_px), device), K)
-        support = rows.soft_inliers(torch.from_numpy(T).to(device)).cpu().numpy()
+        # pose by pose: products of matrices round differently by their sizes, and the batch decides the most poses
+        of_poses = [rows.soft_inliers(torch.from_numpy(T[:, pose, None]).to(device)) for pose in range(count)]
+        support = torch.cat(of_poses, dim=1).cpu().numpy()
     return [np.nan_to_num(support[row, : len(of_one)]) for row, of_one in enumerate(poses)]
 
 

@@ -26,10 +26,8 @@ EXTENT = 1.9
 """Its side in square roots of the silhouette's area."""
 ANGLES, PART_ANGLES = 36, 24
 """In-plane rotations of the mask, and of one that is a part."""
-PART_CELLS = 16
-"""Side of the grid on which parts are compared."""
-PART_SIZES = ((1.1, 1), (1.32, 2), (1.6, 3))
-"""Sizes of a silhouette in those of a mask that is a part of it, and how many of these cells its centre may be off."""
+PART_SIZES = ((1.1, 2), (1.32, 4), (1.6, 6))
+"""Sizes of a silhouette in those of a mask that is a part of it, and how many cells its centre may be off."""
 HIDDEN_COUNTS = 0.2
 """How much of a pixel of the background a pixel counts in which the object may be hidden."""
 MIN_HIDDEN_SHARE = 0.1
@@ -90,9 +88,10 @@ def silhouette_starts(silhouettes: Silhouettes, mask: Array, shown: Array, K: Ar
     towards = _hidden_direction(mask, shown)
     if towards is None:
         return _best(silhouettes, overlap, A, K, count)
-    as_part = _part_overlaps(silhouettes, mask, ~mask & ~shown, towards)
+    parts = [_part_overlaps(silhouettes, mask, ~mask & ~shown, towards, *how) for how in PART_SIZES]
+    overlaps, A_parts = (np.concatenate(of_sizes) for of_sizes in zip(*parts, strict=True))
     return np.concatenate(
-        [_best(silhouettes, overlap, A, K, count // 2), _best(silhouettes, *as_part, K, count - count // 2)]
+        [_best(silhouettes, overlap, A, K, count // 2), _best(silhouettes, overlaps, A_parts, K, count - count // 2)]
     )
 
 
@@ -105,37 +104,31 @@ def _hidden_direction(mask: Array, shown: Array) -> Array | None:
     return np.asarray((hidden.mean(axis=0) - np.argwhere(mask).mean(axis=0))[::-1])
 
 
-def _part_overlaps(silhouettes: Silhouettes, mask: Array, hidden: Array, towards: Array) -> tuple[Array, Array]:
+def _part_overlaps(
+    silhouettes: Silhouettes, mask: Array, hidden: Array, towards: Array, size: float, most_off: int
+) -> tuple[Array, Array]:
     """Return the overlaps (N,V) of a mask that is a part, under similarities A_cells_from_photo (N,3,3), and these.
 
-    The object may go on in `hidden` (S,S) bool, in the direction `towards` (2,).
+    The object may go on in `hidden` (S,S) bool, in the direction `towards` (2,). `size`, `most_off`: see `PART_SIZES`.
     """
-    masks: list[Array] = []
-    covers: list[Array] = []
-    areas, affines = [], []
-    for size, most_off in PART_SIZES:
-        steps = np.arange(2 * most_off + 1)
-        offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)  # x, y
-        first = _to_cells(mask, 0.0, PART_CELLS, size, most_off)
-        smoothed = [(_smoothed(mask, first), masks), (_smoothed(hidden, first), covers)]
-        for angle in _angles(PART_ANGLES):
-            A = _to_cells(mask, angle, PART_CELLS, size, most_off)
-            used = offsets[(offsets - most_off) @ (A[:2, :2] @ towards) >= 0]
-            for image, parts in smoothed:
-                placed = _warp(image, A, PART_CELLS + 2 * most_off)
-                windows = sliding_window_view(placed, (PART_CELLS, PART_CELLS))[used[:, 1], used[:, 0]]
-                parts.append(windows.reshape(len(used), -1))
-            shifted = np.tile(A, (len(used), 1, 1))
-            shifted[:, :2, 2] -= used
-            affines.append(shifted)
-            areas.append(np.full((len(used), 1), np.count_nonzero(mask) * np.linalg.det(A[:2, :2]), np.float32))
-    step = CELLS // PART_CELLS
-    shares = (
-        silhouettes.shares.reshape(-1, PART_CELLS, step, PART_CELLS, step).mean(axis=(2, 4)).reshape(-1, PART_CELLS**2)
-    )
-    common, behind = (np.concatenate(parts) @ shares.T for parts in (masks, covers))
-    overlap = common / (np.concatenate(areas) + shares.sum(axis=1) - common - (1 - HIDDEN_COUNTS) * behind)
-    return overlap, np.diag([step, step, 1.0]) @ np.concatenate(affines)
+    steps = np.arange(2 * most_off + 1)
+    offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)  # x, y
+    affines = []
+    windows: tuple[list[Array], list[Array]] = [], []  # of the mask, and of what is hidden
+    smoothed = [_smoothed(image, _to_cells(mask, 0.0, size, most_off)) for image in (mask, hidden)]
+    for angle in _angles(PART_ANGLES):
+        A = _to_cells(mask, angle, size, most_off)
+        used = offsets[(offsets - most_off) @ (A[:2, :2] @ towards) >= 0]
+        for image, of_image in zip(smoothed, windows, strict=True):
+            placed = sliding_window_view(_warp(image, A, CELLS + 2 * most_off), (CELLS, CELLS))
+            of_image.append(placed[used[:, 1], used[:, 0]].reshape(len(used), -1))
+        shifted = np.tile(A, (len(used), 1, 1))
+        shifted[:, :2, 2] -= used
+        affines.append(shifted)
+    area = np.float32(np.count_nonzero(mask) * np.linalg.det(affines[0][0, :2, :2]))
+    common, behind = (np.concatenate(of_image) @ silhouettes.shares.T for of_image in windows)
+    overlap = common / (area + silhouettes.shares.sum(axis=1) - common - np.float32(1 - HIDDEN_COUNTS) * behind)
+    return overlap, np.concatenate(affines)
 
 
 def _best(silhouettes: Silhouettes, overlap: Array, A_cells_from_photo: Array, K: Array, count: int) -> Array:
@@ -153,18 +146,18 @@ def _angles(count: int) -> Array:
     return np.arange(count) * 2 * np.pi / count
 
 
-def _to_cells(mask: Array, angle_rad: float, cells: int = CELLS, size: float = 1.0, margin: int = 0) -> Array:
-    """Return the similarity (3,3) that brings a mask to the middle of a grid with a margin, rotated by minus an angle.
+def _to_cells(mask: Array, angle_rad: float, size: float = 1.0, margin: int = 0) -> Array:
+    """Return the similarity (3,3) that brings a mask to the middle of the grid and a margin, rotated by minus an angle.
 
     The grid is as large as for a silhouette of `size` times the mask's.
     """
     moments = cv2.moments(mask.astype(np.uint8), binaryImage=True)
     area = max(moments["m00"], 1.0)
     centre = np.array([moments["m10"], moments["m01"]]) / area + 0.5
-    scale = cells / (EXTENT * np.sqrt(area) * size)
+    scale = CELLS / (EXTENT * np.sqrt(area) * size)
     A = np.eye(3)
     A[:2, :2] = scale * np.array([[np.cos(angle_rad), np.sin(angle_rad)], [-np.sin(angle_rad), np.cos(angle_rad)]])
-    A[:2, 2] = cells / 2 + margin - A[:2, :2] @ centre
+    A[:2, 2] = CELLS / 2 + margin - A[:2, :2] @ centre
     return A
 
 

@@ -150,7 +150,7 @@ def covered(seen: CloseUp) -> CloseUp:
     return replace(seen, rgb=image, mask=seen.mask & ~hidden, shown=~hidden)
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, 5])
 def test_a_part_of_a_silhouette_leads_to_the_pose(render, silhouettes, seed):
     T_true = true_pose(seed)
     seen = covered(close_up(render, T_true))

@@ -55,3 +55,15 @@ def test_the_true_pose_is_solved_and_has_all_support():
         assert support[1] < 75
     assert supports[1][2] == 0
     assert support_of_poses([], [], [], CPU) == []
+
+
+def test_support_does_not_depend_on_how_many_poses_other_detections_have():
+    rng = np.random.default_rng(5)
+    T, T_true, depth, start, target = problem(0)
+    noisy = target + rng.normal(0, 1, target.shape)
+    matches = [lift_matches((start, noisy, rng.uniform(0, 1, 300)), depth, K, T, 1.0)]
+    poses = [make_T(T_true[:3, :3], T_true[:3, 3] + rng.normal(0, 5e-4, 3)) for _ in range(12)]
+    for count in (1, 2, 5, 9, 10):
+        (alone,) = support_of_poses([matches], [poses[:count]], [1.0], CPU)
+        beside, _ = support_of_poses([matches, matches], [poses[:count], poses], [1.0] * 2, CPU)
+        np.testing.assert_array_equal(beside, alone)
