@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-_MAX_SIMILARITIES = 1 << 23
-"""Largest number of similarities in memory at once while views are scored (32 MB)."""
+_MAX_SIMILARITIES = {"cpu": 1 << 23, "cuda": 1 << 28}
+"""Largest number of similarities in memory at once while views are scored (32 MB, 1 GB)."""
 
 
 def unit_cells(last_map: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def template_scores(query_cells: Tensor, query_masks: Tensor, template_cells: Te
     batch, cells, _ = query_cells.shape
     inside = query_masks.reshape(batch, cells) != 0
     masked_cells = query_cells * inside[..., None]  # an outside cell is similar to nothing: 0 everywhere
-    views_at_a_time = max(1, _MAX_SIMILARITIES // (batch * cells * cells))
+    views_at_a_time = max(1, _MAX_SIMILARITIES[query_cells.device.type] // (batch * cells * cells))
     with torch.autocast(query_cells.device.type, enabled=False):
         parts = [_scores(masked_cells, inside, chunk) for chunk in torch.split(template_cells, views_at_a_time)]
     return torch.cat(parts, dim=1)

@@ -88,21 +88,23 @@ def search_affine(
 def _search(
     query: Tensor, template: Tensor, masks: Tensor, A_start: Tensor, patch_px: int, rounds: Sequence[Round]
 ) -> tuple[Tensor, Tensor]:
-    cells, cells_px = _grid_cells(masks, patch_px)
-    finest = _every(cells, min(step.stride for step in rounds))
-    probabilities = match_probabilities(query, template, masks, finest)
+    size_hw, device = (masks.shape[1], masks.shape[2]), masks.device
+    cells_px = _cell_centres_px(size_hw, patch_px).to(device, non_blocking=True)
+    finest = every_cell(size_hw, min(step.stride for step in rounds))
+    probabilities = match_probabilities(query, template, masks, finest.to(device, non_blocking=True))
     inside = (masks != 0).flatten(1).float()  # (N,P)
     count = inside.sum(1, keepdim=True).clamp(min=1)
     centre_px = (inside @ cells_px) / count  # (N,2), the centre of rotation and scaling
     best = _parameters(A_start, centre_px)
     alignment = best.new_zeros(len(best))
     for step in rounds:
-        used = _every(cells, step.stride)
+        of_round = every_cell(size_hw, step.stride)
+        used, of_finest = of_round.to(device, non_blocking=True), torch.searchsorted(finest, of_round).to(device)
         linear = best[:, None, :2] + step.linear_offsets().to(best)  # (N,L,2)
         shift = best[:, None, 2:] + step.shift_offsets(patch_px).to(best)  # (N,T,2)
         rotated_px = _rotate(linear, cells_px[used] - centre_px[:, None])  # (N,S,L,2)
         targets = rotated_px[:, :, :, None] / patch_px + (shift / patch_px - 0.5)[:, None, None]  # (N,S,L,T,2) cells
-        sums = _sample(probabilities[:, used[finest]], targets.flatten(2, 3)).sum(1)  # (N,L*T)
+        sums = _sample(probabilities[:, of_finest], targets.flatten(2, 3)).sum(1)  # (N,L*T)
         highest, index = sums.max(1)
         rows = torch.arange(len(best), device=best.device)
         at, to = index // shift.shape[1], index % shift.shape[1]
@@ -114,7 +116,7 @@ def _search(
 def match_probabilities(query_cells: Tensor, template_cells: Tensor, template_masks: Tensor, used: Tensor) -> Tensor:
     """Return the probabilities (N,S,g,g) that template cell s (row-major) matches the observation cell at [row, col].
 
-    `used` (P,) bool chooses the S template cells. 0 for cells outside `template_masks` (N,g,g).
+    `used` (S,) are the indices of the template cells. 0 for cells outside `template_masks` (N,g,g).
     """
     pairs, height, width = template_masks.shape
     similarity = template_cells[:, used] @ query_cells.transpose(1, 2)  # [n, s, t]
@@ -122,17 +124,19 @@ def match_probabilities(query_cells: Tensor, template_cells: Tensor, template_ma
     return ((similarity / MATCHING_TEMPERATURE).softmax(2) * inside).view(pairs, -1, height, width)
 
 
-def _every(cells: Tensor, stride: int) -> Tensor:
-    """Return which cells (P,2) are in every `stride`-th row and column, (P,) bool."""
-    return (cells % stride == stride // 2).all(1)
+def every_cell(size_hw: tuple[int, int], stride: int) -> Tensor:
+    """Return the indices (S,), row-major and ascending, of the cells in every `stride`-th row and column of a grid.
+
+    They are on the host: choosing by a mask on a GPU would wait for it.
+    """
+    rows, cols = (torch.arange(stride // 2, size, stride) for size in size_hw)
+    return (rows[:, None] * size_hw[1] + cols).flatten()
 
 
-def _grid_cells(masks: Tensor, patch_px: int) -> tuple[Tensor, Tensor]:
-    """Return the (x, y) indices (P,2) of the cells of masks (N,h,w), row-major, and their centres (P,2) in crop px."""
-    height, width = masks.shape[1:]
-    rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    cells = torch.stack([cols.flatten(), rows.flatten()], 1).to(masks.device)
-    return cells, (cells + 0.5) * patch_px
+def _cell_centres_px(size_hw: tuple[int, int], patch_px: int) -> Tensor:
+    """Return the centres (P,2), as (x, y) in crop px, of the cells of a grid, row-major, on the host."""
+    rows, cols = torch.meshgrid(*(torch.arange(size) for size in size_hw), indexing="ij")
+    return (torch.stack([cols.flatten(), rows.flatten()], 1) + 0.5) * patch_px
 
 
 def _parameters(A: Tensor, centre_px: Tensor) -> Tensor:

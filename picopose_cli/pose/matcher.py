@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +19,6 @@ from picopose_cli.pose.correspondences import affine_poses
 from picopose_cli.pose.inference_network import InferenceNetwork
 from picopose_cli.pose.rules import Hypothesis, Rules
 from picopose_cli.pose.template_store import TemplateStore
-
-Item = TypeVar("Item")
 
 PAIR_CHUNK = 40
 """Pairs whose similarity is regressed or whose flow is held at once; stage 3 itself takes a few of them at a time."""
@@ -40,6 +36,21 @@ class _Pair:
     obj_id: int
     view: int
     score: float
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """N pairs of one detection after stage 2, on the device.
+
+    `index` (N,) of the pairs in a list, `A_obs_from_tmpl` (N,3,3) crop px, `alignment` (N,) (1: not searched).
+    """
+
+    index: Tensor
+    A_obs_from_tmpl: Tensor
+    alignment: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> _Aligned:
+        return _Aligned(self.index[rows], self.A_obs_from_tmpl[rows], self.alignment[rows])
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class Matcher:
     def _align(self, batch: QueryBatch, cells: Tensor) -> list[_AlignedPair]:
         """Run stages 1 and 2; the detections of one object share a matrix product."""
         masks = self._network.grid_masks(batch.masks)
-        aligned: list[_AlignedPair] = []
+        found: list[tuple[list[_Pair], _Aligned]] = []
         for obj_id in np.unique(batch.obj_ids).tolist():
             rows = np.flatnonzero(batch.obj_ids == obj_id).tolist()
             template_cells = self.store.cells(obj_id)
@@ -98,38 +109,51 @@ class Matcher:
             for row, ranked_views, ranked_scores in zip(rows, views.tolist(), scores.tolist(), strict=True):
                 positions = self.rules.choose_templates(ranked_views, self.store[obj_id].equivalent_views)
                 pairs = [_Pair(row, obj_id, ranked_views[i], ranked_scores[i]) for i in positions]
-                aligned += self._align_pairs(pairs, cells, template_cells)
-        return sorted(aligned, key=lambda one: one.pair.query)  # stable: keeps the order of a detection's pairs
+                found.append((pairs, self._align_pairs(pairs, cells[row], template_cells)))
+        found.sort(key=lambda one: one[0][0].query)
+        # The numbers of all detections come to the host together: each transfer waits for the device.
+        index = iter(torch.cat([aligned.index for _, aligned in found]).tolist())
+        alignment = iter(torch.cat([aligned.alignment for _, aligned in found]).tolist())
+        return [
+            _AlignedPair(pairs[next(index)], A, next(alignment))
+            for pairs, aligned in found
+            for A in aligned.A_obs_from_tmpl
+        ]
 
-    def _align_pairs(self, pairs: list[_Pair], query_cells: Tensor, template_cells: Tensor) -> list[_AlignedPair]:
-        """Run stage 2 on a detection's pairs and search around it; the pairs of the best alignment are kept."""
-        aligned = _in_chunks(pairs, partial(self._regress_affine, query_cells, template_cells))
-        for rounds, kept in self.rules.search_steps:
-            found = _in_chunks(aligned, partial(self._search, query_cells, template_cells, rounds))
-            aligned = sorted(found, key=lambda one: -one.alignment)[:kept]  # stable: the better matching among equals
-        return aligned
+    def _align_pairs(self, pairs: list[_Pair], query_cells: Tensor, template_cells: Tensor) -> _Aligned:
+        """Run stage 2 on a detection's pairs and search around it; the pairs of the best alignment are kept.
 
-    def _regress_affine(
-        self, query_cells: Tensor, template_cells: Tensor, pairs: Sequence[_Pair]
-    ) -> list[_AlignedPair]:
-        onboarded, views = self.store[pairs[0].obj_id], [pair.view for pair in pairs]
-        query, template = query_cells[[pair.query for pair in pairs]].float(), template_cells[views].float()
-        # Every pose depends on these few outputs: always fp32.
-        with torch.autocast(self._network.device.type, enabled=False):
-            estimate = self._network.network.regress_affine(
-                query, template, onboarded.masks[views], onboarded.centres[views]
+        `query_cells` (P,C) of the detection, `template_cells` (V,P,C) of all views of its object.
+        """
+        onboarded, patch_px = self.store[pairs[0].obj_id], self._network.config.vit.patch_px
+        views = self._network.tensor(np.array([pair.view for pair in pairs]))
+
+        def regress(rows: Tensor) -> _Aligned:
+            chosen = views[rows]
+            query, template = query_cells.float().expand(len(rows), -1, -1), template_cells[chosen].float()
+            # Every pose depends on these few outputs: always fp32.
+            with torch.autocast(self._network.device.type, enabled=False):
+                A = self._network.network.regress_affine(
+                    query, template, onboarded.masks[chosen], onboarded.centres[chosen]
+                ).A_obs_from_tmpl
+            return _Aligned(rows, A, torch.ones_like(A[:, 0, 0]))
+
+        def search(rounds: Sequence[Round], aligned: _Aligned) -> _Aligned:
+            chosen = views[aligned.index]
+            query, masks = query_cells.expand(len(chosen), -1, -1), onboarded.masks[chosen]
+            return _Aligned(
+                aligned.index,
+                *search_affine(query, template_cells[chosen], masks, aligned.A_obs_from_tmpl, patch_px, rounds),
             )
-        return [_AlignedPair(pair, A, 1.0) for pair, A in zip(pairs, estimate.A_obs_from_tmpl, strict=True)]
 
-    def _search(
-        self, query_cells: Tensor, template_cells: Tensor, rounds: Sequence[Round], aligned: Sequence[_AlignedPair]
-    ) -> list[_AlignedPair]:
-        """Search around the similarities of pairs of one object."""
-        pairs, A = [one.pair for one in aligned], torch.stack([one.A_obs_from_tmpl for one in aligned])
-        views = [pair.view for pair in pairs]
-        query, masks = query_cells[[pair.query for pair in pairs]], self.store[pairs[0].obj_id].masks[views]
-        A, alignment = search_affine(query, template_cells[views], masks, A, self._network.config.vit.patch_px, rounds)
-        return [_AlignedPair(*one) for one in zip(pairs, A, alignment.tolist(), strict=True)]
+        aligned = _joined(
+            [regress(rows) for rows in torch.split(torch.arange(len(pairs), device=views.device), PAIR_CHUNK)]
+        )
+        for rounds, kept in self.rules.search_steps:
+            chunks = [aligned[first : first + PAIR_CHUNK] for first in range(0, len(aligned.index), PAIR_CHUNK)]
+            found = _joined([search(rounds, chunk) for chunk in chunks])
+            aligned = found[found.alignment.argsort(descending=True, stable=True)[:kept]]
+        return aligned
 
     def _regress_offsets(
         self, batch: QueryBatch, aligned: list[_AlignedPair], query_features: OffsetFeatures
@@ -180,8 +204,8 @@ class Matcher:
         ]
 
 
-def _in_chunks(items: Sequence[Item], work: Callable[[Sequence[Item]], list[_AlignedPair]]) -> list[_AlignedPair]:
-    return [one for first in range(0, len(items), PAIR_CHUNK) for one in work(items[first : first + PAIR_CHUNK])]
+def _joined(parts: Sequence[_Aligned]) -> _Aligned:
+    return _Aligned(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(_Aligned)))
 
 
 def _part(batch: QueryBatch, rows: slice) -> QueryBatch:

@@ -27,10 +27,12 @@ from picopose_cli.templates.crops import normalise_bgr
 
 TEMPLATE_CHUNK = 16
 """Views that go through the backbone together. Always the same ones, so that their features are always the same."""
-OFFSET_CACHE_BYTES = 1 << 29
-"""Offset features cached on the device; 5.5 MB a view in fp32 at the released sizes."""
-CELL_CACHE_BYTES = {"cpu": 3 << 29, "cuda": 6 << 30}
-"""Cells cached on the device, 170 MB an object in fp32 at the released sizes; others are read again when needed."""
+CPU_CACHE_BYTES = {"cells": 3 << 29, "offsets": 1 << 29}
+"""Template features kept in memory on a CPU; others are read again when needed. At the released sizes in fp32 the cells
+of an object take 170 MB, the offset features of a view 5.5 MB."""
+GPU_CACHE_SHARES = {"cells": 0.15, "offsets": 0.4}
+"""Likewise on a GPU, as shares of the memory that is free after the network is loaded: on one of 80 GB everything of
+YCB-V stays, 22 GB in fp32."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,8 +43,8 @@ class TemplateStore:
     def __init__(self, network: InferenceNetwork) -> None:
         self._network = network
         self._objects: dict[int, OnboardedObject] = {}
-        self._cells = TensorCache(CELL_CACHE_BYTES[network.device.type])
-        self._offsets = TensorCache(OFFSET_CACHE_BYTES)
+        budgets = _cache_budgets(network.device)
+        self._cells, self._offsets = TensorCache(budgets["cells"]), TensorCache(budgets["offsets"])
         self._unwritable: set[Path] = set()
 
     def add_object(
@@ -136,6 +138,13 @@ class TemplateStore:
         with self._network.arithmetic():
             cells, offsets = self._network.extract(normalise_bgr(crops_rgb))
             return cells.cpu(), pack_features(offsets).to(self._network.dtype).cpu()
+
+
+def _cache_budgets(device: torch.device) -> dict[str, int]:
+    if device.type == "cpu":
+        return CPU_CACHE_BYTES
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return {name: int(share * free_bytes) for name, share in GPU_CACHE_SHARES.items()}
 
 
 @dataclass(frozen=True)

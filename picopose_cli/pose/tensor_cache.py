@@ -14,18 +14,16 @@ class TensorCache:
     def __init__(self, budget_bytes: int) -> None:
         self._budget = budget_bytes
         self._tensors: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self.bytes = 0
+        """Number of bytes that are stored."""
 
     def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """Return the tensor of a key, computed if it is not stored."""
         if key not in self._tensors:
             tensor = compute()
             while self._tensors and self.bytes + tensor.nbytes > self._budget:
-                self._tensors.popitem(last=False)
+                self.bytes -= self._tensors.popitem(last=False)[1].nbytes
             self._tensors[key] = tensor
+            self.bytes += tensor.nbytes
         self._tensors.move_to_end(key)
         return self._tensors[key]
-
-    @property
-    def bytes(self) -> int:
-        """Number of bytes that are stored."""
-        return sum(tensor.nbytes for tensor in self._tensors.values())

@@ -307,7 +307,7 @@ def _plain_score(query_cells: Tensor, mask: Tensor, template_cells: Tensor) -> f
 
 @pytest.mark.parametrize("values_at_a_time", [1, 1000, 1 << 23])
 def test_template_scores(draw: torch.Generator, monkeypatch: pytest.MonkeyPatch, values_at_a_time: int) -> None:
-    monkeypatch.setattr("picopose_cli.network.matching._MAX_SIMILARITIES", values_at_a_time)
+    monkeypatch.setattr("picopose_cli.network.matching._MAX_SIMILARITIES", {"cpu": values_at_a_time})
     query, templates, masks = _cells(3, draw), _cells(7, draw), _masks(3, draw)
     masks[2] = False
     scores = template_scores(query, masks, templates)

@@ -151,8 +151,8 @@ def test_hypotheses_are_sorted_by_score_and_independent_of_other_detections(netw
 def test_caches_that_hold_nothing_change_nothing(network, monkeypatch):
     batch = random_batch([1, 7, 1])
     expected = make_matcher(network).match(batch)
-    monkeypatch.setattr(template_store, "OFFSET_CACHE_BYTES", 1)
-    monkeypatch.setitem(template_store.CELL_CACHE_BYTES, "cpu", 1)
+    monkeypatch.setitem(template_store.CPU_CACHE_BYTES, "offsets", 1)
+    monkeypatch.setitem(template_store.CPU_CACHE_BYTES, "cells", 1)
     monkeypatch.setattr(module, "PAIR_CHUNK", 2)
     matcher = make_matcher(network)
     for _ in range(2):

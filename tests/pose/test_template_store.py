@@ -95,8 +95,8 @@ def test_features_from_disk_change_no_bit(folder, precision):
 def test_earlier_batches_change_no_bit(folder, monkeypatch):
     batch = random_batch([1, 7, 7, 1])
     expected = match(onboarded(folder), batch)
-    monkeypatch.setattr(module, "OFFSET_CACHE_BYTES", 1)
-    monkeypatch.setitem(module.CELL_CACHE_BYTES, "cpu", 1)
+    monkeypatch.setitem(module.CPU_CACHE_BYTES, "offsets", 1)
+    monkeypatch.setitem(module.CPU_CACHE_BYTES, "cells", 1)
     for before in ([1], [7, 7, 1, 1, 7]):
         store = onboarded(folder)
         match(store, random_batch(before, seed=len(before)))
