@@ -25,7 +25,7 @@ from picopose_cli.pose.contours import find_contour
 from picopose_cli.pose.depth_placement import DepthRenderer, DepthSubject, place_candidates, touch
 from picopose_cli.pose.depth_rows import DepthVerdict, Touching, depth_residuals, judge_pose
 from picopose_cli.pose.depth_samples import DepthSamples
-from picopose_cli.pose.depth_search import search_starts
+from picopose_cli.pose.depth_search import search_starts, turned_poses
 from picopose_cli.pose.plane_blocks import PlaneBlocks
 from picopose_cli.pose.refine import RefinedPose
 from picopose_cli.pose.residuals import PosePairs, pair_residuals
@@ -35,7 +35,7 @@ from picopose_cli.pose.rules import RankedPose
 from picopose_cli.pose.silhouette_starts import Silhouettes
 from picopose_cli.pose.solve import SOLVED_AT_ONCE, RobustPose, is_possible
 
-ROUNDS = ((1.0, (5.0, 2.5)), (0.5, (2.5,)), (0.25, (2.5,)), (0.0, (2.5,)))
+ROUNDS = ((1.0, (5.0, 2.5)), (0.4, (2.5,)), (0.0, (2.5,)))
 """Rounds of the solver, each with a new render: reach of the depth rows, in REACH, and the solver's kernels."""
 REACH = 0.06
 """Distance of the surface at which a depth row loses its weight in the first round, in diagonals of the silhouette."""
@@ -43,9 +43,11 @@ CONTENDER = 0.1
 """Candidates are solved whose confidence is at least this share of that of the best one."""
 SURE = 0.6
 """Poses are searched for detections without a pose of this confidence."""
+CLEAR, TURN_ODDS = 0.7, 0.5
+"""Poses of less confidence by the picture are turned; the odds of a turn by the picture, in those of the pose."""
 KEPT_STDS = 2.5
 """Kernel by which matches count as kept, in standard deviations."""
-ANCHOR_STD = 0.02
+ANCHOR_STD = 0.04
 """Standard deviation by which a pose without matches holds its place in the picture, in sides of the render."""
 ANCHOR_STEP = 7
 """Every so many samples are such an anchor."""
@@ -74,6 +76,14 @@ class DepthPose:
     def confidence(self) -> float:
         """Probability that the pose is right."""
         return depth_confidence(self.quantities)
+
+
+@dataclass(frozen=True)
+class TurnedPose:
+    """A pose `T_cam_from_obj` (4,4) metres that differs by a turn from one with a confidence by the picture."""
+
+    T_cam_from_obj: Array
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -115,12 +125,16 @@ class DepthRefiner:
         unsure = [i for i, found in enumerate(poses) if found and found[0].confidence < SURE]
         searched = zip(unsure, threads.map(lambda i: self._search(subjects[i], poses[i]), unsure), strict=True)
         more_starts = [(i, one.T_cam_from_obj, one) for i, found in searched for one in found]
-        more = self._finish(subjects, more_starts, threads)
+        poses = _joined(poses, self._finish(subjects, more_starts, threads))
+        doubtful = [i for i, found in enumerate(poses) if found and found[0].image_confidence < CLEAR]
+        turned = zip(doubtful, threads.map(lambda i: self._turn(subjects[i], poses[i][0]), doubtful), strict=True)
+        turned_starts = [(i, one.T_cam_from_obj, one) for i, found in turned for one in found]
+        poses = _joined(poses, self._finish(subjects, turned_starts, threads))
         return [
             Finished(subject.candidates, found.problem, found.ratio)
             if found.problem is not None
-            else Finished(_most_confident_first([*one, *other]), None, found.ratio)
-            for subject, found, one, other in zip(subjects, placed, poses, more, strict=True)
+            else Finished(of_subject, None, found.ratio)
+            for subject, found, of_subject in zip(subjects, placed, poses, strict=True)
         ]
 
     def _finish(
@@ -190,6 +204,12 @@ class DepthRefiner:
             judged.append(ContourPose(T, agreement, small.mask_iou(depth_m > 0), subject.close_up.side_px))
         return judged
 
+    def _turn(self, subject: DepthSubject, pose: DepthPose) -> list[TurnedPose]:
+        """Return turns of a pose, which the picture is taken to show less than the pose itself: depth must speak."""
+        odds = TURN_ODDS * pose.image_confidence / max(1 - pose.image_confidence, MIN_DOUBT)
+        found = turned_poses(self._render, subject, pose.T_cam_from_obj)
+        return [TurnedPose(T, odds / (1 + odds)) for T in found]
+
     def _kept(self, candidates: Sequence[_Candidate]) -> list[float]:
         """Return the share of each candidate's matches that agree with it, of those that agree with the pose by RGB."""
         known = [(i, pairs) for i, one in enumerate(candidates) if (pairs := pairs_of(one.of)) is not None]
@@ -208,6 +228,10 @@ class DepthRefiner:
         K = torch.from_numpy(np.stack([one.K for one in pairs]).astype(np.float64)).to(self._device)
         std_px = np.array([one.std_px for one in pairs])
         return RowBlocks(pair_residuals([one.correspondences for one in pairs], std_px, self._device), K)
+
+
+def _joined(poses: Sequence[Sequence[DepthPose]], more: Sequence[Sequence[DepthPose]]) -> list[list[DepthPose]]:
+    return [_most_confident_first([*one, *other]) for one, other in zip(poses, more, strict=True)]
 
 
 def _most_confident_first(poses: Sequence[DepthPose]) -> list[DepthPose]:

@@ -1,7 +1,8 @@
-"""Poses to start from that the depth image agrees with, for detections of which no pose by RGB is sure.
+"""Poses to start from that the depth image agrees with, for detections of which the picture is not sure.
 
 The silhouettes of the templates that overlap with the mask give many poses. One small render of each is enough to move
-it to the measured distance and to judge it there: what moves along its ray looks nearly the same.
+it to the measured distance and to judge it there: what moves along its ray looks nearly the same. Many parts are nearly
+symmetric, so that a pose turned by a quarter or a half about an axis of the object is tried, too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from picopose_cli.base.geometry import distinct_rotations
@@ -24,6 +26,10 @@ KEPT_STARTS = 4
 """Of those, the ones that depth agrees with most and that differ."""
 DISTINCT_DEG = 12.0
 """Of poses that differ by less, the best alone is kept."""
+TURNS = np.stack([cv2.Rodrigues(angle * axis)[0] for axis in np.eye(3) for angle in (np.pi, np.pi / 2, -np.pi / 2)])
+"""Rotations (9,3,3) of the object by which a pose is turned."""
+KEPT_TURNS, TURN_SHARE = 2, 0.75
+"""Turns that are kept at most, and how well depth must agree with one, in shares of the pose itself."""
 ROUGHNESS = 0.03
 """Standard deviation of a start's surface, in diagonals of what is seen of it: the nearest view is degrees off."""
 
@@ -42,6 +48,18 @@ def search_starts(
     rotations = np.stack([T[:3, :3] for T in poses]) if poses else np.zeros((0, 3, 3))
     chosen = distinct_rotations(rotations, np.deg2rad(DISTINCT_DEG), len(known) + KEPT_STARTS)
     return [poses[i] for i in chosen if i >= len(known)][:KEPT_STARTS]
+
+
+def turned_poses(render: DepthRenderer, subject: DepthSubject, T_cam_from_obj: Array) -> list[Array]:
+    """Return the turns of a pose (4,4) that a small render does not rule out, at the measured distance, best first."""
+    half = replace(subject, samples=subject.samples.halved())
+    own = _placed(render, half, T_cam_from_obj)
+    turned = np.tile(T_cam_from_obj, (len(TURNS), 1, 1))
+    turned[:, :3, :3] = T_cam_from_obj[:3, :3] @ TURNS
+    found = [one for one in (_placed(render, half, T) for T in turned) if one is not None]
+    found.sort(key=lambda one: -one[0])
+    least = TURN_SHARE * own[0] if own is not None else 0.0
+    return [T for score, T in found[:KEPT_TURNS] if score > least]
 
 
 def _placed(render: DepthRenderer, subject: DepthSubject, T: Array) -> tuple[float, Array] | None:
