@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import cv2
 import numpy as np
@@ -47,7 +48,7 @@ def test_exact_pairs_give_the_exact_pose():
 
 def test_without_outliers_and_with_a_wide_kernel_it_is_least_squares(monkeypatch):
     rng = np.random.default_rng(1)
-    monkeypatch.setattr(robust, "KERNEL_SCALES", (2500.0,))
+    monkeypatch.setattr(solve, "minimise", partial(robust.minimise, scales=(2500.0,)))
     monkeypatch.setattr(robust, "MAX_STEPS", 50)
     T = random_pose(rng)
     pairs = noisy_pairs(rng, T, noise_px=2.0)

