@@ -72,7 +72,8 @@ LINES = {
     OTHER: (RGB_LINE, InferLine("depth", OTHER, {})),
 }
 """Of each sensor."""
-REAL_LINES = (InferLine("infer-rgb", "RGB alone", {}), InferLine("infer-depth", "--depth on", {"depth": "on"}))
+REAL_LINES = (InferLine("infer-depth", "--depth on", {"depth": "on"}), InferLine("infer-rgb", "RGB alone", {}))
+"""With depth first, which a set without is left out for."""
 Key = tuple[str, str]
 """A sensor, and the slug of a line."""
 ChangeDepth = Callable[[Array, Sequence[Any]], Array]

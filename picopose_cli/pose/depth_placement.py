@@ -104,12 +104,20 @@ def _move_along_ray(render: DepthRenderer, subject: DepthSubject, T: Array) -> t
         first_ratio = ratio if first_ratio is None else first_ratio
         if not 1 / MAX_RATIO < ratio < MAX_RATIO:
             break
-        share = robust_shift(measured - rendered, float(np.median(rendered))) / T[2, 3]
-        T = T.copy()
-        T[:3, 3] *= 1 + share
-        if abs(share) < SMALL_SHIFT:
+        distance_m = float(np.median(rendered))
+        shift_m = robust_shift(measured - rendered, distance_m)
+        T = moved_along_ray(T, touching.xyz_cam_m[on_mask], shift_m)
+        if abs(shift_m) < SMALL_SHIFT * distance_m:
             break
     return T, first_ratio
+
+
+def moved_along_ray(T_cam_from_obj: Array, xyz_cam_m: Array, shift_m: float) -> Array:
+    """Return a pose (4,4) moved by a depth along the ray of its seen surface (N,3), whose place in the image stays."""
+    seen = xyz_cam_m.mean(axis=0)
+    moved = T_cam_from_obj.copy()
+    moved[:3, 3] += shift_m * seen / seen[2]
+    return moved
 
 
 def robust_shift(differences_m: Array, distance_m: float) -> float:

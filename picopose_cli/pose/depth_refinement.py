@@ -207,7 +207,8 @@ class DepthRefiner:
     def _turn(self, subject: DepthSubject, pose: DepthPose) -> list[TurnedPose]:
         """Return turns of a pose, which the picture is taken to show less than the pose itself: depth must speak."""
         odds = TURN_ODDS * pose.image_confidence / max(1 - pose.image_confidence, MIN_DOUBT)
-        found = turned_poses(self._render, subject, pose.T_cam_from_obj)
+        centre_m = self._silhouettes(subject.obj_id).centre_m
+        found = turned_poses(self._render, subject, pose.T_cam_from_obj, centre_m)
         return [TurnedPose(T, odds / (1 + odds)) for T in found]
 
     def _kept(self, candidates: Sequence[_Candidate]) -> list[float]:

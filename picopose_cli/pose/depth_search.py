@@ -13,10 +13,16 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from picopose_cli.base.geometry import distinct_rotations
+from picopose_cli.base.geometry import distinct_rotations, move_origin
 from picopose_cli.base.types import Array
 from picopose_cli.pose.close_ups import shrink
-from picopose_cli.pose.depth_placement import MIN_SAMPLES, DepthRenderer, DepthSubject, robust_shift
+from picopose_cli.pose.depth_placement import (
+    MIN_SAMPLES,
+    DepthRenderer,
+    DepthSubject,
+    moved_along_ray,
+    robust_shift,
+)
 from picopose_cli.pose.depth_rows import judge_pose, touching_planes
 from picopose_cli.pose.silhouette_starts import Silhouettes, silhouette_starts
 
@@ -50,12 +56,16 @@ def search_starts(
     return [poses[i] for i in chosen if i >= len(known)][:KEPT_STARTS]
 
 
-def turned_poses(render: DepthRenderer, subject: DepthSubject, T_cam_from_obj: Array) -> list[Array]:
-    """Return the turns of a pose (4,4) that a small render does not rule out, at the measured distance, best first."""
+def turned_poses(render: DepthRenderer, subject: DepthSubject, T_cam_from_obj: Array, centre_m: Array) -> list[Array]:
+    """Return turns of a pose (4,4) that a small render does not rule out, at the measured distance, best first.
+
+    `centre_m` (3,) of the object, about which it is turned.
+    """
     half = replace(subject, samples=subject.samples.halved())
     own = _placed(render, half, T_cam_from_obj)
-    turned = np.tile(T_cam_from_obj, (len(TURNS), 1, 1))
-    turned[:, :3, :3] = T_cam_from_obj[:3, :3] @ TURNS
+    turned = np.tile(move_origin(T_cam_from_obj, centre_m), (len(TURNS), 1, 1))
+    turned[:, :3, :3] = turned[:, :3, :3] @ TURNS
+    turned = move_origin(turned, -centre_m)
     found = [one for one in (_placed(render, half, T) for T in turned) if one is not None]
     found.sort(key=lambda one: -one[0])
     least = TURN_SHARE * own[0] if own is not None else 0.0
@@ -72,8 +82,7 @@ def _placed(render: DepthRenderer, subject: DepthSubject, T: Array) -> tuple[flo
     rendered = touching.xyz_cam_m[:, 2]
     distance = samples.xyz_m[touching.sample, 2] - rendered
     shift_m = robust_shift(distance[on_mask], float(np.median(rendered[on_mask])))
-    moved = T.copy()
-    moved[:3, 3] *= 1 + shift_m / T[2, 3]
+    moved = moved_along_ray(T, touching.xyz_cam_m[on_mask], shift_m)
     size_m = float(np.linalg.norm(np.ptp(touching.xyz_cam_m, axis=0)))
     verdict = judge_pose(samples, replace(touching, distance_m=distance - shift_m), ROUGHNESS * size_m)
     return verdict.agreement * verdict.explained * verdict.overlap, moved

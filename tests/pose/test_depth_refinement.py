@@ -16,13 +16,21 @@ from scipy.spatial.transform import Rotation
 
 from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import make_T, project_points, ray_rotation, rotation_angle_rad, transform_points
+from picopose_cli.base.geometry import (
+    make_T,
+    move_origin,
+    project_points,
+    ray_rotation,
+    rotation_angle_rad,
+    transform_points,
+)
 from picopose_cli.base.types import Correspondences, Mesh
 from picopose_cli.pose.close_ups import cut_close_up
 from picopose_cli.pose.depth_placement import DepthSubject
 from picopose_cli.pose.depth_refinement import DepthRefiner, Finished
 from picopose_cli.pose.depth_rows import judge_pose, touching_planes
 from picopose_cli.pose.depth_samples import DepthSamples, sample_depth
+from picopose_cli.pose.depth_search import turned_poses
 from picopose_cli.pose.residuals import PosePairs
 from picopose_cli.pose.silhouette_starts import Silhouettes, make_silhouettes
 from picopose_cli.pose.solve import RobustPose
@@ -237,3 +245,22 @@ def test_a_pose_that_no_candidate_is_near_is_searched():
     halves = [np.eye(3), *(np.diag(signs) for signs in ([1, -1, -1], [-1, 1, -1], [-1, -1, 1]))]  # it is a box
     R = found.poses[0].T_cam_from_obj[:3, :3]
     assert min(np.rad2deg(rotation_angle_rad(R, R_TRUE @ half)) for half in halves) < 1
+
+
+def test_turns_are_about_the_middle_of_the_object_and_shifts_along_its_ray():
+    """The origin of the mesh is far beside it; the object, 12 cm long, was taken for one that is upside down."""
+    wedge = trimesh.creation.box((0.06, 0.05, 0.12))
+    wedge.vertices[wedge.vertices[:, 2] > 0, :2] *= 0.4
+    centre_m = np.array([0.3, -0.2, 0.25])
+    mesh = Mesh(np.asarray(wedge.vertices) + centre_m, np.asarray(wedge.faces, np.int32))
+    T = move_origin(T_TRUE, -centre_m)
+    depth_m, mask = scene_depth(mesh, T)
+    detection = subject(samples_of(depth_m, mask), mask=mask)
+    wrong = T.copy()
+    wrong[:3, :3] = T[:3, :3] @ np.diag([1.0, -1, -1])
+    wrong[:3, 3] = T_TRUE[:3, 3] * 1.05 - wrong[:3, :3] @ centre_m
+    found = turned_poses(Renders(mesh), detection, wrong, centre_m)
+    angles_deg, shifts_mm = zip(*(error(one, T) for one in found), strict=True)
+    best = int(np.argmin(angles_deg))
+    assert angles_deg[best] < 1e-6
+    assert shifts_mm[best] < 4
