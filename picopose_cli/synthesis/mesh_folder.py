@@ -14,10 +14,10 @@ from picopose_cli.base.files import MESH_SUFFIXES
 from picopose_cli.base.types import Mesh
 from picopose_cli.rendering.mesh_size import mesh_bounds_m
 from picopose_cli.rendering.meshes import read_mesh
+from picopose_cli.rendering.simplify import simplify_mesh
 from picopose_cli.synthesis.appearance import recoloured_cad
 from picopose_cli.synthesis.objects import TEXTURE_PX, SyntheticObject, colour_vertices, paint_with_contrast
 from picopose_cli.synthesis.shapes import Shape, Tile
-from picopose_cli.synthesis.simplify import simplify_mesh
 
 _LOG = logging.getLogger(__name__)
 

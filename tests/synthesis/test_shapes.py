@@ -7,9 +7,9 @@ import pytest
 from helpers.meshes import count_open_edges, signed_volume
 
 from picopose_cli.base.types import Mesh
+from picopose_cli.rendering.simplify import simplify_mesh
 from picopose_cli.synthesis import shapes
 from picopose_cli.synthesis.outlines import random_outline, signed_area, triangulate
-from picopose_cli.synthesis.simplify import simplify_mesh
 
 KINDS = (shapes.box, shapes.superquadric, shapes.lump, shapes.lathe, shapes.torus, shapes.extrusion, shapes.union)
 SEEDS = range(6)

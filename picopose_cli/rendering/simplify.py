@@ -38,6 +38,11 @@ def simplify_mesh(mesh: Mesh, max_faces: int) -> Mesh:
     return best
 
 
+def cluster_vertices(mesh: Mesh, cells: int) -> Mesh:
+    """Return the mesh with the vertices in each cell of a grid at their mean; `cells` along its longest side."""
+    return _cluster(mesh, _charts(mesh), cells)
+
+
 def _charts(mesh: Mesh) -> Array:
     """Return the number (N,) of the connected piece of the texture that a vertex belongs to; all 0 without one."""
     count = len(mesh.vertices_m)
