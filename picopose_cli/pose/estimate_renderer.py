@@ -18,8 +18,8 @@ from picopose_cli.rendering.software import SoftwareRenderer, render_depth
 MAX_FACES = 60_000
 """Meshes of more faces are simplified."""
 COLOUR_CELLS, DEPTH_CELLS = 80, 60
-"""Cells along a mesh's longest side in which its vertices become one, for renders in colour and of depth alone: a curved
-surface's outline is off by less than a tenth of a pixel in a render of 448 px, and in one of depth of 224 px."""
+"""Cells along a mesh's longest side in which its vertices become one, for renders in colour and of depth alone: the
+outline of a curved surface is off by less than a tenth of a pixel in 448 px, and in depth of 224 px."""
 
 
 @dataclass(frozen=True)
