@@ -17,7 +17,7 @@ REFINED_OFFSETS, REFINED_WEIGHTS = (0.01, 0.01, 0.05, 0.0), (0.87, 0.74, 2.19, 2
 logarithm; weights of these, and a constant."""
 UNREFINED_OFFSETS, UNREFINED_WEIGHTS = (0.01, 0.05, 0.0), (3.8, 3.07, 1.36, 9.29)
 """Of soft inliers per grid cell, alignment and that share, likewise."""
-CONTOUR_OFFSETS, CONTOUR_WEIGHTS = (0.01, 0.05, 0.0), (6.23, 2.08, 1.73, 4.96)
+CONTOUR_OFFSETS, CONTOUR_WEIGHTS = (0.01, 0.05, 0.0), (6.12, 1.91, 0.42, 3.97)
 """Of contour agreement, mask IoU and that share, likewise."""
 
 MIN_DOUBT = 1e-3
