@@ -115,9 +115,7 @@ def silhouettes(render):
     directions = Rotation.random(60, random_state=np.random.default_rng(3)).as_matrix()
     T = make_T(directions, np.tile([0.0, 0, 0.25], (60, 1)))
     camera = template_camera()
-    views = [
-        make_template(render._renderer(1, camera, 1).with_camera(camera, TEMPLATE_SIZE_HW).render(one)) for one in T
-    ]
+    views = [make_template(render._mesh(1).coloured.with_camera(camera, TEMPLATE_SIZE_HW).render(one)) for one in T]
     crops, depths = (
         np.stack([getattr(view, name) for view in views]) for name in ("A_crop_from_image", "depth_centre_m")
     )
