@@ -11,6 +11,8 @@ from picopose_cli.base.option_texts import (
     DATA_DIR_DEFAULT,
     DATA_DIR_HELP,
     DATASET_HELP,
+    DEPTH_HELP,
+    DEPTHS,
     ONE_DEVICE_HELP,
     PROCESSES_DEFAULT,
     SPLIT_DEFAULT,
@@ -172,6 +174,7 @@ class RunOptions:
     output: Path | None = option(
         None, "Result file in BOP's CSV format.", value="FILE", default_text="picopose_DATASET-SPLIT.csv"
     )
+    depth: str = option("off", DEPTH_HELP, choices=DEPTHS)
     device: str = option("auto", ONE_DEVICE_HELP, value="DEVICE")
     plan: bool = option(False, "Print the plan and do nothing.")
 

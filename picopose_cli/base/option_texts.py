@@ -23,4 +23,6 @@ TEMPLATES_DEFAULT = "templates/ in the data set"
 WEIGHTS_HELP = "Network weights: .ckpt, .pth or .safetensors."
 WEIGHTS_DEFAULT = "the small network of the package"
 ONE_DEVICE_HELP = "Device: auto, cpu or cuda:N."
+DEPTHS = ("off", "on")
+DEPTH_HELP = "Finish the poses on the depth images: RGB-D results."
 PROCESSES_DEFAULT = f"one per core, at most {MAX_DEFAULT_PROCESSES}"

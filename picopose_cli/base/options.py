@@ -18,6 +18,8 @@ from picopose_cli.base.option_texts import (
     DATA_DIR_VARIABLE,
     DATASET_DEFAULT,
     DATASET_HELP,
+    DEPTH_HELP,
+    DEPTHS,
     MAX_DEFAULT_PROCESSES,
     MODELS_DEFAULT,
     MODELS_HELP,
@@ -39,7 +41,6 @@ MESH_UNITS = ("mm", "cm", "m")
 RULES = ("default", "paper")
 PRECISIONS = ("auto", "fp32", "bf16")
 TARGET_KINDS = ("bop19", "bop24")
-DEPTHS = ("off", "on")
 TIMINGS = ("batched", "sequential")
 SOURCES = ("procedural", "megapose")
 PRESETS = ("mini", "vit-l")
@@ -160,7 +161,7 @@ class InferOptions:
         default_text=f"{DEFAULT_EXTRA_DETECTIONS}; 0 with --rules paper or --detections gt",
         minimum=0,
     )
-    depth: str = option("off", "Finish the poses on the depth images: RGB-D results.", choices=DEPTHS)
+    depth: str = option("off", DEPTH_HELP, choices=DEPTHS)
     device: str = option(
         "auto",
         "Device: auto, cpu, cuda:N, all, or a list such as cuda:0,cuda:1, which runs a process per device.",

@@ -60,6 +60,7 @@ def open_whole_run(options: RunOptions) -> WholeRun:
         split=options.split,
         targets=options.targets,
         output=output,
+        depth=options.depth,
         device=options.device,
     )
     return WholeRun(dataset, data_dir, render, infer, output, output.with_suffix(".html"))

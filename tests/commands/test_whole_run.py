@@ -59,6 +59,7 @@ def test_all_steps_and_again_only_what_is_missing(run, root, tmp_path, monkeypat
         raise PicoPoseError("poses are estimated")
 
     monkeypatch.setattr(infer, "run", estimated)
+    assert "poses are estimated" in run("--depth", "on", code=1)  # by RGB alone they are other poses
     entries = json.loads((root / "detections.json").read_text())
     (root / "detections.json").write_text(json.dumps(entries[:5]))
     assert "poses are estimated" in run(code=1)  # the detections have changed
