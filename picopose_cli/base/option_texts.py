@@ -6,6 +6,8 @@ DATA_DIR_VARIABLE = "BOP_PATH"
 """Environment variable that replaces --data-dir."""
 MAX_DEFAULT_PROCESSES = 16
 """Most processes that a command starts by default; more would wait for the disk."""
+MAX_DEFAULT_THREADS = 8
+"""Most threads of one kind that a command starts by default; more would wait for Python's lock."""
 
 DATA_DIR_HELP = "Folder that contains the BOP data sets."
 DATA_DIR_DEFAULT = f"environment variable {DATA_DIR_VARIABLE}"
@@ -26,3 +28,4 @@ ONE_DEVICE_HELP = "Device: auto, cpu or cuda:N."
 DEPTHS = ("off", "on")
 DEPTH_HELP = "Finish the poses on the depth images: RGB-D results."
 PROCESSES_DEFAULT = f"one per core, at most {MAX_DEFAULT_PROCESSES}"
+THREADS_DEFAULT = f"one per core, at most {MAX_DEFAULT_THREADS}"

@@ -21,6 +21,7 @@ from picopose_cli.base.option_texts import (
     DEPTH_HELP,
     DEPTHS,
     MAX_DEFAULT_PROCESSES,
+    MAX_DEFAULT_THREADS,
     MODELS_DEFAULT,
     MODELS_HELP,
     ONE_DEVICE_HELP,
@@ -32,6 +33,7 @@ from picopose_cli.base.option_texts import (
     TARGETS_VALUE,
     TEMPLATES_DEFAULT,
     TEMPLATES_HELP,
+    THREADS_DEFAULT,
     WEIGHTS_DEFAULT,
     WEIGHTS_HELP,
 )
@@ -49,7 +51,9 @@ DEFAULT_REFINE_ROUNDS = 2
 DEFAULT_EXTRA_DETECTIONS = 1
 """Detections that the localisation task estimates beyond those that count, with --rules default."""
 DEFAULT_PROCESSES = min(available_cores(), MAX_DEFAULT_PROCESSES)
-"""Processes that `render-templates` and `score` start by default, and threads of each kind of `infer`."""
+"""Processes that `render-templates` and `score` start by default."""
+DEFAULT_THREADS = min(available_cores(), MAX_DEFAULT_THREADS)
+"""Threads of each kind of `infer`."""
 
 
 def resolve_data_dir(data_dir: Path | None) -> Path:
@@ -172,9 +176,9 @@ class InferOptions:
         None, "Largest number of detections in a batch.", default_text="what fits the device", minimum=1
     )
     workers: int = option(
-        DEFAULT_PROCESSES,
+        DEFAULT_THREADS,
         "Threads that read images, as many that solve PnP, and as many that refine poses.",
-        default_text=PROCESSES_DEFAULT,
+        default_text=THREADS_DEFAULT,
         minimum=1,
     )
     limit: int | None = option(None, "Process only the first N images.", default_text="all", minimum=1)
