@@ -54,11 +54,15 @@ def main() -> None:
     for name, checkout in checkouts.items():
         render(checkout, dataset, work / name)
     result = describe_run() | {"images": arguments.images, "repeats": REPEATS}
-    result["infer"] = compare(checkouts, dataset, work)
-    result["slopes"] = measure_slopes(dataset, work)
-    result["demo"] = measure_demo(checkouts, work, arguments.busy)
-    print(json.dumps({name: result[name] for name in ("infer", "slopes", "demo")}, indent=1))
-    write_result(arguments.output, result)
+    measures = {
+        "infer": lambda: compare(checkouts, dataset, work),
+        "slopes": lambda: measure_slopes(dataset, work),
+        "demo": lambda: measure_demo(checkouts, work, arguments.busy),
+    }
+    for name, measure in measures.items():
+        result[name] = measure()
+        print(name, json.dumps(result[name], indent=1), flush=True)
+        write_result(arguments.output, result)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -144,21 +148,20 @@ def measure_slopes(dataset: Dataset, work: Path) -> dict[str, float]:
     """Return the wall-clock seconds that one more of each thing costs in this checkout."""
     in_image = detections_by_image(dataset.root / DETECTIONS["gt"])
     images = sorted(in_image)
-    least = min(map(len, in_image.values()))
+    least, half = min(map(len, in_image.values())), len(images) // 2
 
-    def seconds(kept: Sequence[dict[str, Any]], *more: str) -> float:
+    def seconds(kept: Sequence[dict[str, Any]], *more: str, count: int | None = None) -> float:
         file = work / "kept.json"
         file.write_text(json.dumps(list(kept)))
         words = ("--targets", "bop24", *more)  # BOP19 would give detections to targets that have none
-        return min(infer(ROOT, dataset, work / "now", file, None, *words).wall_s for _ in range(REPEATS))
+        return min(infer(ROOT, dataset, work / "now", file, count, *words).wall_s for _ in range(REPEATS))
 
     one_each = [of_image[0] for of_image in in_image.values()]
     all_each = [entry for image in images for entry in in_image[image][:least]]
-    half = [entry for image in images[: len(images) // 2] for entry in in_image[image][:least]]
     same = [one | {"category_id": one_each[0]["category_id"]} for one in one_each]  # as many detections, of one object
     base, full = seconds(one_each), seconds(all_each)
     return {
-        "image": (full - seconds(half)) / (len(images) - len(images) // 2),
+        "image": (full - seconds(all_each, count=half)) / (len(images) - half),
         "detection": (full - base) / (len(all_each) - len(one_each)),
         "object": (base - seconds(same)) / (len({one["category_id"] for one in one_each}) - 1),
         "hypothesis_of_a_detection": (seconds(one_each, "--hypotheses", "13") - base) / 8 / len(one_each),
