@@ -19,9 +19,9 @@ SETTINGS = ("BOP_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID
 _QUERY_S = 10.0
 _CGROUP = Path("/sys/fs/cgroup")
 QUIET_THREADS = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "0", "OPENCV_FOR_THREADS_NUM": "1"}
-"""Environment variables of a process with threads of its own. PyTorch's threads wait for each other by spinning for some
-microseconds and then asleep: longer, they would take the cores that others need. OpenCV works in the thread that calls
-it; the optical flow that it computes would differ with the number of threads."""
+"""Environment variables of a process with threads of its own. PyTorch's threads wait for each other by spinning a few
+microseconds, then asleep: longer, they would take cores that others need. OpenCV works in the thread that calls it; the
+optical flow that it computes would differ with the number of threads."""
 
 
 def package_versions() -> dict[str, str]:
