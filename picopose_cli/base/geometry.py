@@ -89,3 +89,8 @@ def ray_rotation(t: Array) -> Array:
     k = 1 / (1 + z)  # Rodrigues' formula for the axis (-y, x, 0)
     R = np.stack([1 - k * x * x, -k * x * y, x, -k * x * y, 1 - k * y * y, y, -x, -y, z], axis=1)
     return R.reshape(-1, 3, 3)
+
+
+def mask_iou(one: Array, other: Array) -> float:
+    """Return the intersection over union of two masks (H,W) bool of the same size, 0 where both are empty."""
+    return int(np.count_nonzero(one & other)) / max(int(np.count_nonzero(one | other)), 1)

@@ -156,11 +156,9 @@ def _linear(parameters: Tensor) -> Tensor:
 
 def _rotate(linear: Tensor, from_centre_px: Tensor) -> Tensor:
     """Return points (N,S,2), relative to the centre, rotated and scaled by angles and log scales (N,L,2): (N,S,L,2)."""
-    scale = linear[:, :, 1].exp()
-    cos, sin = scale * linear[:, :, 0].cos(), scale * linear[:, :, 0].sin()
-    x, y = from_centre_px[:, :, :1], from_centre_px[:, :, 1:]
-    cos, sin = cos[:, None], sin[:, None]  # (N,1,L)
-    return torch.stack([x * cos - y * sin, x * sin + y * cos], -1)
+    of_x, of_y = _linear(linear)[:, None].unbind(-1)  # (N,1,L,2): the columns
+    x, y = from_centre_px[:, :, None, :1], from_centre_px[:, :, None, 1:]
+    return x * of_x + y * of_y  # elementwise: products of such small matrices are slow
 
 
 def _affine(parameters: Tensor, centre_px: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.cameras import CameraModel
-from picopose_cli.base.geometry import pixel_index_affine
+from picopose_cli.base.geometry import mask_iou, pixel_index_affine
 from picopose_cli.base.types import CROP_PX, Array
 from picopose_cli.templates.perspective_crops import VirtualCamera, make_crop
 
@@ -41,7 +41,7 @@ class CloseUp:
 
     def mask_iou(self, inside: Array) -> float:
         """Return the intersection over union of a silhouette (S,S) bool with the detection's mask."""
-        return float((inside & self.mask).sum() / max((inside | self.mask).sum(), 1))
+        return mask_iou(inside, self.mask)
 
 
 def close_up_affine(A_crop_from_image: Array) -> tuple[Array, int]:

@@ -36,7 +36,7 @@ DrawIn = Callable[[CloseUp], DrawDepth]
 class ContourPose:
     """A pose `T_cam_from_obj` (4,4) metres, its `agreement` (see `contour_agreement`) and `mask_iou`, in [0, 1].
 
-    `side_px` of the detection's close-up.
+    `side_px` of the close-up that it was found in.
     """
 
     T_cam_from_obj: Array

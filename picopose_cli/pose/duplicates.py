@@ -11,6 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import mask_iou
 from picopose_cli.base.types import Array, Detection
 
 SAME_IOU = 0.5
@@ -53,8 +54,7 @@ def _iou(
         return 0.0
     if mask.shape != mask_of_other.shape:
         return 0.0
-    union = int(np.count_nonzero(mask | mask_of_other))
-    return int(np.count_nonzero(mask & mask_of_other)) / max(union, 1)
+    return mask_iou(mask, mask_of_other)
 
 
 def _box_iou(box_xywh: Sequence[float], other_xywh: Sequence[float]) -> float:

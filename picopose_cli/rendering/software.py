@@ -64,14 +64,6 @@ class SoftwareRenderer:
             rgb[inside] = np.where(depth_m[inside][..., None] > 0, colours, 0)
         return RenderedView(rgb, (depth_m > 0).astype(np.uint8) * np.uint8(255), depth_m)
 
-    def render_depth(self, T_cam_from_obj: Array) -> Array:
-        """Return the depth (H,W) f32 in metres alone, 0 outside of the object."""
-        depth_m = np.zeros(self._image.size_hw, np.float32)
-        view = place_mesh(self._surface.raster_mesh, self._K, T_cam_from_obj, self._image)
-        if view is not None:
-            depth_m[view.window.slices_in(self._image)] = rasterise_depth(view)
-        return depth_m
-
     def close(self) -> None:
         """Do nothing: no resources are held."""
 

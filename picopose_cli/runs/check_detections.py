@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import mask_iou
 from picopose_cli.base.options import DEFAULT_EXTRA_DETECTIONS
 from picopose_cli.base.types import MIN_VISIB_FRACT, AnyTarget, Array, Detection, GroundTruth, ImageTarget
 from picopose_cli.bop.check import ERROR, WARNING, Finding
@@ -171,12 +172,7 @@ def _box_mask(detection: Detection, size_hw: tuple[int, ...]) -> Array:
 
 def _hits(detected: Sequence[Array], wanted: Sequence[Array]) -> Array:
     """Return how many of the masks (H,W) in `wanted` are found at each IoU of RECALL_IOUS, best detection first."""
-    ious = np.array([[_iou(a, b) for b in wanted] for a in detected]).reshape(len(detected), len(wanted))
+    ious = np.array([[mask_iou(a, b) for b in wanted] for a in detected]).reshape(len(detected), len(wanted))
     thresholds = np.nextafter(1 - np.array(RECALL_IOUS), 1)  # at least this IoU
     matched: Array = (match_greedily(1 - ious, thresholds) != UNMATCHED).sum(axis=1)
     return matched
-
-
-def _iou(a: Array, b: Array) -> float:
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 0.0

@@ -68,7 +68,7 @@ class Renders:
     def depth(self, obj_id: int, T: np.ndarray, K_of: np.ndarray, side_px: int) -> np.ndarray:
         if obj_id != 1:
             raise PicoPoseError(f"object {obj_id} has no mesh")
-        return SoftwareRenderer(self.mesh, K_of, (side_px, side_px)).render_depth(T)
+        return render_depth(self.mesh, K_of, T, (0, 0, side_px, side_px))
 
 
 def scene_depth(mesh: Mesh, T: np.ndarray = T_TRUE, wall_m: float = 1.1) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from picopose_cli.base.geometry import make_T
 from picopose_cli.base.types import Mesh
 from picopose_cli.pose import estimate_renderer
 from picopose_cli.pose.estimate_renderer import MAX_FACES, EstimateRenderer
-from picopose_cli.rendering.software import SoftwareRenderer
+from picopose_cli.rendering.software import SoftwareRenderer, render_depth
 
 K = np.array([[900.0, 0, 224], [0, 900, 224], [0, 0, 1]])
 T = make_T(np.eye(3), np.array([0.0, 0.0, 0.25]))
@@ -50,7 +50,7 @@ def test_large_meshes_are_simplified_by_less_than_a_tenth_of_a_pixel(bumpy, rend
     assert np.abs(full.depth_m - view.depth_m)[inside].mean() < 5e-5
     assert np.abs(full.rgb.astype(int) - view.rgb)[inside].mean() < 2
     K_small = np.diag([0.5, 0.5, 1]) @ K
-    depth_m, exact_m = render.depth(1, T, K_small, 224), SoftwareRenderer(bumpy, K_small, (224, 224)).render_depth(T)
+    depth_m, exact_m = render.depth(1, T, K_small, 224), render_depth(bumpy, K_small, T, (0, 0, 224, 224))
     assert (depth_m != exact_m).any()
     assert outline_px(exact_m > 0, depth_m > 0) < 0.1
 
