@@ -16,7 +16,7 @@ from rich.progress import track
 
 from accuracy.flows import RULES_OF_FLOWS, TimedMatcher
 from accuracy.passes import InferencePass, Pass, Record, TruthPass
-from accuracy.variants import InferLine, Variant
+from accuracy.variants import COARSE, InferLine, Variant
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import RenderTemplatesOptions, ScoreOptions
 from picopose_cli.base.tasks import ImageTask
@@ -89,10 +89,7 @@ class Bench:
             self.make([variant for variant in variants if variant.flows == flows], masks, console)
 
     def make(self, variants: Sequence[Variant], masks: str, console: Console) -> None:
-        """Write the result files of variants with the same flows; groups of images in the journal are not done again.
-
-        A variant without refinement must come before those that refine its poses.
-        """
+        """Write the result files of variants with the same flows; groups in the journal are not done again."""
         flows = variants[0].flows
         groups = plan_groups(self.tasks(masks), DEFAULT_BATCH_SIZE)
         journal = self.results_dir / f"{flows}-{masks}.jsonl"
@@ -123,7 +120,8 @@ class Bench:
 
     def matcher(self, flows: str) -> TimedMatcher:
         """Return a new matcher that gives these flows (see `Variant.flows`)."""
-        return TimedMatcher(self._network, self._store, RULES_OF_FLOWS[flows])
+        rules = RULES_OF_FLOWS[flows.removesuffix(COARSE)]
+        return TimedMatcher(self._network, self._store, rules, self._banks if flows.endswith(COARSE) else ())
 
     def score(self, variant: Variant | InferLine, masks: str) -> LocalisationScores:
         """Score a variant's result file as `picopose score` does."""

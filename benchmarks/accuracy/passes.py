@@ -70,17 +70,13 @@ class InferencePass:
         solvers = [
             DetectionSolver(hypotheses, query.K) for hypotheses, (_, query) in zip(matched, members, strict=True)
         ]
-        solutions: dict[Variant, Solutions] = {}
         record: Record = {}
         with ThreadPoolExecutor(InferOptions.workers) as threads:
             for variant in self.variants:
+                poses, own_s = solve(solvers, variant, threads)
                 if variant.rounds:
-                    earlier = next(found for other, found in solutions.items() if variant.is_refined_from(other))
                     queries = [query for _, query in members]
-                    solutions[variant] = self._refine(queries, variant.rounds, earlier, threads)
-                else:
-                    solutions[variant] = solve(solvers, variant, threads)
-                poses, own_s = solutions[variant]
+                    poses, own_s = self._refine(queries, variant.rounds, (poses, own_s), threads)
                 skipped_s = stage3_s * (1 - variant.hypotheses / HYPOTHESES)  # of hypotheses that the variant lacks
                 time_s = (network_s - skipped_s + own_s) / len(members)
                 record[variant.slug] = [

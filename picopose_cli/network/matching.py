@@ -19,7 +19,7 @@ def unit_cells(last_map: Tensor) -> Tensor:
 def masks_on_grid(masks: Tensor, grid: int) -> Tensor:
     """Return the nearest-neighbour values (B,grid,grid) of crop masks (B,S,S): each cell's top-left pixel."""
     step = masks.shape[-1] // grid
-    return masks[..., ::step, ::step]
+    return masks[..., ::step, ::step].contiguous()  # a view would keep the crops' masks in memory
 
 
 def template_scores(query_cells: Tensor, query_masks: Tensor, template_cells: Tensor) -> Tensor:

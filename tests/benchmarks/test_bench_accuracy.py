@@ -114,8 +114,7 @@ def test_stage_3_from_the_truth_is_exact_when_it_changes_nothing():
 
 def test_variants_are_what_infer_writes(toy, toy_dir, tmp_path):
     one_hypothesis = next(one for one in FEWER_HYPOTHESES if one.hypotheses == 1 and one.rounds == 1)
-    toy.make(REGRESSED, "gt", Console())
-    toy.make((*SEARCHED, *FEWER_HYPOTHESES), "gt", Console())
+    toy.make_missing((*REGRESSED, *SEARCHED, *FEWER_HYPOTHESES), "gt", Console())
     for variant in (PAPER, DEFAULT, REFINED[1], one_hypothesis):
         options = InferOptions(
             "toy",

@@ -281,6 +281,16 @@ def test_a_stem_keeps_the_grid_and_the_released_layout_has_none(draw: torch.Gene
     assert all(".patch_embed.stem." in name for name in added)
 
 
+def test_missing_grids_are_interpolated() -> None:
+    row = torch.arange(4.0).expand(1, 2, 4, 4)  # cells of the coarsest grid, rising by 1 a cell
+    estimate = OffsetEstimate((row[..., :2, :2], row), (torch.ones(1, 1, 2, 2), torch.full((1, 1, 4, 4), -3.0)))
+    flow, logits = estimate.finest()
+    _close(flow, (2 * torch.linspace(0, 3, 8)).expand(1, 2, 8, 8))  # in cells half as large, corners aligned
+    _close(logits, torch.full((1, 1, 8, 8), -3.0))
+    alone = OffsetEstimate((row, row, row), (row[:, :1],) * 3)
+    assert alone.finest()[0] is row
+
+
 def test_unit_cells_are_row_major_and_of_length_one(draw: torch.Generator) -> None:
     features = torch.randn(2, 5, 3, 4, generator=draw)
     cells = unit_cells(features)
@@ -290,7 +300,9 @@ def test_unit_cells_are_row_major_and_of_length_one(draw: torch.Generator) -> No
 def test_masks_on_grid_take_the_top_left_pixel(draw: torch.Generator) -> None:
     masks = torch.rand(3, 224, 224, generator=draw) < 0.5
     nearest = F.interpolate(masks[:, None].float(), size=(16, 16), mode="nearest")[:, 0]
-    assert torch.equal(masks_on_grid(masks, 16), nearest.bool())
+    on_grid = masks_on_grid(masks, 16)
+    assert torch.equal(on_grid, nearest.bool())
+    assert on_grid.untyped_storage().nbytes() == on_grid.nbytes  # the large masks can be freed
 
 
 def _plain_score(query_cells: Tensor, mask: Tensor, template_cells: Tensor) -> float:
