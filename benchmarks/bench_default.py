@@ -1,11 +1,13 @@
 """What `picopose infer` and `picopose demo` cost by default with the small network: time, CPU time and memory.
 
-    python benchmarks/bench_default.py [--before CHECKOUT] [--images 20] [--busy 2] [--work DIR] [--output JSON]
+    python benchmarks/bench_default.py [--before CHECKOUT] [--images 20] [--busy 2] [--parts NAMES] [--work DIR]
+        [--output JSON]
 
 Every figure is of a process of the command itself. `--before` names a checkout of an earlier commit, which estimates
 the same detections of the same images in turn with this one; each renders banks and stores template features of its own
-first. Then what one more image, detection in an image, object and hypothesis costs, and the demo: alone, and beside
-`--busy` processes that use a core each.
+first. Then what one more image, detection in an image, object and hypothesis costs; the demo, alone and beside `--busy`
+processes that use a core each; and the default rules beside the paper's at the released sizes. The weights of the last
+are random and its poses therefore arbitrary, so that contours are followed for every detection: the dearest case.
 """
 
 from __future__ import annotations
@@ -24,15 +26,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from run_info import ROOT, describe_run, write_result
 
 from picopose_cli.bop.datasets import Dataset, open_dataset
+from picopose_cli.network.checkpoint import save_network
+from picopose_cli.network.config import VIT_L
+from picopose_cli.network.picopose import PicoPose
 from picopose_cli.synthesis.bop_dataset import DETECTIONS, write_procedural_dataset
 
 OBJECTS, SEED = 20, 20
+RELEASED_IMAGES = 12
 FEW_IMAGES = 2
 """Images of the run that is subtracted from one of all images: start-up, banks and network are in both."""
 REPEATS = 2
+PARTS = ("infer", "slopes", "demo", "released")
 
 
 @dataclass(frozen=True)
@@ -58,9 +66,10 @@ def main() -> None:
         "infer": lambda: compare(checkouts, dataset, work),
         "slopes": lambda: measure_slopes(dataset, work),
         "demo": lambda: measure_demo(checkouts, work, arguments.busy),
+        "released": lambda: measure_released(work),
     }
-    for name, measure in measures.items():
-        result[name] = measure()
+    for name in arguments.parts:
+        result[name] = measures[name]()
         print(name, json.dumps(result[name], indent=1), flush=True)
         write_result(arguments.output, result)
 
@@ -70,6 +79,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--before", type=Path, help="checkout of an earlier commit")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--busy", type=int, default=2, help="busy processes beside the second demo; 0: no second demo")
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=PARTS, help=f"of {', '.join(PARTS)}")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "picopose-bench-default")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/bench_default.json")
     return parser.parse_args()
@@ -108,7 +118,14 @@ def infer(
 ) -> Cost:
     """Run `infer` from the start, with the banks and template features in a folder."""
     limit = () if images is None else ("--limit", str(images))
-    where = ("--templates", folder / "banks", "--detections", detections, "--output", folder / "a_timed-test.csv")
+    where = (
+        "--templates",
+        folder / "banks",
+        "--detections",
+        detections,
+        "--output",
+        folder / f"a_{dataset.name}-test.csv",
+    )
     return run(checkout, "infer", *_of(dataset), *where, "--device", "cpu", "--restart", *limit, *more)
 
 
@@ -167,6 +184,32 @@ def measure_slopes(dataset: Dataset, work: Path) -> dict[str, float]:
         "hypothesis_of_a_detection": (seconds(one_each, "--hypotheses", "13") - base) / 8 / len(one_each),
         "detections_per_image": least,
     }
+
+
+def measure_released(work: Path) -> dict[str, Any]:
+    """Return what a detection costs by either rules in a network of the released sizes, template features at hand."""
+    folder, weights = work / "released", work / "released/random.safetensors"
+    if not (folder / "single" / DETECTIONS["gt"]).is_file():
+        write_procedural_dataset(folder, "single", objects=1, images=RELEASED_IMAGES, seed=SEED)
+    if not weights.is_file():
+        torch.manual_seed(SEED)
+        save_network(weights, PicoPose(VIT_L), half=True)
+    dataset = open_dataset("single", folder)
+    render(ROOT, dataset, folder)
+    detections = dataset.root / DETECTIONS["gt"]
+    count = sum(len(of_image) for of_image in list(detections_by_image(detections).values())[FEW_IMAGES:])
+    infer(ROOT, dataset, folder, detections, 1, "--weights", str(weights))  # computes the template features
+    found: dict[str, Any] = {"detections": count}
+    for rules in ("paper", "default"):
+        more = ("--weights", str(weights), "--rules", rules)
+        few, every = (infer(ROOT, dataset, folder, detections, images, *more) for images in (FEW_IMAGES, None))
+        found[rules] = {
+            "wall_s_per_detection": (every.wall_s - few.wall_s) / count,
+            "cpu_s_per_detection": (every.cpu_s - few.cpu_s) / count,
+            "memory_mb": every.memory_mb,
+        }
+    found["ratios"] = {key: found["default"][key] / found["paper"][key] for key in found["paper"]}
+    return found
 
 
 def measure_demo(checkouts: dict[str, Path], work: Path, busy: int) -> dict[str, Any]:
