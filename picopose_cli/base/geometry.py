@@ -94,3 +94,28 @@ def ray_rotation(t: Array) -> Array:
 def mask_iou(one: Array, other: Array) -> float:
     """Return the intersection over union of two masks (H,W) bool of the same size, 0 where both are empty."""
     return int(np.count_nonzero(one & other)) / max(int(np.count_nonzero(one | other)), 1)
+
+
+ImageSlices = tuple[slice, slice]
+"""Rows and columns of an image."""
+
+
+def mask_slices(mask: Array, margin_px: int = 0) -> ImageSlices | None:
+    """Return the rows and columns that a mask (H,W), non-zero inside, spans, None for an empty one.
+
+    They are extended by a margin, but not beyond the image.
+    """
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    tight = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
+    return grown_slices(tight, margin_px, mask)
+
+
+def grown_slices(slices: ImageSlices, margin_px: int, image: Array) -> ImageSlices:
+    """Return slices with a margin around them, but not beyond an image (H,W,...)."""
+    rows, cols = (
+        slice(max(side.start - margin_px, 0), min(side.stop + margin_px, size))
+        for side, size in zip(slices, image.shape, strict=False)
+    )
+    return rows, cols

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import mask_slices
 from picopose_cli.base.types import MIN_VISIB_FRACT, AnyTarget, Detection, GroundTruth, ImageTarget
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.detection_set import DetectionSet
@@ -61,7 +60,8 @@ def _add_instance(
 
 def _mask_box_xywh(path: Path) -> tuple[float, float, float, float]:
     mask = read_mask_image(path)
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    window = mask_slices(mask)
+    if window is None:
         raise PicoPoseError("the mask is empty: the instance is not visible", where=path)
-    return float(cols[0]), float(rows[0]), float(cols[-1] - cols[0] + 1), float(rows[-1] - rows[0] + 1)
+    rows, cols = window
+    return float(cols.start), float(rows.start), float(cols.stop - cols.start), float(rows.stop - rows.start)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from picopose_cli.base.geometry import backproject_pixels
+from picopose_cli.base.geometry import ImageSlices, backproject_pixels, mask_slices
 from picopose_cli.base.types import Array
 
 MAX_OUTLINE, MAX_INNER = 200, 150
@@ -20,6 +20,8 @@ MIN_FOLD = 0.4
 """Change of slope from one pixel to the next, relative to 1 + slope^2, at which a surface folds."""
 _SIGMA_PX = 1.5
 """Smoothing of the silhouette, from which come normals and positions between pixels."""
+_MARGIN_PX = 4
+"""Around the object, within which its contour is found."""
 _BORDER_PX = 3
 """An object that the border cuts off has no contour there."""
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
@@ -41,9 +43,9 @@ class Contour:
 
 def find_contour(depth_m: Array, K: Array, T_cam_from_obj: Array) -> Contour:
     """Return the contours of a render (S,S) f32 metres, 0 outside, at the pose (4,4) in the camera K (3,3)."""
-    if not depth_m.any():
+    box = mask_slices(depth_m > 0, _MARGIN_PX)
+    if box is None:
         return Contour(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 3)), np.zeros(0, bool))
-    box = _object_box(depth_m)
     depth = depth_m[box]
     inside = depth > 0
     outline = _outline_points(inside)
@@ -62,19 +64,7 @@ def find_contour(depth_m: Array, K: Array, T_cam_from_obj: Array) -> Contour:
     return Contour(uv[shown], normal[shown], xyz_obj[shown], is_outline[shown])
 
 
-def _object_box(depth_m: Array) -> tuple[slice, slice]:
-    """Return the rows and columns of a render in which the object is, with a margin."""
-    margin = 4
-
-    def span(covered: Array) -> slice:
-        at = np.flatnonzero(covered)
-        return slice(max(int(at[0]) - margin, 0), int(at[-1]) + 1 + margin)
-
-    inside = depth_m > 0
-    return span(np.asarray(inside.any(axis=1))), span(np.asarray(inside.any(axis=0)))
-
-
-def _offset(box: tuple[slice, slice]) -> Array:
+def _offset(box: ImageSlices) -> Array:
     return np.array([[0, 0, box[1].start], [0, 0, box[0].start], [0, 0, 0]])
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from picopose_cli.base.geometry import ImageSlices, grown_slices, mask_slices
 from picopose_cli.base.types import Array
 
 SAME_SHARE = 0.5
@@ -29,7 +30,7 @@ class OtherMasks:
 
     def __init__(self, masks: Sequence[Array | None]) -> None:
         self._masks = masks
-        self._windows = [_window(mask) for mask in masks]
+        self._windows = [None if mask is None else mask_slices(mask) for mask in masks]
         self._areas = [0 if mask is None else np.count_nonzero(mask) for mask in masks]
 
     def hidden_from(self, index: int, mask: Array) -> Array | None:
@@ -37,11 +38,11 @@ class OtherMasks:
 
         `index`: the detection's place among the masks.
         """
-        own = _window(mask)
+        own = mask_slices(mask)
         if own is None:
             return None
         side = max(rows_or_cols.stop - rows_or_cols.start for rows_or_cols in own)
-        near, step = _grown(own, side, mask.shape), max(side // COMPARED_PX, 1)
+        near, step = grown_slices(own, side, mask), max(side // COMPARED_PX, 1)
         here, hidden = mask[near][::step, ::step], np.zeros(mask.shape, bool)
         rim, area = _rim(here), np.count_nonzero(here)
         for i, (other, window) in enumerate(zip(self._masks, self._windows, strict=True)):
@@ -55,26 +56,7 @@ class OtherMasks:
         return hidden if hidden[near].any() else None
 
 
-Window = tuple[slice, slice]
-
-
-def _window(mask: Array | None) -> Window | None:
-    """Return the rows and columns that a mask spans, None for an empty one."""
-    if mask is None:
-        return None
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)) if len(rows) else None
-
-
-def _grown(window: Window, margin: int, shape: tuple[int, ...]) -> Window:
-    rows, cols = (
-        slice(max(side.start - margin, 0), min(side.stop + margin, size))
-        for side, size in zip(window, shape, strict=True)
-    )
-    return rows, cols
-
-
-def _meet(one: Window, other: Window) -> bool:
+def _meet(one: ImageSlices, other: ImageSlices) -> bool:
     return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from picopose_cli.base.files import atomic_write_bytes
+from picopose_cli.base.geometry import mask_slices
 from picopose_cli.base.types import MM_PER_M, Array
 from picopose_cli.bop.rle import encode_rle
 from picopose_cli.rendering.rasteriser import Window
@@ -264,10 +265,11 @@ def _ground_truth(obj_id: int, T_cam_from_obj: Array) -> dict[str, Any]:
 
 def box_of_mask(mask: Array) -> Sequence[int]:
     """Return the box_xywh px of a mask (H,W) bool, -1 throughout where it is empty, as in BOP."""
-    if not mask.any():
+    window = mask_slices(mask)
+    if window is None:
         return [-1, -1, -1, -1]
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return [int(cols[0]), int(rows[0]), int(np.ptp(cols)) + 1, int(np.ptp(rows)) + 1]
+    rows, cols = window
+    return [cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start]
 
 
 def cnos_entry(im_id: int, obj_id: int, mask: Array, score: float = 1.0) -> dict[str, Any]:

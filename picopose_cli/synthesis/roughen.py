@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from picopose_cli.base.geometry import grown_slices, mask_slices
 from picopose_cli.base.types import Array
 
 _BOX_SHARE = 0.06
@@ -16,13 +17,11 @@ def roughen_mask(rng: np.random.Generator, mask: Array, strength: float = 1.0) -
 
     At strength 1 the intersection over union with the true mask is .85 on average, occasionally .6.
     """
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    window = mask_slices(mask)
+    if window is None:
         return mask.copy()
-    size = max(int(np.ptp(rows)), int(np.ptp(cols))) + 1
-    margin = size // 4 + 3
-    top, left = max(int(rows[0]) - margin, 0), max(int(cols[0]) - margin, 0)
-    inside = (slice(top, int(rows[-1]) + margin + 1), slice(left, int(cols[-1]) + margin + 1))
+    size = max(side.stop - side.start for side in window)
+    inside = grown_slices(window, size // 4 + 3, mask)
     part = _rough_part(rng, mask[inside], size, strength)
     if part.sum() < 0.3 * mask[inside].sum():
         return mask.copy()
@@ -73,11 +72,11 @@ def _place_blob(rng: np.random.Generator, rough: Array, distance: Array, size: i
 
 def _boxed(rng: np.random.Generator, rough: Array) -> Array:
     """Return the box or the convex hull (H,W) bool of a mask, as a failed segmentation gives it."""
-    if not rough.any():
+    window = mask_slices(rough)
+    if window is None:
         return rough
-    rows, cols = np.flatnonzero(rough.any(axis=1)), np.flatnonzero(rough.any(axis=0))
     box = np.zeros(rough.shape, np.uint8)
-    box[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = 1
+    box[window] = 1
     if rng.random() < 0.5:
         points = np.stack(np.nonzero(rough)[::-1], axis=-1).astype(np.int32)
         box[:] = 0

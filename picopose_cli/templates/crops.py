@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import mask_slices
 from picopose_cli.base.grid import BoxYyxx
 from picopose_cli.base.types import CROP_PX, Array
 
@@ -25,9 +26,10 @@ def square_box(mask: Array, box_xywh: tuple[float, float, float, float] | None =
     With a mask of at most 8 px, `box_xywh` is used, which may extend beyond the image.
     Raises PicoPoseError when neither encloses a square of two pixels.
     """
-    if np.count_nonzero(mask) > SMALLEST_MASK_PX:
-        rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        tight = (int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1)
+    window = mask_slices(mask)
+    if window is not None and np.count_nonzero(mask) > SMALLEST_MASK_PX:
+        rows, cols = window
+        tight = (rows.start, rows.stop, cols.start, cols.stop)
     elif box_xywh is not None and np.isfinite(box_xywh).all():
         x, y, width, height = box_xywh
         tight = (int(y), int(y + height), int(x), int(x + width))
