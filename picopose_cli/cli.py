@@ -20,7 +20,14 @@ import typer
 
 from picopose_cli.base.environment import QUIET_THREADS
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
-from picopose_cli.base.guide_options import DoctorOptions, DownloadOptions, EstimateOptions, ReportOptions, RunOptions
+from picopose_cli.base.guide_options import (
+    DoctorOptions,
+    DownloadOptions,
+    EstimateOptions,
+    ReconstructOptions,
+    ReportOptions,
+    RunOptions,
+)
 from picopose_cli.base.interrupts import stoppable
 from picopose_cli.base.logs import log_to_file, silenced, start_log
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
@@ -76,6 +83,17 @@ def render_templates(options: RenderTemplatesOptions) -> int:
     Writes one file per object. Finished banks are kept, so the same command continues a stopped run.
     """
     from picopose_cli.commands import render_templates as command
+
+    return command.run(options).exit_code
+
+
+def reconstruct(options: ReconstructOptions) -> int:
+    """Make a mesh of an object from photographs of it.
+
+    For objects without a CAD model. Needs photographs from all around with camera poses and masks. Writes a coloured
+    mesh that render-templates takes, models_info.json, a quality report, and a picture of photographs beside renders.
+    """
+    from picopose_cli.commands import reconstruct as command
 
     return command.run(options).exit_code
 
@@ -182,6 +200,7 @@ def train(options: TrainOptions) -> int:
 COMMANDS: dict[str, Command] = {
     "demo": demo,
     "download": download,
+    "reconstruct": reconstruct,
     "render-templates": render_templates,
     "infer": infer,
     "estimate": estimate,

@@ -20,11 +20,12 @@ ALLOWED = {
     "scoring": {"base"},
     "downloads": {"base", "bop"},  # the only room that opens connections
     "templates": {"base", "rendering"},
+    "reconstruction": {"base", "rendering", "bop", "templates"},
     "synthesis": {"base", "rendering", "templates", "bop"},  # writes data sets as users have them
     "pose": {"base", "rendering", "network", "templates"},
     "training": {"base", "rendering", "network", "templates", "bop", "synthesis", "pose"},
     "pictures": {"base", "bop", "rendering", "scoring"},  # overlays of a result file render silhouettes
-    "runs": {"base", "rendering", "network", "templates", "bop", "pose", "scoring"},
+    "runs": {"base", "rendering", "network", "templates", "bop", "pose", "scoring", "reconstruction"},
 }
 """Rooms that a room may import besides itself; `cli` imports `commands`, and `commands` all but `cli`."""
 ALLOWED["commands"] = set(ALLOWED)
@@ -76,7 +77,7 @@ def test_library_stays_in_its_room(library):
     assert users == ONLY_IN[library]
 
 
-@pytest.mark.parametrize("name", ["base", "bop", "rendering", "synthesis", "templates"])
+@pytest.mark.parametrize("name", ["base", "bop", "reconstruction", "rendering", "synthesis", "templates"])
 def test_rooms_without_torch(name):
     for path in (PACKAGE / name).glob("*.py"):
         assert "torch" not in {imported.split(".")[0] for imported in imported_modules(path)}, path

@@ -25,6 +25,36 @@ from picopose_cli.base.option_texts import (
 )
 from picopose_cli.base.options import DEFAULT_PROCESSES, MESH_UNITS
 
+MASK_SOURCES = ("auto", "files", "alpha")
+DEFAULT_RESOLUTION = 80
+"""Cells of a reconstruction's grid: about four pixels of a photograph each, its colours are finer."""
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """Options of `picopose reconstruct`."""
+
+    images: Path = option(
+        REQUIRED,
+        "Photographs: a folder with cameras.json and masks/, a BOP scene, or a folder of obj_000001_up and _down.",
+        value="DIR",
+    )
+    object_id: int | None = option(
+        None, "Id of the object.", default_text="the only one that a BOP folder shows, else 1", minimum=0
+    )
+    output: Path | None = option(
+        None, "Mesh to write, a PLY in millimetres.", value="FILE", default_text="models/obj_000001.ply"
+    )
+    masks: str = option(
+        "auto", "Masks of a folder with cameras.json; auto: masks/ if there, else alpha.", choices=MASK_SOURCES
+    )
+    resolution: int = option(
+        DEFAULT_RESOLUTION, "Cells of the grid along the object's longest side.", minimum=16, below=257
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
 
 @dataclass(frozen=True)
 class EstimateOptions:

@@ -94,6 +94,17 @@ def read_mask_image(path: Path) -> Array:
     return np.asarray((colour > 0).any(axis=2))
 
 
+def read_alpha(path: Path) -> Array:
+    """Return the mask (H,W) bool of an image's alpha channel, inside where it is at least half opaque.
+
+    Raises PicoPoseError when the image cannot be read or has no such channel.
+    """
+    pixels = _decode(path)
+    if pixels.ndim != 3 or pixels.shape[2] != 4:
+        raise PicoPoseError("has no alpha channel", where=path, fix="give masks, or images with alpha (PNG)")
+    return np.asarray(pixels[..., 3] > np.iinfo(pixels.dtype).max // 2)
+
+
 def read_depth_m(path: Path, depth_scale: float) -> Array:
     """Return a depth map (H,W) f32 in metres, 0 where nothing was measured; file value * `depth_scale` = mm.
 

@@ -1,0 +1,1 @@
+"""A coloured mesh of an object from photographs with known camera poses and masks."""
