@@ -21,6 +21,7 @@ import typer
 from picopose_cli.base.environment import QUIET_THREADS
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
 from picopose_cli.base.guide_options import (
+    DemoOptions,
     DoctorOptions,
     DownloadOptions,
     EstimateOptions,
@@ -33,7 +34,6 @@ from picopose_cli.base.logs import log_to_file, silenced, start_log
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
 from picopose_cli.base.options import (
     CheckOptions,
-    DemoOptions,
     InferOptions,
     MergeOptions,
     RenderTemplatesOptions,

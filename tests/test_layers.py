@@ -34,6 +34,7 @@ ALLOWED["__main__"] = {"cli"}
 ONLY_IN = {
     "h5py": {"templates/bank.py", "pose/feature_file.py"},
     "pandas": {"bop/results.py", "bop/check.py"},
+    "ray": {"runs/cluster.py"},
 }
 FORBIDDEN_NAMES = {"utils.py", "misc.py", "common.py", "helpers.py"}
 

@@ -33,5 +33,9 @@ class PicoPoseError(Exception):
         return (_rebuild, (self.what, self.where, self.fix))
 
 
+class OutOfMemoryError(PicoPoseError):
+    """The device's memory is too small for the smallest piece of work; another device's may do."""
+
+
 def _rebuild(what: str, where: str | None, fix: str | None) -> PicoPoseError:
     return PicoPoseError(what, where=where, fix=fix)

@@ -210,3 +210,19 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Options of `picopose demo`."""
+
+    output: Path = option(
+        Path("picopose-demo"), "Folder of all files of the demo: new, empty, or of an earlier demo.", value="DIR"
+    )
+    objects: int = option(5, "Number of objects to generate.", minimum=1)
+    images: int = option(10, "Number of images to generate.", minimum=1)
+    weights: Path | None = option(None, WEIGHTS_HELP, value="FILE", default_text=WEIGHTS_DEFAULT)
+    device: str = option("auto", ONE_DEVICE_HELP, value="DEVICE")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

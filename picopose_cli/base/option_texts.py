@@ -29,3 +29,5 @@ DEPTHS = ("off", "on")
 DEPTH_HELP = "Finish the poses on the depth images: RGB-D results."
 PROCESSES_DEFAULT = f"one per core, at most {MAX_DEFAULT_PROCESSES}"
 THREADS_DEFAULT = f"one per core, at most {MAX_DEFAULT_THREADS}"
+RAY_HELP = "Share the work out on a Ray cluster: auto (this machine's, else a new one here) or its address."
+RAY_VALUE = "auto|ADDRESS"

@@ -26,6 +26,8 @@ from picopose_cli.base.option_texts import (
     MODELS_HELP,
     ONE_DEVICE_HELP,
     PROCESSES_DEFAULT,
+    RAY_HELP,
+    RAY_VALUE,
     SPLIT_DEFAULT,
     SPLIT_HELP,
     TARGETS_DEFAULT,
@@ -112,6 +114,7 @@ class RenderTemplatesOptions:
         minimum=1,
     )
     overwrite: bool = option(False, "Render finished banks again.")
+    ray: str | None = option(None, RAY_HELP, value=RAY_VALUE)
     contact_sheet: bool = option(False, "Also write a PNG with all views of each object.")
 
     def __post_init__(self) -> None:
@@ -192,6 +195,12 @@ class InferOptions:
     overlays: int = option(0, "Draw the poses of N images, spread over the run, beside the result file.", minimum=0)
     profile: Path | None = option(None, "Write a Chrome trace of the run to this file.", value="FILE")
     cache: bool = option(True, "Store the template features beside the banks, for later runs.")
+    ray: str | None = option(None, RAY_HELP, value=RAY_VALUE)
+    gpus: int | None = option(
+        None, "With --ray, use at most N GPUs; of a cluster without any, N nodes.", default_text="all", minimum=1
+    )
+    workers_per_gpu: int = option(1, "With --ray, workers on each GPU; of a cluster without any, node.", minimum=1)
+    ship_images: bool = option(False, "With --ray, send images from here: other nodes do not see their paths.")
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -204,6 +213,12 @@ class InferOptions:
             raise PicoPoseError(f"--shard {self.shard} is invalid: use i/n with 1 <= i <= n, like 2/8")
         several = "," in self.device or self.device == "all"
         require(self.shard is None or not several, "--shard runs on one device", "name one with --device")
+        whole = not (self.shard or several or self.profile) and self.device in ("auto", "cpu", "cuda")
+        require(self.ray is None or whole, "--ray shares out all images itself", "drop --shard, --device and --profile")
+        needs_ray = self.gpus is not None or self.workers_per_gpu > 1 or self.ship_images
+        require(
+            self.ray is not None or not needs_ray, "there is no cluster to share the work out to", "pass --ray auto"
+        )
 
     @property
     def rounds(self) -> int:
@@ -255,6 +270,7 @@ class ScoreOptions:
     workers: int = option(
         DEFAULT_PROCESSES, "Processes that compute pose errors.", default_text=PROCESSES_DEFAULT, minimum=1
     )
+    ray: str | None = option(None, RAY_HELP, value=RAY_VALUE)
     per_object: bool = option(False, "Also print the scores of each object, with ADD and ADD-S.")
     plot: Path | None = option(None, "Write the recall curves as a PNG to this file.", value="FILE")
     toolkit: bool = option(False, "Also run the official BOP toolkit and print the differences.")
@@ -326,19 +342,3 @@ class TrainOptions:
         require(given, "--source megapose needs the shards", "pass --shards DIR")
         useful = self.init is not None or not self.freeze_backbone
         require(useful, "--freeze-backbone would keep random features", "pass --init FILE with trained ones")
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """Options of `picopose demo`."""
-
-    output: Path = option(
-        Path("picopose-demo"), "Folder of all files of the demo: new, empty, or of an earlier demo.", value="DIR"
-    )
-    objects: int = option(5, "Number of objects to generate.", minimum=1)
-    images: int = option(10, "Number of images to generate.", minimum=1)
-    weights: Path | None = option(None, WEIGHTS_HELP, value="FILE", default_text=WEIGHTS_DEFAULT)
-    device: str = option("auto", ONE_DEVICE_HELP, value="DEVICE")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)

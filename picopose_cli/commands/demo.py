@@ -17,9 +17,9 @@ from rich.console import Console
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes, file_sha256, require_writable
-from picopose_cli.base.guide_options import ReportOptions
+from picopose_cli.base.guide_options import DemoOptions, ReportOptions
 from picopose_cli.base.option_fields import command_line
-from picopose_cli.base.options import DemoOptions, InferOptions, RenderTemplatesOptions, ScoreOptions
+from picopose_cli.base.options import InferOptions, RenderTemplatesOptions, ScoreOptions
 from picopose_cli.bop.datasets import mesh_path, open_dataset, read_scene_cameras
 from picopose_cli.bop.json_files import read_json_object
 from picopose_cli.network.bundled import bundled_weights

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.errors import OutOfMemoryError, PicoPoseError
 from picopose_cli.network.config import ModelConfig
 
 _LOG = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _parts(work: Callable[[slice], Part], first: int, last: int) -> list[Part]:
     except torch.cuda.OutOfMemoryError as error:
         if count == 1:
             fix = "end other programs on the device, or pass --precision bf16 or --device cpu"
-            raise PicoPoseError("one detection does not fit into the device's memory", fix=fix) from error
+            raise OutOfMemoryError("one detection does not fit into the device's memory", fix=fix) from error
     _LOG.warning("%d detections do not fit into the device's memory at once: the batch is halved", count)
     torch.cuda.empty_cache()  # not in the handler: the exception keeps intermediate results alive
     middle = first + count // 2
@@ -120,6 +120,8 @@ def device_name(device: str) -> str:
     """Return the name of a device for people."""
     if device == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
+    if not torch.cuda.is_available():
+        return device  # of the nodes of a cluster
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
@@ -129,11 +131,17 @@ def limit_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
+def use_threads(count: int) -> None:
+    """Let PyTorch use `count` threads on the CPU, whatever the environment says."""
+    torch.set_num_threads(count)
+
+
 def thread_count() -> int:
     """Return the number of threads that the network uses on the CPU."""
     return torch.get_num_threads()
 
 
 def peak_device_memory_mb(device: str) -> float:
-    """Return the peak memory of tensors on a CUDA device so far, in MB (10^6 bytes); 0 for the CPU."""
-    return torch.cuda.max_memory_allocated(device) / 1e6 if device != "cpu" else 0.0
+    """Return the peak memory of tensors on a CUDA device so far, in MB (10^6 bytes); 0 without one."""
+    uses_gpu = device != "cpu" and torch.cuda.is_available()
+    return torch.cuda.max_memory_allocated(device) / 1e6 if uses_gpu else 0.0

@@ -92,15 +92,20 @@ def unit_in_file(path: Path, unit: str, diameter_m: float) -> str:
     return unit
 
 
+def mesh_files(path: Path) -> list[Path]:
+    """Return a mesh file with the files of its materials and textures; raises PicoPoseError when one is missing."""
+    _check_file(path)
+    materials = material_paths(path) if path.suffix.lower() == ".obj" else []
+    return [path, *materials, *texture_paths(path)]
+
+
 def mesh_sha256(path: Path) -> str:
     """Return the SHA-256 of the mesh file and the material and texture files that it names.
 
     Raises PicoPoseError when one of them cannot be read.
     """
-    _check_file(path)
-    materials = material_paths(path) if path.suffix.lower() == ".obj" else []
     digest = hashlib.sha256()
-    for file in (path, *materials, *texture_paths(path)):
+    for file in mesh_files(path):
         try:
             digest.update(file.read_bytes())
         except OSError as error:

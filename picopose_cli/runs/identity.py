@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 _OPTIONS_NOT_IN_IDENTITY = {
     "data_dir", "templates", "detections", "weights", "targets", "output", "workers", "limit", "restart", "profile",
-    "cache", "refine", "extra_detections", "overlays",
+    "cache", "refine", "extra_detections", "overlays", "ray", "gpus", "workers_per_gpu", "ship_images",
 }  # fmt: skip
 """Options that change no result, or whose content is in the identity as a hash; a new option is in it by default."""
-_VERSIONS = ("picopose", "torch", "numpy", "opencv-python-headless")
+RESULT_VERSIONS = ("picopose", "torch", "numpy", "opencv-python-headless")
 _MISSING = "missing"
 
 
@@ -44,7 +44,7 @@ def run_identity(inputs: RunInputs) -> dict[str, Any]:
         "precision": inputs.precision,
         "batch_size": inputs.batch_size,
         "weights_sha256": inputs.weights_sha256,
-        "versions": {name: versions[name] for name in _VERSIONS},
+        "versions": {name: versions[name] for name in RESULT_VERSIONS},
         "shard": options.part and list(options.part),
         "refinement": refinement_text(options.rounds, inputs.usable_objects.values()),
         "targets": targets_kind(inputs.targets),

@@ -97,14 +97,14 @@ class RunInputs:
         return GROUND_TRUTH_MASKS if self.detections_file is None else str(self.detections_file)
 
 
-def read_inputs(options: InferOptions) -> RunInputs:
-    """Return the inputs of a run.
+def read_inputs(options: InferOptions, device: str | None = None) -> RunInputs:
+    """Return the inputs of a run; `device` is that of the workers of a cluster, which this machine may not have.
 
     Raises PicoPoseError when data set, targets, detections, template banks, weights, device or output cannot be used.
     """
     name, data_dir = resolve_dataset(options.dataset, options.data_dir)
     dataset = open_dataset(name, data_dir, split=options.split, sensor=options.sensor)
-    devices = choose_devices(options.device)
+    devices = [device] if device else choose_devices(options.device)
     output = _output_path(options, dataset)
     found = read_target_detections(dataset, data_dir, options)
     targets = sorted(found.targets.targets, key=astuple)
@@ -232,7 +232,8 @@ def _image_warnings(groups: Sequence[ImageGroup], detections: DetectionSet) -> l
 def _batch_size(options: InferOptions, output: Path, weights: Path, device: str) -> int:
     """Return the batch size of the options, else that of the run that is continued, else one that suits the device.
 
-    Shards of one run need the same batches, whatever memory their GPUs have free: theirs depends on the kind of device.
+    Shards of one run, and workers of a cluster, need the same batches, whatever memory their GPUs have free: theirs
+    depends on the kind of device.
     """
     if options.batch_size is not None:
         return options.batch_size
@@ -240,7 +241,7 @@ def _batch_size(options: InferOptions, output: Path, weights: Path, device: str)
     sizes = [size for size in begun if size is not None]
     if sizes:
         return sizes[0]
-    if options.part is not None:
+    if options.part is not None or options.ray is not None:
         return SHARD_BATCH_SIZE[device.partition(":")[0]]
     return suggest_batch_size(device, read_config(weights))
 

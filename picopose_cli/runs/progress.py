@@ -26,8 +26,10 @@ class _SpeedAndTimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         unit, done = task.fields["unit"], task.completed - task.fields["begun"]
-        if done <= 0 or not task.elapsed or task.total is None:
+        if done <= 0 or not task.elapsed:
             return Text(f"- {unit}/s")
+        if task.total is None:
+            return Text(f"{done / task.elapsed:.3g} {unit}/s")
         left = timedelta(seconds=round((task.total - task.completed) * task.elapsed / done))
         return Text(f"{done / task.elapsed:.3g} {unit}/s, {left} left")
 

@@ -78,6 +78,8 @@ class InferReport:
     peak_device_memory_mb: float = 0.0
     shards: list[dict[str, Any]] = field(default_factory=list)
     """For a merged result: the figures of each shard."""
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    """With --ray: images, groups, most workers at a time, lost workers and seconds of each node."""
 
     @property
     def exit_code(self) -> int:
@@ -210,12 +212,18 @@ def summary_lines(report: InferReport) -> list[str]:
         f"network {stages.network:.1f} ({report.device}, {report.precision}), PnP {stages.pnp:.1f}, "
         f"refine {stages.refine:.1f}; "
         f"peak memory {report.peak_memory_mb:.0f} MB",
+        *(_node_text(node) for node in report.nodes),
         *_depth_lines(report),
         *_some("warning", report.warnings),
         *_some("problem", report.problems),
         *_some("skipped", [skip_text(skip) for skip in report.skipped]),
         *_some("check", report.findings),
     ]
+
+
+def _node_text(node: dict[str, Any]) -> str:
+    lost = f", {node['lost']} workers lost" if node["lost"] else ""
+    return f"{node['node']}: {node['images']} images in {node['seconds']:.1f} s by {node['workers']} workers{lost}"
 
 
 def _depth_lines(report: InferReport) -> list[str]:

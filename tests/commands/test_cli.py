@@ -189,8 +189,8 @@ def test_a_data_set_is_named_or_given_as_the_path_of_its_folder(monkeypatch, tmp
         (lambda: options.TrainOptions(Path("x"), ema=1), "--ema 1 is invalid: must be less than 1"),
         (lambda: options.TrainOptions(Path("x"), ema=-0.1), "--ema"),
         (lambda: options.TrainOptions(Path("x"), freeze_backbone=True), "--init"),
-        (lambda: options.DemoOptions(objects=0), "--objects"),
-        (lambda: options.DemoOptions(images=0), "--images"),
+        (lambda: guide_options.DemoOptions(objects=0), "--objects"),
+        (lambda: guide_options.DemoOptions(images=0), "--images"),
         (lambda: options.ScoreOptions(results=()), "result file"),
         (lambda: options.ScoreOptions(results=(Path("a.csv"),), mesh_unit="inch"), "--mesh-unit"),
         (lambda: options.ScoreOptions(results=(Path("a.csv"),), workers=0), "--workers"),
@@ -304,7 +304,7 @@ def test_a_command_line_made_from_options_gives_them_back(options_class, data):
 
 def test_default_options_need_no_arguments():
     assert command_line(options.InferOptions("lmo")) == ["--dataset", "lmo"]
-    assert command_line(options.DemoOptions()) == []
+    assert command_line(guide_options.DemoOptions()) == []
     assert command_line(options.RenderTemplatesOptions("lmo", object_ids=(1, 5))) == [
         "--dataset", "lmo", "--object-ids", "1,5"
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from picopose_cli import cli
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import DemoOptions
+from picopose_cli.base.guide_options import DemoOptions
 from picopose_cli.bop.images import read_image_rgb
 from picopose_cli.bop.results import read_results
 from picopose_cli.commands import demo
