@@ -171,25 +171,19 @@ def recipe_of(run: Run) -> EstimateOnNode:
     found = [inputs.usable_objects[obj_id] for obj_id in obj_ids]
     bundles = {inputs.weights: bundle_files(inputs.weights)} | {one.bank: bundle_files(one.bank) for one in found}
     bundles |= {one.mesh: bundle_files(*mesh_files(one.mesh)) for one in found if one.mesh is not None}
-    stripped = replace(
-        inputs,
-        targets=(),
-        all_tasks=(),
-        groups=(),
-        problems=(),
-        warnings=(),
-        objects={one.obj_id: one for one in found},
-    )
+    stripped = replace(inputs, targets=(), all_tasks=(), groups=(), problems=(), warnings=())
     return EstimateOnNode(stripped, pipeline_options(inputs), obj_ids, bundles, _result_versions())
 
 
 def _on_node(inputs: RunInputs, bundles: Mapping[Path, FileBundle], files: NodeFiles) -> RunInputs:
     """Return the inputs with the files of this node; template features that the driver has come with their banks."""
-    objects = {obj_id: _object_on_node(found, bundles, files) for obj_id, found in inputs.usable_objects.items()}
+    needed = {obj_id: found for obj_id, found in inputs.usable_objects.items() if found.bank in bundles}
+    objects = {obj_id: _object_on_node(found, bundles, files) for obj_id, found in needed.items()}
     device = choose_device(inputs.devices[0])
-    local = replace(inputs, weights=files.local(bundles[inputs.weights]), objects=objects, devices=(device,))
+    weights = files.local(bundles[inputs.weights])
+    local = replace(inputs, weights=weights, objects={**inputs.objects, **objects}, devices=(device,))
     for obj_id, found in objects.items():
-        original, features = bundles[inputs.usable_objects[obj_id].bank].files[0], features_of(local, found)
+        original, features = bundles[needed[obj_id].bank].files[0], features_of(local, found)
         if features is not None and found.bank != original and not features.path.exists():
             files.copy(original.with_name(features.path.name), features.path)
     return local
