@@ -121,6 +121,8 @@ class RenderTemplatesOptions:
         check_ranges(self)
         given = self.dataset is not None or (self.from_images is not None and self.templates is not None)
         require(given, "nothing to render", "pass --dataset NAME, or --from-images DIR with --templates DIR")
+        rendered = self.ray is None or self.from_images is None
+        require(rendered, "--from-images renders nothing that a cluster could share", "drop --ray")
 
 
 @dataclass(frozen=True)

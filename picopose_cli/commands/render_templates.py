@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 
 from rich.console import Console
 
@@ -12,6 +14,8 @@ from picopose_cli.base.files import require_writable
 from picopose_cli.base.options import RenderTemplatesOptions
 from picopose_cli.pictures.contact_sheets import write_contact_sheet
 from picopose_cli.rendering.renderers import choose_renderer
+from picopose_cli.runs.cluster import open_cluster
+from picopose_cli.runs.cluster_banks import make_banks_on_cluster
 from picopose_cli.runs.progress import add_bar, progress_bar
 from picopose_cli.runs.template_banks import BankJob, RenderReport, jobs_to_do, make_banks, plan_banks
 from picopose_cli.templates.bank import read_bank
@@ -30,10 +34,19 @@ def run(options: RenderTemplatesOptions) -> RenderReport:
     report.folder = str(folder)
     todo = jobs_to_do(jobs, options.overwrite, report)
     if todo:
-        renderer = _choose_renderer(todo[0].renderer, report, console)
-        with progress_bar(console) as progress:
+        # The nodes of a cluster may have other GPUs, or none: `auto` would choose by this machine's.
+        wanted = "software" if options.ray is not None and options.renderer == "auto" else todo[0].renderer
+        renderer = _choose_renderer(wanted, report, console)
+        with (
+            nullcontext() if options.ray is None else open_cluster(options.ray) as cluster,
+            progress_bar(console) as progress,
+        ):
             bar = add_bar(progress, "banks", len(todo), "objects")
-            make_banks(todo, renderer, options.workers, report, lambda count: progress.advance(bar, count))
+            advance = partial(progress.advance, bar)
+            if cluster is None:
+                make_banks(todo, renderer, options.workers, report, advance)
+            else:
+                make_banks_on_cluster(todo, renderer, cluster, report, advance)
     if options.contact_sheet:
         _write_contact_sheets(jobs, report)
     report.seconds = time.perf_counter() - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,16 @@ from picopose_cli.base.options import ScoreOptions
 from picopose_cli.bop.targets import kind_of
 from picopose_cli.bop.toolkit import find_script
 from picopose_cli.pictures.score_plots import plot_scores
-from picopose_cli.runs.scores import by_name, print_scores, print_toolkit_comparison, score_files, write_summaries
+from picopose_cli.runs.cluster import open_cluster
+from picopose_cli.runs.cluster_scores import scored_on_cluster
+from picopose_cli.runs.scores import (
+    by_name,
+    print_scores,
+    print_toolkit_comparison,
+    scored_here,
+    scores_and_failures,
+    write_summaries,
+)
 
 WIDE_COLUMNS = 160
 """Width of the tables when the output is not a terminal."""
@@ -34,7 +44,9 @@ def run(options: ScoreOptions) -> ScoreReport:
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else WIDE_COLUMNS)
     if options.toolkit:
         find_script(kind_of(options.targets))  # fails before the work, not after
-    files, failures = score_files(options)
+    with nullcontext() if options.ray is None else open_cluster(options.ray) as cluster:
+        outcomes = scored_here(options) if cluster is None else scored_on_cluster(options, cluster)
+        files, failures = scores_and_failures(outcomes)
     summaries = by_name(files, lambda file: file.scores.summary(per_object=options.per_object))
     print_scores(console, files, options)
     if options.output is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from picopose_cli.base.options import DEFAULT_THREADS, InferOptions
 from picopose_cli.base.tasks import ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
 from picopose_cli.base.types import QueryBatch
 from picopose_cli.base.workers import WorkerDiedError
-from picopose_cli.network.devices import choose_device, use_threads
+from picopose_cli.network.devices import choose_device, thread_count, use_threads
 from picopose_cli.pose.matcher import BatchHypotheses, Matcher
 from picopose_cli.pose.pipeline import ImageGroup, OnProgress, PipelineOptions
 from picopose_cli.rendering.meshes import mesh_files
@@ -72,6 +73,7 @@ def estimate_on_cluster(run: Run, cluster: Cluster, progress: Progress) -> None:
             for result in results:
                 run.keep(result)
             bars.advance(done.node, results)
+        bars.show(dispatcher.status())
         run.report.problems += list(problems)
         _add_nodes(run, dispatcher, images)
 
@@ -88,12 +90,14 @@ class GroupAnswer:
 class EstimateOnNode:
     """What a worker needs; called on its node, it loads the network and the objects and gives the work.
 
-    `inputs` has no images; `obj_ids` are the objects that the images need; `files` says of each path of the driver
-    what it contains, so that a node which lacks it, or has another file there, gets a copy.
+    `inputs` has no images; `threads` of PyTorch where OMP_NUM_THREADS says how many; `obj_ids` are the objects that the
+    images need; `files` says of each path of the driver what it contains, so that a node which lacks it, or has another
+    file there, gets a copy.
     """
 
     inputs: RunInputs
     pipeline: PipelineOptions
+    threads: int | None
     obj_ids: tuple[int, ...]
     files: Mapping[Path, FileBundle]
     versions: Mapping[str, str]
@@ -102,7 +106,7 @@ class EstimateOnNode:
         """Load everything; raises PicoPoseError when the node has other versions, no such device or a bad file."""
         _require_versions(self.versions)
         inputs = _on_node(self.inputs, self.files, context.files)
-        use_threads(context.threads)
+        use_threads(self.threads or context.threads)
         matcher = open_matcher(inputs)
         # Workers of a node or of a shared folder begin with different objects, whose features they compute for all.
         first = context.index % max(len(self.obj_ids), 1)
@@ -172,7 +176,8 @@ def recipe_of(run: Run) -> EstimateOnNode:
     bundles = {inputs.weights: bundle_files(inputs.weights)} | {one.bank: bundle_files(one.bank) for one in found}
     bundles |= {one.mesh: bundle_files(*mesh_files(one.mesh)) for one in found if one.mesh is not None}
     stripped = replace(inputs, targets=(), all_tasks=(), groups=(), problems=(), warnings=())
-    return EstimateOnNode(stripped, pipeline_options(inputs), obj_ids, bundles, _result_versions())
+    threads = thread_count() if "OMP_NUM_THREADS" in os.environ else None
+    return EstimateOnNode(stripped, pipeline_options(inputs), threads, obj_ids, bundles, _result_versions())
 
 
 def _on_node(inputs: RunInputs, bundles: Mapping[Path, FileBundle], files: NodeFiles) -> RunInputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,19 +39,28 @@ class ScoredFile:
     notes: tuple[str, ...]
 
 
-def score_files(options: ScoreOptions) -> tuple[list[ScoredFile], list[PicoPoseError]]:
-    """Return the scores of the result files, and the errors of those that cannot be scored.
-
-    Raises PicoPoseError when there is only one file and it cannot be scored, or when none can.
-    """
-    files, failures = [], []
+def scored_here(options: ScoreOptions) -> Iterator[ScoredFile | PicoPoseError]:
+    """Yield the scores of each result file, or why it cannot be scored, in their order."""
     for path in options.results:
         try:
-            files.append(score_file(path, options))
+            yield score_file(path, options)
         except PicoPoseError as error:
-            if len(options.results) == 1:
-                raise
-            failures.append(error)
+            yield error
+
+
+def scores_and_failures(
+    outcomes: Iterable[ScoredFile | PicoPoseError],
+) -> tuple[list[ScoredFile], list[PicoPoseError]]:
+    """Return the scores of the result files, and the errors of those that cannot be scored.
+
+    Raises PicoPoseError when none can.
+    """
+    files, failures = list[ScoredFile](), list[PicoPoseError]()
+    for outcome in outcomes:
+        if isinstance(outcome, PicoPoseError):
+            failures.append(outcome)
+        else:
+            files.append(outcome)
     if not files:
         raise failures[0]
     return files, failures

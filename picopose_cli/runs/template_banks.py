@@ -160,13 +160,18 @@ def make_banks(
     # One worker would only cost its start; OpenGL, which can kill its process, always gets one.
     in_process = renderer not in GL_KINDS and min(workers, len(jobs)) == 1
     for index, outcome in run_jobs(make_bank, jobs, workers, in_process=in_process):
-        if isinstance(outcome, PicoPoseError):
-            report.failed[jobs[index].obj_id] = failure_text(outcome, renderer)
-        else:
-            report.written.append(jobs[index].obj_id)
-            report.notes |= {jobs[index].obj_id: outcome} if outcome else {}
+        add_bank(report, jobs[index], outcome)
         on_progress(1)
     report.written.sort()
+
+
+def add_bank(report: RenderReport, job: BankJob, outcome: str | PicoPoseError) -> None:
+    """Report a bank as written, with what is doubtful about its mesh, or as failed."""
+    if isinstance(outcome, PicoPoseError):
+        report.failed[job.obj_id] = failure_text(outcome, job.renderer)
+    else:
+        report.written.append(job.obj_id)
+        report.notes |= {job.obj_id: outcome} if outcome else {}
 
 
 def make_bank(job: BankJob, share: int) -> str:

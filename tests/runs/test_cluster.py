@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,25 @@ import torch
 from helpers.cluster_faults import with_faults
 from helpers.rendered_bop import write_bop_dataset
 
-from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.errors import OutOfMemoryError, PicoPoseError
 from picopose_cli.base.option_fields import command_line
-from picopose_cli.base.options import InferOptions
+from picopose_cli.base.options import InferOptions, RenderTemplatesOptions, ScoreOptions
 from picopose_cli.base.tasks import ImageResult
-from picopose_cli.commands import infer
+from picopose_cli.base.types import PoseEstimate
+from picopose_cli.bop.results import write_results
+from picopose_cli.commands import infer, render_templates, score
 from picopose_cli.runs import cluster_estimates
+from picopose_cli.runs.cluster import WorkerShare, _RayBackend, open_cluster
+from picopose_cli.runs.dispatch import Answered, Lost, NoMemory, Place, Ready, Unusable
 from picopose_cli.runs.journal import JournalFollower, journal_path
+from picopose_cli.runs.node_worker import Bug, MemoryTooSmall, outcome_of
 from picopose_cli.runs.run import Run
+from picopose_cli.templates.bank import read_bank
 
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray_cluster = pytest.importorskip("ray.cluster_utils")
+import ray  # noqa: E402 - there is one
 
 IMAGES = 12
 NAME = "picopose_toy-test.csv"
@@ -186,3 +195,108 @@ def test_a_driver_that_is_killed_goes_on_from_its_journal(folder, whole, cluster
 def test_an_address_where_no_cluster_is(folder, tmp_path, address, text):
     with pytest.raises(PicoPoseError, match=text):
         infer.run(options(folder, tmp_path / NAME, ray=address))
+
+
+def test_banks_and_scores_are_those_of_this_machine(toy_dir, cluster, tmp_path, monkeypatch):
+    """One object and two result files, one of which cannot be scored; the relative path means this folder."""
+    monkeypatch.chdir(toy_dir / "toy")
+    asked = RenderTemplatesOptions(
+        "toy", toy_dir, tmp_path / "here", object_ids=(2,), renderer="software", workers=1, mesh_unit="mm"
+    )
+    assert render_templates.run(asked).written == [2]
+    on_nodes = replace(asked, templates=tmp_path / "nodes", renderer="auto", ray=cluster.address)
+    assert render_templates.run(on_nodes).written == [2]
+    here, there = (read_bank(folder / "obj_000002.h5") for folder in (tmp_path / "here", tmp_path / "nodes"))
+    for one in fields(here):
+        np.testing.assert_equal(getattr(there, one.name), getattr(here, one.name))
+
+    dataset = write_bop_dataset(tmp_path, images=1)
+    poses = [PoseEstimate(*image, obj_id, 1.0, T, 0.5) for image, of in dataset.poses.items() for obj_id, T in of]
+    write_results(tmp_path / "good_toy-test.csv", poses)
+    asked = ScoreOptions((tmp_path / "good_toy-test.csv", tmp_path / "no_toy-test.csv"), tmp_path, workers=1)
+    expected, found = score.run(asked), score.run(replace(asked, ray=cluster.address))
+    assert found == expected
+    assert found.exit_code == 1
+    assert found.scores["good_toy-test"]["bop19_average_recall"] == 1
+
+
+class FakeRay:
+    """What the backend needs of Ray to hear what came of calls."""
+
+    exceptions = ray.exceptions
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def remote(self, **_: Any) -> Any:
+        return lambda actor: actor
+
+
+@pytest.mark.parametrize(
+    ("answer", "while_starting", "event"),
+    [
+        (None, True, Ready(1)),
+        (PicoPoseError("no licence"), True, Unusable(1, "no licence")),
+        (MemoryTooSmall(), True, Lost(1, "memory ran out while it started")),
+        (7, False, Answered(1, 0, 7)),
+        (MemoryTooSmall(), False, NoMemory(1, 0)),
+        (ray.exceptions.ActorDiedError(), False, Lost(1, "its process was killed, or crashed")),
+        (ray.exceptions.ActorUnavailableError("socket closed", None), False, "node_left"),
+        (ray.exceptions.OutOfMemoryError("more than 95%"), False, "no_memory"),
+    ],
+)
+def test_what_an_answer_of_ray_means(answer, while_starting, event):
+    backend, call = _RayBackend(FakeRay(), None, None, [], WorkerShare(), None), Future()
+    if isinstance(answer, ray.exceptions.RayError):
+        call.set_exception(answer)
+    else:
+        call.set_result(answer)
+    backend._prepared(1, call) if while_starting else backend._answered(1, 0, call)
+    (found,) = backend.wait(0.1)
+    if isinstance(event, str):
+        assert getattr(found, event)
+        assert found.worker == 1
+    else:
+        assert repr(found) == repr(event)
+
+
+def test_a_bug_on_a_node_is_raised_with_its_trace():
+    backend, call = _RayBackend(FakeRay(), None, None, [], WorkerShare(), None), Future()
+    backend._actors[1] = Place("1", "gpu-07", 0), None
+    call.set_result(Bug("Traceback: ValueError: 3 is odd"))
+    backend._answered(1, 0, call)
+    with pytest.raises(RuntimeError, match=r"(?s)a worker on gpu-07 .*ValueError: 3 is odd"):
+        backend.wait(0.1)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), MemoryTooSmall),
+        (OutOfMemoryError("one detection does not fit"), MemoryTooSmall),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MemoryTooSmall),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), MemoryTooSmall),
+        (RuntimeError("shapes differ"), Bug),
+        (KeyError("x"), Bug),
+        (PicoPoseError("damaged"), PicoPoseError),
+    ],
+)
+def test_what_an_error_on_a_node_means(error, kind):
+    def fail() -> None:
+        raise error
+
+    assert type(outcome_of(fail)) is kind
+
+
+def test_a_node_with_other_versions_is_not_used():
+    wanted = cluster_estimates._result_versions()
+    assert set(wanted) == {"picopose", "torch", "numpy", "opencv-python-headless"}
+    cluster_estimates._require_versions(wanted)
+    with pytest.raises(PicoPoseError, match=r"the node has torch \S+ instead of 9\.9"):
+        cluster_estimates._require_versions(wanted | {"torch": "9.9"})
+
+
+def test_without_ray_it_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(PicoPoseError, match=r"pip install 'picopose-cli\[ray\]'"), open_cluster("auto"):
+        pass
