@@ -25,6 +25,7 @@ from picopose_cli.base.option_texts import (
 )
 from picopose_cli.base.options import DEFAULT_PROCESSES, MESH_UNITS
 
+DEPTH_USES = ("auto", "on", "off")
 MASK_SOURCES = ("auto", "files", "alpha")
 DEFAULT_RESOLUTION = 80
 """Cells of a reconstruction's grid: about four pixels of a photograph each, its colours are finer."""
@@ -47,6 +48,9 @@ class ReconstructOptions:
     )
     masks: str = option(
         "auto", "Masks of a folder with cameras.json; auto: masks/ if there, else alpha.", choices=MASK_SOURCES
+    )
+    depth: str = option(
+        "auto", "Use the depth images beside the photographs; auto: where there are any.", choices=DEPTH_USES
     )
     resolution: int = option(
         DEFAULT_RESOLUTION, "Cells of the grid along the object's longest side.", minimum=16, below=257

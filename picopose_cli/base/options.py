@@ -105,6 +105,7 @@ class RenderTemplatesOptions:
     from_images: Path | None = option(
         None, "Build the banks from the template images in this folder instead of meshes.", value="DIR"
     )
+    from_reference: Path | None = option(None, "Photographs (see reconstruct) that replace near views.", value="DIR")
     renderer: str = option("auto", "Renderer; auto: egl on a GPU, otherwise software.", choices=RENDERERS)
     mesh_unit: str = option("mm", "Unit of length of the meshes.", choices=MESH_UNITS)
     workers: int = option(
@@ -123,6 +124,8 @@ class RenderTemplatesOptions:
         require(given, "nothing to render", "pass --dataset NAME, or --from-images DIR with --templates DIR")
         rendered = self.ray is None or self.from_images is None
         require(rendered, "--from-images renders nothing that a cluster could share", "drop --ray")
+        alone = self.from_reference is None or (self.from_images is None and self.ray is None)
+        require(alone, "--from-reference needs meshes, on this machine", "drop --from-images and --ray")
 
 
 @dataclass(frozen=True)

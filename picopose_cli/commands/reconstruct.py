@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from picopose_cli.base.environment import package_versions
+from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes, require_writable
 from picopose_cli.base.guide_options import ReconstructOptions
 from picopose_cli.base.option_fields import options_record
@@ -33,6 +34,7 @@ from picopose_cli.reconstruction.reconstruct import (
     reconstruct,
     render_views,
 )
+from picopose_cli.reconstruction.views import ReferenceView
 from picopose_cli.runs.progress import add_bar, progress_bar
 
 
@@ -64,7 +66,9 @@ def run(options: ReconstructOptions) -> ReconstructResult:
     require_writable(model)
     with progress_bar(console) as progress:
         bar = add_bar(progress, "photographs", len(found.photos), "images")
-        views, problems = load_views(found, lambda count: progress.advance(bar, count))
+        use_depth = options.depth != "off"
+        views, problems = load_views(found, lambda count: progress.advance(bar, count), use_depth=use_depth)
+        require_depth(views, options)
         progress.update(bar, total=len(views) + len(problems) - len(found.problems))
         bar_stages = add_bar(progress, "reconstruction", STAGES, "stages")
         made = reconstruct(
@@ -84,6 +88,13 @@ def run(options: ReconstructOptions) -> ReconstructResult:
     return result
 
 
+def require_depth(views: Sequence[ReferenceView], options: ReconstructOptions) -> None:
+    """Raise PicoPoseError when depth is asked for and no view has any."""
+    if options.depth == "on" and not any(view.depth_m is not None for view in views):
+        what = "there are no depth images of pinhole cameras"
+        raise PicoPoseError(what, where=options.images, fix="add depth/, or pass --depth auto")
+
+
 def _report(result: ReconstructResult, options: ReconstructOptions, obj_id: int) -> dict[str, object]:
     """Return the quality report."""
     made = result.made
@@ -95,6 +106,7 @@ def _report(result: ReconstructResult, options: ReconstructOptions, obj_id: int)
         "vertices": len(made.surface.vertices),
         "faces": len(made.surface.faces),
         "texture_px": made.texture.rgb.shape[0],
+        "views_with_depth": sum(view.depth_m is not None for view in made.views),
         "overruled_share": made.overruled_share,
         "silhouette_iou": _summary(ious),
         "colour_error": _summary(errors),

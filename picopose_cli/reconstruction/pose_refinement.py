@@ -19,7 +19,7 @@ from picopose_cli.reconstruction.surface import Surface
 from picopose_cli.reconstruction.views import ReferenceView
 
 _STEPS = 3
-_LEAST_VERTICES = 60
+_LEAST_VERTICES, _MOST_VERTICES = 60, 2000
 _PRIOR_RAD, _PRIOR_PX = np.deg2rad(0.3), 1.0
 """Standard deviations of a pose's error that is still likely."""
 _NOISE = 0.35
@@ -27,13 +27,19 @@ _NOISE = 0.35
 _INDEPENDENT_SHARE = 0.02
 
 
-def refine_poses(surface: Surface, views: Sequence[ReferenceView], rounds: int) -> list[ReferenceView]:
-    """Return the views with refined poses; those without enough texture keep their own."""
-    refined, given = list(views), [view.T_cam_from_obj for view in views]
+def refine_poses(
+    surface: Surface, views: Sequence[ReferenceView], rounds: int, start: Sequence[ReferenceView] | None = None
+) -> list[ReferenceView]:
+    """Return the views with refined poses, from those of `start` if given; those without texture keep their own."""
+    refined, given = list(start or views), [view.T_cam_from_obj for view in views]
+    images: list[Array] = []
     centre = surface.vertices.mean(axis=0)
     for _ in range(rounds):
         sights = clear_sights(surface, refined)
-        images = [relative_colours(view, one.depth_m > 0) for view, (one, _) in zip(refined, sights, strict=True)]
+        # the surroundings change too little between rounds to be looked at again
+        images = images or [
+            relative_colours(view, one.depth_m > 0) for view, (one, _) in zip(refined, sights, strict=True)
+        ]
         colours = [sample(image, one.x, one.y) for image, (one, _) in zip(images, sights, strict=True)]
         total, weight = np.zeros_like(colours[0]), np.zeros(len(colours[0]), np.float32)
         for c, (_, w) in zip(colours, sights, strict=True):
@@ -43,6 +49,7 @@ def refine_poses(surface: Surface, views: Sequence[ReferenceView], rounds: int) 
         for view, T_given, image, c, (_, w) in zip(refined, given, images, colours, sights, strict=True):
             others = weight - w
             use = np.flatnonzero((w > 0) & (others > 0.5))
+            use = use[:: max(len(use) // _MOST_VERTICES, 1)]
             mean = (total[use] - w[use, None] * c[use]) / others[use, None]
             moved.append(_align(view, T_given, image, surface.vertices[use], mean, w[use], centre))
         refined = _without_common_motion(views, moved, centre)

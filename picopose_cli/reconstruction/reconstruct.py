@@ -13,13 +13,15 @@ from picopose_cli.base.types import Array, Mesh, RenderedView
 from picopose_cli.reconstruction.carving import coarse_hull, fine_hull, hull_surface, outliers
 from picopose_cli.reconstruction.checks import (
     LARGEST_MISS,
+    LEAST_VIEWS,
     check_agreement,
     check_count,
     check_geometry,
     disagreement,
 )
 from picopose_cli.reconstruction.colours import Texture, paint
-from picopose_cli.reconstruction.hull import enclosing_sphere
+from picopose_cli.reconstruction.depth_fusion import fuse_depth
+from picopose_cli.reconstruction.hull import Grid, enclosing_sphere
 from picopose_cli.reconstruction.photo_fit import fit_photographs
 from picopose_cli.reconstruction.pose_refinement import refine_poses
 from picopose_cli.reconstruction.silhouette_fit import fit_silhouettes
@@ -82,9 +84,12 @@ def reconstruct(
     check_count(kept, problems | left_out, where)
     on_stage(1)
     grid, values = fine_hull(kept, coarse_hull(kept) or hull, cells)
-    surface = fit_silhouettes(hull_surface(grid, values), kept, _SILHOUETTE_ROUNDS)
-    on_stage(1)
-    surface, refined = _fit_photographs(surface, kept, on_stage)
+    if sum(view.depth_m is not None for view in kept) >= LEAST_VIEWS:
+        surface, refined = _fuse(grid, values, kept, on_stage)
+    else:
+        surface = fit_silhouettes(hull_surface(grid, values), kept, _SILHOUETTE_ROUNDS)
+        on_stage(1)
+        surface, refined = _fit_photographs(surface, kept, on_stage)
     texture = paint(surface, refined)
     on_stage(1)
     return Reconstruction(surface, texture, tuple(refined), left_out, hull.share)
@@ -98,8 +103,8 @@ def _agreeing_views(
     centre, radius, misses = enclosing_sphere(views)
     check_agreement(views, misses, where)
     kept = [view for view, miss in zip(views, misses, strict=True) if miss <= LARGEST_MISS]
-    for view in views:
-        if view not in kept:
+    for view, miss in zip(views, misses, strict=True):
+        if not miss <= LARGEST_MISS:
             left_out[view.name] = "its pose does not agree with its mask: the camera looks past the object"
     check_count(kept, problems | left_out, where)
     check_geometry(kept, centre, radius, where)
@@ -109,13 +114,27 @@ def _agreeing_views(
 def _fit_photographs(
     surface: Surface, views: Sequence[ReferenceView], on_stage: OnStage
 ) -> tuple[Surface, list[ReferenceView]]:
-    refined = list(views)
+    refined = refine_poses(surface, views, _POSE_ROUNDS)
     diameter_m = float(np.linalg.norm(np.ptp(surface.vertices, axis=0)))
     for inward, outward in _PHOTO_RANGES:
-        refined = refine_poses(surface, views, _POSE_ROUNDS)
         surface = fit_photographs(surface, refined, inward * diameter_m, outward * diameter_m, _PHOTO_STEPS, _STIFFNESS)
+        refined = refine_poses(surface, views, 1, refined)
         on_stage(1)
-    return surface, refine_poses(surface, views, _POSE_ROUNDS)
+    return surface, refined
+
+
+def _fuse(
+    grid: Grid, hull: Array, views: Sequence[ReferenceView], on_stage: OnStage
+) -> tuple[Surface, list[ReferenceView]]:
+    """Return the surface of the views' depth maps, fused again at poses that were refined with it."""
+    surface = hull_surface(grid, fuse_depth(views, grid, hull))
+    on_stage(1)
+    refined = refine_poses(surface, views, _POSE_ROUNDS)
+    for _ in _PHOTO_RANGES:
+        surface = hull_surface(grid, fuse_depth(refined, grid, hull))
+        refined = refine_poses(surface, views, 1, refined)
+        on_stage(1)
+    return surface, refined
 
 
 def textured_mesh(surface: Surface, texture: Texture) -> Mesh:

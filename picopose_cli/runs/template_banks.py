@@ -9,7 +9,7 @@ from pathlib import Path
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.locks import remove_stale_lock, writer_lock
 from picopose_cli.base.options import RenderTemplatesOptions, resolve_dataset
-from picopose_cli.base.types import Provenance
+from picopose_cli.base.types import Provenance, TemplateBank
 from picopose_cli.base.workers import WorkerDiedError, run_jobs
 from picopose_cli.bop.datasets import (
     Dataset,
@@ -19,11 +19,17 @@ from picopose_cli.bop.datasets import (
     open_dataset,
     read_object_infos,
 )
+from picopose_cli.reconstruction.plain_folder import is_plain_folder
+from picopose_cli.reconstruction.reading import find_photographs, load_views
+from picopose_cli.reconstruction.reference_templates import photographs_sha256, use_photographs
 from picopose_cli.rendering.gl import GL_KINDS
-from picopose_cli.rendering.meshes import mesh_sha256, unit_in_file
+from picopose_cli.rendering.meshes import mesh_sha256, read_mesh, read_shape, unit_in_file
 from picopose_cli.templates.bank import bank_path, read_provenance, write_bank
 from picopose_cli.templates.build import render_bank
 from picopose_cli.templates.from_images import IMAGES_KIND, image_object_ids, images_sha256, read_image_bank
+
+_PHOTOGRAPHS = "; photographs "
+"""Before the digest of the reference images of a bank, in its renderer's detail."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class BankJob:
     mesh_unit: str
     diameter_m: float | None = None
     """The object's diameter of models_info.json, None where it is not known."""
+    reference: Path | None = None
+    """The folder of reference images that take the place of renders; None: none of them do."""
 
 
 @dataclass
@@ -89,7 +97,12 @@ def plan_banks(options: RenderTemplatesOptions, report: RenderReport) -> tuple[P
             renderer = unit = IMAGES_KIND
         elif diameter_m is not None:
             unit = unit_in_file(source, unit, diameter_m)
-        jobs.append(BankJob(obj_id, source, bank_path(folder, obj_id), renderer, unit, diameter_m))
+        jobs.append(
+            BankJob(obj_id, source, bank_path(folder, obj_id), renderer, unit, diameter_m, options.from_reference)
+        )
+    if options.from_reference is not None and is_plain_folder(options.from_reference) and len(jobs) > 1:
+        what = f"shows one object, but there are {len(jobs)} to render"
+        raise PicoPoseError(what, where=options.from_reference, fix="choose it with --object-ids")
     return folder, jobs
 
 
@@ -125,7 +138,12 @@ def jobs_to_do(jobs: Sequence[BankJob], overwrite: bool, report: RenderReport) -
         except PicoPoseError as error:
             report.failed[job.obj_id] = str(error)
             continue
-        made = None if overwrite else _current_bank(job, sha256)
+        try:
+            photographs = _photographs_text(job)
+        except PicoPoseError as error:
+            report.failed[job.obj_id] = str(error)
+            continue
+        made = None if overwrite else _current_bank(job, sha256, photographs)
         if made is None:
             todo.append(job)
         else:
@@ -135,7 +153,18 @@ def jobs_to_do(jobs: Sequence[BankJob], overwrite: bool, report: RenderReport) -
     return todo
 
 
-def _current_bank(job: BankJob, source_sha256: str) -> Provenance | None:
+def _photographs_text(job: BankJob) -> str:
+    """Return how the detail of a bank's renderer ends if photographs take the place of renders; empty for none.
+
+    Raises PicoPoseError when the reference images of the object cannot be used.
+    """
+    if job.reference is None:
+        return ""
+    found = find_photographs(job.reference, job.obj_id, "auto")
+    return f"{_PHOTOGRAPHS}{photographs_sha256(found)[:16]}"
+
+
+def _current_bank(job: BankJob, source_sha256: str, photographs: str) -> Provenance | None:
     """Return the provenance of a bank in this format, made from the same mesh, read in the same unit; None without one.
 
     Another renderer's bank is current unless the renderer was chosen by name: they agree to a fraction of a pixel.
@@ -146,6 +175,8 @@ def _current_bank(job: BankJob, source_sha256: str) -> Provenance | None:
     except PicoPoseError:
         return None
     same = (made.source_sha256, made.mesh_unit) == (source_sha256, job.mesh_unit)
+    _, mark, digest = made.renderer_detail.partition(_PHOTOGRAPHS)
+    same &= mark + digest == photographs
     return made if same and job.renderer in ("auto", made.renderer) else None
 
 
@@ -190,9 +221,29 @@ def make_bank(job: BankJob, share: int) -> str:
             threads=share,
             known_diameter_m=job.diameter_m,
         )
+        if job.reference is not None:
+            bank = _with_photographs(bank, job)
     with writer_lock(job.bank):  # for what a killed run has left of it
         write_bank(job.bank, bank)
     return bank.provenance.notes
+
+
+def _with_photographs(bank: TemplateBank, job: BankJob) -> TemplateBank:
+    """Return a bank with reference images in place of renders.
+
+    Raises PicoPoseError when there are none that can be used.
+    """
+    assert job.reference is not None
+    views, problems = load_views(find_photographs(job.reference, job.obj_id, "auto"), lambda _: None)
+    if not views:
+        first = "; ".join(f"{name}: {reason}" for name, reason in list(problems.items())[:1]) or "there are none"
+        raise PicoPoseError(f"no reference image can be used ({first})", where=job.reference, fix="check the folder")
+    mesh, shape = read_mesh(job.source, job.mesh_unit), read_shape(job.source, job.mesh_unit)
+    bank, count = use_photographs(bank, mesh, shape, views)
+    detail = f"{bank.provenance.renderer_detail}{_photographs_text(job)}"
+    text = f"{count} of {len(bank.masks)} views are photographs"
+    notes = "; ".join(filter(None, (bank.provenance.notes, text)))
+    return replace(bank, provenance=replace(bank.provenance, renderer_detail=detail, notes=notes))
 
 
 def failure_text(error: PicoPoseError, renderer: str) -> str:
