@@ -177,3 +177,19 @@ def test_folders_that_are_not_understood(tmp_path: Path, photos):
     with pytest.raises(PicoPoseError, match="shows objects 1, 2; choose one with --object-id"):
         read(tmp_path / "scene")
     assert len(read(tmp_path / "scene", 2)[1]) == 1
+
+
+def test_depth_is_used_where_there_is_any(tmp_path: Path, photos):
+    write_scene(tmp_path / "scene", photos, 1, depth=True)
+    made = run(tmp_path / "scene", output=tmp_path / "with/obj_000001.ply", resolution=32)
+    assert json.loads((tmp_path / "with/obj_000001.reconstruction.json").read_text())["views_with_depth"] == 12
+    np.testing.assert_allclose(np.ptp(made.made.surface.vertices, axis=0), BOX_M, atol=0.003)
+    view = read(tmp_path / "scene")[1][0]
+    assert view.depth_m is None
+    write_photos(tmp_path / "plain", photos)
+    with pytest.raises(PicoPoseError, match="there are no depth images"):
+        run(tmp_path / "plain", output=tmp_path / "out.ply", depth="on")
+    cv2.imwrite(str(tmp_path / "scene/depth/000003.png"), np.ones((5, 7), np.uint16))
+    found = find_photographs(tmp_path / "scene", None, "auto")
+    _, problems = load_views(found, lambda _: None, use_depth=True)
+    assert "the depth map is 7x5 px, its image 96x96" in problems["scene/000003"]
