@@ -17,7 +17,7 @@ from picopose_cli.rendering.renderers import choose_renderer
 from picopose_cli.runs.cluster import open_cluster
 from picopose_cli.runs.cluster_banks import make_banks_on_cluster
 from picopose_cli.runs.progress import add_bar, progress_bar
-from picopose_cli.runs.template_banks import BankJob, RenderReport, jobs_to_do, make_banks, plan_banks
+from picopose_cli.runs.template_banks import BankJob, RenderReport, jobs_to_do, make_banks, photographs_text, plan_banks
 from picopose_cli.templates.bank import read_bank
 from picopose_cli.templates.from_images import IMAGES_KIND
 
@@ -47,6 +47,7 @@ def run(options: RenderTemplatesOptions) -> RenderReport:
                 make_banks(todo, renderer, options.workers, report, advance)
             else:
                 make_banks_on_cluster(todo, renderer, cluster, report, advance)
+    _print_photographs(console, jobs, report)
     if options.contact_sheet:
         _write_contact_sheets(jobs, report)
     report.seconds = time.perf_counter() - started
@@ -62,6 +63,13 @@ def _choose_renderer(requested: str, report: RenderReport, console: Console) -> 
         report.renderer, report.renderer_detail = choice.kind, choice.detail
         console.print(f"renderer: {choice}", soft_wrap=True)
     return report.renderer
+
+
+def _print_photographs(console: Console, jobs: Sequence[BankJob], report: RenderReport) -> None:
+    """Print how many views of each bank are reference images, where there are any."""
+    for job in jobs if any(job.reference for job in jobs) else ():
+        if job.obj_id not in report.failed:
+            console.print(f"object {job.obj_id}: {photographs_text(job.bank)}", soft_wrap=True)
 
 
 def _write_contact_sheets(jobs: Sequence[BankJob], report: RenderReport) -> None:

@@ -44,16 +44,16 @@ def coarse_hull(views: Sequence[ReferenceView]) -> Hull | None:
     grid = Grid.around(centre - radius, centre + radius, COARSE_CELLS)
     points = grid.points(np.arange(np.prod(grid.shape)))
     values = hull_values(views, distances, points, OVERRULED_SHARES)
-    # half a cube's diagonal outward: a thin part need not contain the centre of a cube
+    # a little beyond the hull: a thin part need not contain the centre of a cube
     inside = values > -0.3 * grid.step_m
     if not (values > 0).any():
         return None
-    ious = [silhouette_ious(views, points[each], grid.step_m) for each in inside if each.any()]
+    none = np.zeros(len(views))
+    ious = [silhouette_ious(views, points[each], grid.step_m) if each.any() else none for each in inside]
     best = int(np.argmax([np.median(each) for each in ious]))
-    best += len(inside) - len(ious)
     kept = points[inside[best]]
-    margin = grid.step_m
-    return Hull(kept.min(axis=0) - margin, kept.max(axis=0) + margin, OVERRULED_SHARES[best], ious[best - len(inside)])
+    low, high = kept.min(axis=0) - grid.step_m, kept.max(axis=0) + grid.step_m
+    return Hull(low, high, OVERRULED_SHARES[best], ious[best])
 
 
 def outliers(ious: Array) -> Array:

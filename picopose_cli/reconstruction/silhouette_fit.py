@@ -38,7 +38,7 @@ def rim_offsets(surface: Surface, views: Sequence[ReferenceView], distances: Seq
         edge_px = sample(distance, seen.x[rim], seen.y[rim], -max(view.size_hw) / 8)
         # the surface itself is a little inside of its own border
         offset = (edge_px - sample(to_border, seen.x[rim], seen.y[rim]) + 0.5) * seen.z_m[rim] / view.focal_px
-        trust = np.where(np.abs(edge_px) < max(view.size_hw), 1 / (1 + (offset / limit) ** 2), 0)
+        trust = np.where(np.abs(edge_px) < max(view.size_hw), 1 / (1 + np.minimum(np.abs(offset) / limit, 1e6) ** 2), 0)
         total[rim] += trust * offset
         weight[rim] += trust
     return total / np.maximum(weight, 1e-6), weight

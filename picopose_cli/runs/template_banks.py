@@ -29,7 +29,7 @@ from picopose_cli.templates.build import render_bank
 from picopose_cli.templates.from_images import IMAGES_KIND, image_object_ids, images_sha256, read_image_bank
 
 _PHOTOGRAPHS = "; photographs "
-"""Before the digest of the reference images of a bank, in its renderer's detail."""
+"""In the detail of a bank's renderer, before the number of views that are photographs and the digest of these."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def jobs_to_do(jobs: Sequence[BankJob], overwrite: bool, report: RenderReport) -
             report.failed[job.obj_id] = str(error)
             continue
         try:
-            photographs = _photographs_text(job)
+            photographs = _photographs_digest(job)
         except PicoPoseError as error:
             report.failed[job.obj_id] = str(error)
             continue
@@ -153,15 +153,21 @@ def jobs_to_do(jobs: Sequence[BankJob], overwrite: bool, report: RenderReport) -
     return todo
 
 
-def _photographs_text(job: BankJob) -> str:
-    """Return how the detail of a bank's renderer ends if photographs take the place of renders; empty for none.
+def photographs_text(bank: Path) -> str:
+    """Return how many views of a bank are photographs, empty for none; raises PicoPoseError as `read_provenance`."""
+    counted, _, _ = read_provenance(bank).renderer_detail.partition(_PHOTOGRAPHS)[2].rpartition(" ")
+    return counted and f"{counted} views are photographs"
+
+
+def _photographs_digest(job: BankJob) -> str:
+    """Return the digest of the reference images that take the place of renders; empty where none do.
 
     Raises PicoPoseError when the reference images of the object cannot be used.
     """
     if job.reference is None:
         return ""
     found = find_photographs(job.reference, job.obj_id, "auto")
-    return f"{_PHOTOGRAPHS}{photographs_sha256(found)[:16]}"
+    return photographs_sha256(found)[:16]
 
 
 def _current_bank(job: BankJob, source_sha256: str, photographs: str) -> Provenance | None:
@@ -175,8 +181,7 @@ def _current_bank(job: BankJob, source_sha256: str, photographs: str) -> Provena
     except PicoPoseError:
         return None
     same = (made.source_sha256, made.mesh_unit) == (source_sha256, job.mesh_unit)
-    _, mark, digest = made.renderer_detail.partition(_PHOTOGRAPHS)
-    same &= mark + digest == photographs
+    same &= made.renderer_detail.partition(_PHOTOGRAPHS)[2].rpartition(" ")[2] == photographs
     return made if same and job.renderer in ("auto", made.renderer) else None
 
 
@@ -240,10 +245,9 @@ def _with_photographs(bank: TemplateBank, job: BankJob) -> TemplateBank:
         raise PicoPoseError(f"no reference image can be used ({first})", where=job.reference, fix="check the folder")
     mesh, shape = read_mesh(job.source, job.mesh_unit), read_shape(job.source, job.mesh_unit)
     bank, count = use_photographs(bank, mesh, shape, views)
-    detail = f"{bank.provenance.renderer_detail}{_photographs_text(job)}"
-    text = f"{count} of {len(bank.masks)} views are photographs"
-    notes = "; ".join(filter(None, (bank.provenance.notes, text)))
-    return replace(bank, provenance=replace(bank.provenance, renderer_detail=detail, notes=notes))
+    counted = f"{_PHOTOGRAPHS}{count} of {len(bank.masks)} {_photographs_digest(job)}"
+    detail = bank.provenance.renderer_detail + counted
+    return replace(bank, provenance=replace(bank.provenance, renderer_detail=detail))
 
 
 def failure_text(error: PicoPoseError, renderer: str) -> str:
