@@ -28,7 +28,7 @@ from accuracy.classes import CLASSES, MASKS, infer_line
 from accuracy.data import SEED, data_sha256, real_bench, written_bench
 from accuracy.localisation import compare
 from accuracy.summary import describe_scores
-from accuracy.variants import COARSE, InferLine
+from accuracy.variants import InferLine
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -130,7 +130,7 @@ def measure_set(name: str, objects: int, images: int, settings: Settings, consol
 def estimate_lines(benches: dict[str, Bench], console: Console) -> dict[Key, dict[str, float]]:
     """Write the result files of all lines, and return the cost of depth per detection of each."""
     bench = benches[FIRST]
-    matcher = bench.matcher("searched" + COARSE)
+    matcher = bench.matcher("searched")
     silhouettes = matcher.store.silhouettes
     refiner = Refiner(load_local_features(), bench.renderer, DEFAULT_REFINE_ROUNDS, silhouettes)
     on_depth = DepthRefiner(bench.renderer, matcher.device, silhouettes)

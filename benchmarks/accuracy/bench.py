@@ -16,7 +16,7 @@ from rich.progress import track
 
 from accuracy.flows import RULES_OF_FLOWS, TimedMatcher
 from accuracy.passes import InferencePass, Pass, Record, TruthPass
-from accuracy.variants import COARSE, InferLine, Variant
+from accuracy.variants import InferLine, Variant
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.options import RenderTemplatesOptions, ScoreOptions
 from picopose_cli.base.tasks import ImageTask
@@ -120,8 +120,7 @@ class Bench:
 
     def matcher(self, flows: str) -> TimedMatcher:
         """Return a new matcher that gives these flows (see `Variant.flows`)."""
-        rules = RULES_OF_FLOWS[flows.removesuffix(COARSE)]
-        return TimedMatcher(self._network, self._store, rules, self._banks if flows.endswith(COARSE) else ())
+        return TimedMatcher(self._network, self._store, RULES_OF_FLOWS[flows])
 
     def score(self, variant: Variant | InferLine, masks: str) -> LocalisationScores:
         """Score a variant's result file as `picopose score` does."""

@@ -9,8 +9,6 @@ from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
 
 HYPOTHESES = 5
 """Hypotheses per detection in every pass of the network."""
-COARSE = "-coarse"
-"""Ends the flows of passes in which stage 3 omits its finest grid."""
 MAX_ROUNDS = DEFAULT_REFINE_ROUNDS
 """Most rounds of refinement that are measured."""
 
@@ -20,8 +18,7 @@ class Variant:
     """A way to estimate: which flows of stage 3, and which rules make a pose of them.
 
     `flows`: stage 3 starts from the similarity that stage 2 `regressed`, from the `searched` one, from that without
-    knowledge of the objects' symmetries (`unaware`), or from the `truth`; with `-coarse` it omits its finest grid, as
-    `infer` does where it refines with the small network. `hypotheses`: how many of a pass's hypotheses
+    knowledge of the objects' symmetries (`unaware`), or from the `truth`. `hypotheses`: how many of a pass's hypotheses
     are solved, 0 for the first one's stage-2 pose. `sub_cell` correspondences, `robust` solver and choice by
     `soft_inliers` each replace the released rule. `rounds` of refinement follow. The score of a pose is that of `infer`
     or, with `detector_score`, the detection's.
@@ -52,7 +49,7 @@ class InferLine:
 def default_variant(slug: str, hypotheses: int, rounds: int = 0, flows: str = "searched") -> Variant:
     """Return the variant with all of the default rules."""
     title = f"--rules default, {hypotheses} hypothes{'i' if hypotheses == 1 else 'e'}s, --refine {rounds}"
-    return Variant(slug, title, hypotheses, flows + COARSE * bool(rounds), True, True, True, rounds)
+    return Variant(slug, title, hypotheses, flows, True, True, True, rounds)
 
 
 ORACLE = Variant("oracle", "oracle: nearest template", 0, "truth")
@@ -70,15 +67,7 @@ REGRESSED = (
     Variant("soft-inliers", "paper, choice by soft inliers alone", 5, "regressed", soft_inliers=True),
     replace(default_variant("unsearched", 5, flows="regressed"), title="these three together"),
 )
-SEARCHED = (
-    Variant("searched", "paper, searched similarity alone", 5, "searched"),
-    DEFAULT,
-    *REFINED,
-    replace(
-        REFINED[-1], slug="finest", title=f"... and stage 3's finest grid, --refine {MAX_ROUNDS}", flows="searched"
-    ),
-    replace(DEFAULT, slug="coarse", title="... without that grid, --refine 0", flows="searched" + COARSE),
-)
+SEARCHED = (Variant("searched", "paper, searched similarity alone", 5, "searched"), DEFAULT, *REFINED)
 FEWER_HYPOTHESES = tuple(
     default_variant(f"default{count}-{rounds}", count, rounds) for count in (1, 3) for rounds in range(MAX_ROUNDS + 1)
 )
@@ -105,8 +94,7 @@ EXTRA_DETECTIONS = tuple(
 
 REAL = (PAPER, DEFAULT, *REFINED)
 UNAWARE = tuple(
-    replace(variant, slug=f"unaware{variant.rounds}", flows=variant.flows.replace("searched", "unaware"))
-    for variant in (DEFAULT, REFINED[-1])
+    replace(variant, slug=f"unaware{variant.rounds}", flows="unaware") for variant in (DEFAULT, REFINED[-1])
 )
 """Without knowledge of the objects' symmetries."""
 DETECTION = (

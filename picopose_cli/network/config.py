@@ -149,15 +149,6 @@ class ModelConfig:
         """Sides of the grids of the offset stage, coarse to fine, in cells."""
         return tuple(self.grid << level for level in range(LEVELS))
 
-    @property
-    def grids_before_refinement(self) -> int:
-        """Grids of the offset stage that are of use where poses are refined by their renders afterwards.
-
-        Without its finest grid, the greater part of its cost, the small network's refined poses are as accurate
-        (benchmarks/README.md). Of other networks that is not known, so all their grids are used.
-        """
-        return LEVELS - 1 if self == MINI else LEVELS
-
     def to_json_dict(self) -> dict[str, Any]:
         """Return the sizes as a nested dict of numbers and lists, ready for `json.dumps`."""
         return {name: _plain(value) for name, value in asdict(self).items()}

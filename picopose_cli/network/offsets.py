@@ -28,13 +28,6 @@ class OffsetEstimate:
     flows: tuple[Tensor, ...]
     certainty_logits: tuple[Tensor, ...]
 
-    def finest(self) -> tuple[Tensor, Tensor]:
-        """Return flow (N,2,4g,4g) and certainty logits (N,1,4g,4g), interpolated where finer grids are missing."""
-        flow, logits = self.flows[-1], self.certainty_logits[-1]
-        for _ in range(LEVELS - len(self.flows)):
-            flow, logits = 2 * upsample(flow), upsample(logits)
-        return flow, logits
-
 
 class ConvRelu(nn.Module):
     """A convolution that keeps the size, and a ReLU."""
@@ -151,18 +144,13 @@ def pack_features(features: OffsetFeatures) -> Tensor:
     return torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in features], dim=1)
 
 
-def packed_sizes(config: ModelConfig, levels: int) -> list[int]:
-    """Return the number of values of each of the first `levels` in a row of `pack_features`."""
-    return [grid * grid * config.decoder.width for grid in config.flow_grids[:levels]]
-
-
-def unpack_features(packed: Tensor, config: ModelConfig, levels: int = LEVELS) -> OffsetFeatures:
-    """Return the features of rows (B,L) of `pack_features`, cut after `levels`; views of the same memory."""
+def unpack_features(packed: Tensor, config: ModelConfig) -> OffsetFeatures:
+    """Return the features of rows (B,L) of `pack_features`; views of the same memory."""
     width = config.decoder.width
-    parts = torch.split(packed, packed_sizes(config, levels), dim=1)
+    levels = torch.split(packed, [grid * grid * width for grid in config.flow_grids], dim=1)
     return tuple(
-        part.view(-1, grid, grid, width).permute(0, 3, 1, 2)
-        for part, grid in zip(parts, config.flow_grids[:levels], strict=True)
+        level.view(-1, grid, grid, width).permute(0, 3, 1, 2)
+        for level, grid in zip(levels, config.flow_grids, strict=True)
     )
 
 

@@ -84,7 +84,7 @@ class PicoPose(nn.Module):
         device are the indices (query, template) of each pair, so that shared features are stored once;
         `A_obs_from_tmpl` (N,3,3) crop px; `template_masks` (N,g,g), nonzero inside. `pairs_at_a_time` (default: 4 on
         the CPU, 16 on a GPU) bounds the memory: four pairs take about 500 MB at the released sizes. `levels`: number
-        of grids, coarsest first; features of others are not needed.
+        of grids, coarsest first.
         """
         step = pairs_at_a_time or (_PAIRS_ON_CPU if pairs.device.type == "cpu" else _PAIRS_ON_DEVICE)
         flow, logits = start_offsets(A_obs_from_tmpl.float(), template_masks, self.config.vit.patch_px)
@@ -93,8 +93,8 @@ class PicoPose(nn.Module):
         for start in range(0, len(pairs), step):
             part = slice(start, start + step)
             of_query, of_template = pairs[part].unbind(1)
-            gathered_query = [_gathered(features, of_query) for features in query[:levels]]
-            gathered_template = [_gathered(features, of_template) for features in template[:levels]]
+            gathered_query = [_gathered(features, of_query) for features in query]
+            gathered_template = [_gathered(features, of_template) for features in template]
             parts.append(decoder(gathered_query, gathered_template, flow[part], logits[part], levels))
         return _joined(parts, self.config.flow_grids[:levels], flow.device)
 

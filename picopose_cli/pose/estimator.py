@@ -80,10 +80,8 @@ class PoseEstimator:
         network = load_inference_network(path, device=device, precision=precision)
         self._device, self._precision, self._weights_sha256 = device, precision, file_sha256(path)
         self._meshes: dict[int, tuple[Path, str]] = {}
-        made_rules = make_rules(rules, hypotheses)
-        can_refine = refine > 0 and made_rules.can_refine
-        refined = self._meshes if can_refine else ()
-        self._matcher = Matcher(network, TemplateStore(network), made_rules, refined)
+        self._matcher = Matcher(network, TemplateStore(network), make_rules(rules, hypotheses))
+        can_refine = refine > 0 and self._matcher.rules.can_refine
         self._options = PipelineOptions(suggest_batch_size(device, network.config))
         renderer = EstimateRenderer(self._meshes)
         self._depth_refiner = DepthRefiner(renderer, self._matcher.device, self._matcher.store.silhouettes)

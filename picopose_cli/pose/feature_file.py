@@ -57,12 +57,9 @@ class FeaturesOnDisk:
         """Return the unit cells (V,P,C) of all views, on the host; raises PicoPoseError when they are damaged."""
         return self._read("cells", slice(None), np.empty)
 
-    def offsets(self, view: int, size: int, device: torch.device) -> Tensor:
-        """Return the first `size` values of the packed offset features of one view, on a device.
-
-        Raises PicoPoseError when the view's features are damaged.
-        """
-        return self._read("offsets", slice(view, view + 1), _STAGING.array)[0, :size].to(device, copy=True)
+    def offsets(self, view: int, device: torch.device) -> Tensor:
+        """Return the packed offset features (L,) of one view; raises PicoPoseError when they are damaged."""
+        return self._read("offsets", slice(view, view + 1), _STAGING.array)[0].to(device, copy=True)
 
     def _read(self, name: str, views: slice, allocate: Callable[[tuple[int, ...], np.dtype[Any]], Array]) -> Tensor:
         """Read some views into an array of `allocate`."""

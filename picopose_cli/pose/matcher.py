@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from picopose_cli.base.geometry import move_origin
 from picopose_cli.base.types import Array, QueryBatch
-from picopose_cli.network.config import LEVELS
 from picopose_cli.network.devices import split_on_oom
 from picopose_cli.network.matching import best_views, template_scores
 from picopose_cli.network.offsets import OffsetFeatures
@@ -66,17 +65,13 @@ class _AlignedPair:
 class Matcher:
     """Stages 1-3 of the network for onboarded objects, by some rules.
 
-    It keeps no state between batches but the store's caches of template features. Of the objects `refined` the poses
-    will be refined: their stage 3 stops at the grid from which refinement takes over.
+    It keeps no state between batches but the store's caches of template features.
     """
 
-    def __init__(
-        self, network: InferenceNetwork, store: TemplateStore, rules: Rules, refined: Container[int] = ()
-    ) -> None:
+    def __init__(self, network: InferenceNetwork, store: TemplateStore, rules: Rules) -> None:
         self.store = store
         self.rules = rules
         self._network = network
-        self._refined = refined
 
     @property
     def device(self) -> torch.device:
@@ -97,19 +92,11 @@ class Matcher:
         with self._network.arithmetic():
             cells, features = self._network.extract(batch.inputs)
             aligned = self._align(batch, cells)
-            for chunk, levels in self._chunks(aligned):
-                for one, hypothesis in zip(chunk, self._regress_offsets(batch, chunk, features, levels), strict=True):
+            for first in range(0, len(aligned), PAIR_CHUNK):
+                chunk = aligned[first : first + PAIR_CHUNK]
+                for one, hypothesis in zip(chunk, self._regress_offsets(batch, chunk, features), strict=True):
                     hypotheses[one.pair.query].append(hypothesis)
         return tuple(tuple(of_query) for of_query in hypotheses)
-
-    def _chunks(self, aligned: Sequence[_AlignedPair]) -> Iterator[tuple[Sequence[_AlignedPair], int]]:
-        """Yield the pairs in parts, each with the number of grids on which stage 3 is run."""
-        before_refinement = self._network.config.grids_before_refinement
-        levels = [before_refinement if one.pair.obj_id in self._refined else LEVELS for one in aligned]
-        for number in sorted(set(levels)):
-            alike = [one for one, of_pair in zip(aligned, levels, strict=True) if of_pair == number]
-            for first in range(0, len(alike), PAIR_CHUNK):
-                yield alike[first : first + PAIR_CHUNK], number
 
     def _align(self, batch: QueryBatch, cells: Tensor) -> list[_AlignedPair]:
         """Run stages 1 and 2; the detections of one object share a matrix product."""
@@ -169,27 +156,25 @@ class Matcher:
         return aligned
 
     def _regress_offsets(
-        self, batch: QueryBatch, aligned: Sequence[_AlignedPair], query_features: OffsetFeatures, levels: int
+        self, batch: QueryBatch, aligned: list[_AlignedPair], query_features: OffsetFeatures
     ) -> list[Hypothesis]:
-        """Run stage 3 on some pairs, on its first `levels` grids."""
+        """Run stage 3 on some pairs."""
         pairs = [one.pair for one in aligned]
         A = torch.stack([one.A_obs_from_tmpl for one in aligned])
         masks = torch.stack([self.store[pair.obj_id].masks[pair.view] for pair in pairs])
-        template_features, index = self.store.offset_features([(pair.obj_id, pair.view) for pair in pairs], levels)
+        template_features, index = self.store.offset_features([(pair.obj_id, pair.view) for pair in pairs])
         pair_index = torch.tensor([[pair.query for pair in pairs], index], device=self._network.device).T
-        flow, logits = self._network.network.regress_offsets(
-            query_features, template_features, pair_index, A, masks, levels=levels
-        ).finest()
+        offsets = self._network.network.regress_offsets(query_features, template_features, pair_index, A, masks)
         return self._hypotheses(
             batch,
             aligned,
             A.double().cpu().numpy(),
-            flow.cpu().numpy(),
-            logits[:, 0].cpu().numpy(),
+            offsets.flows[-1].cpu().numpy(),
+            offsets.certainty_logits[-1][:, 0].cpu().numpy(),
         )
 
     def _hypotheses(
-        self, batch: QueryBatch, aligned: Sequence[_AlignedPair], A: Array, flow: Array, logit: Array
+        self, batch: QueryBatch, aligned: list[_AlignedPair], A: Array, flow: Array, logit: Array
     ) -> list[Hypothesis]:
         pairs = [one.pair for one in aligned]
         objects = [self.store[pair.obj_id] for pair in pairs]

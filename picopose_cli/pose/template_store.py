@@ -18,7 +18,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import apply_affine, move_origin, project_points
 from picopose_cli.base.symmetries import equivalent_views, symmetry_transforms
 from picopose_cli.base.types import Array, ObjectInfo, TemplateBank
-from picopose_cli.network.offsets import OffsetFeatures, pack_features, packed_sizes, unpack_features
+from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
 from picopose_cli.pose.feature_file import FeatureChunk, FeatureFile
 from picopose_cli.pose.inference_network import InferenceNetwork
 from picopose_cli.pose.silhouette_starts import Silhouettes, make_silhouettes
@@ -93,20 +93,18 @@ class TemplateStore:
         features = self._objects[obj_id].features
         return self._cells.get(obj_id, lambda: features.cells().to(self._network.device))
 
-    def offset_features(self, templates: Sequence[tuple[int, int]], levels: int) -> tuple[OffsetFeatures, list[int]]:
+    def offset_features(self, templates: Sequence[tuple[int, int]]) -> tuple[OffsetFeatures, list[int]]:
         """Return the offset features of the distinct (obj_id, view) among N templates, and the N indices into them.
 
-        They are on the device, of the first `levels` grids. Raises PicoPoseError when the features of a view are
-        damaged.
+        They are on the device. Raises PicoPoseError when the features of a view are damaged.
         """
         index = {key: i for i, key in enumerate(dict.fromkeys(templates))}
-        size = sum(packed_sizes(self._network.config, levels))
-        packed = torch.stack([self._packed_offsets(*key, size) for key in index])
-        return unpack_features(packed, self._network.config, levels), [index[key] for key in templates]
+        packed = torch.stack([self._packed_offsets(*key) for key in index])
+        return unpack_features(packed, self._network.config), [index[key] for key in templates]
 
-    def _packed_offsets(self, obj_id: int, view: int, size: int) -> Tensor:
+    def _packed_offsets(self, obj_id: int, view: int) -> Tensor:
         features = self._objects[obj_id].features
-        return self._offsets.get((obj_id, view, size), lambda: features.offsets(view, size, self._network.device))
+        return self._offsets.get((obj_id, view), lambda: features.offsets(view, self._network.device))
 
     def _read_or_compute(
         self, bank: TemplateBank, file: FeatureFile | None, on_progress: Callable[[int], None]
@@ -182,8 +180,8 @@ class TemplateFeatures(Protocol):
     def cells(self) -> Tensor:
         """Return the unit cells (V,P,C) of all views, on the host."""
 
-    def offsets(self, view: int, size: int, device: torch.device) -> Tensor:
-        """Return the first `size` values of the packed offset features of one view, on a device."""
+    def offsets(self, view: int, device: torch.device) -> Tensor:
+        """Return the packed offset features (L,) of one view, on a device."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +195,6 @@ class FeaturesInMemory:
         """Return the unit cells (V,P,C) of all views, on the host."""
         return self.all_cells
 
-    def offsets(self, view: int, size: int, device: torch.device) -> Tensor:
-        """Return the first `size` values of the packed offset features of one view, on a device."""
-        return self.all_offsets[view, :size].to(device)
+    def offsets(self, view: int, device: torch.device) -> Tensor:
+        """Return the packed offset features (L,) of one view, on a device."""
+        return self.all_offsets[view].to(device)

@@ -81,12 +81,6 @@ class RunInputs:
         return {obj_id: found for obj_id, found in self.objects.items() if found is not None}
 
     @property
-    def refined_objects(self) -> set[int]:
-        """Ids of the objects whose poses are refined by their renders."""
-        usable = self.usable_objects if self.options.rounds else {}
-        return {obj_id for obj_id, found in usable.items() if found.mesh is not None}
-
-    @property
     def estimates_extra_detections(self) -> bool:
         """Whether more detections are estimated than count, as the localisation task may."""
         return self.options.extra > 0 and targets_kind(self.targets) == "bop19"

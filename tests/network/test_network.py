@@ -281,16 +281,6 @@ def test_a_stem_keeps_the_grid_and_the_released_layout_has_none(draw: torch.Gene
     assert all(".patch_embed.stem." in name for name in added)
 
 
-def test_missing_grids_are_interpolated() -> None:
-    row = torch.arange(4.0).expand(1, 2, 4, 4)  # cells of the coarsest grid, rising by 1 a cell
-    estimate = OffsetEstimate((row[..., :2, :2], row), (torch.ones(1, 1, 2, 2), torch.full((1, 1, 4, 4), -3.0)))
-    flow, logits = estimate.finest()
-    _close(flow, (2 * torch.linspace(0, 3, 8)).expand(1, 2, 8, 8))  # in cells half as large, corners aligned
-    _close(logits, torch.full((1, 1, 8, 8), -3.0))
-    alone = OffsetEstimate((row, row, row), (row[:, :1],) * 3)
-    assert alone.finest()[0] is row
-
-
 def test_unit_cells_are_row_major_and_of_length_one(draw: torch.Generator) -> None:
     features = torch.randn(2, 5, 3, 4, generator=draw)
     cells = unit_cells(features)

@@ -13,8 +13,6 @@ from helpers.queries import random_batch
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import ObjectInfo, QueryBatch
-from picopose_cli.network import config
-from picopose_cli.network.config import LEVELS
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.pose import matcher as module
 from picopose_cli.pose import rules, template_store
@@ -162,24 +160,6 @@ def test_caches_that_hold_nothing_change_nothing(network, monkeypatch):
             for a, b in zip(one, other, strict=True):
                 assert_close(a, b, atol=1e-6)
                 np.testing.assert_allclose(len(a.correspondences.uv_image), len(b.correspondences.uv_image), atol=2)
-
-
-def test_stage_3_of_refined_objects_stops_before_the_finest_grid(network, monkeypatch):
-    batch, every_grid = random_batch([1, 7, 1]), make_matcher(network).match(random_batch([1, 7, 1]))
-    monkeypatch.setattr(config, "MINI", network.config)
-    calls = []
-    original = network.regress_offsets
-    try:
-        network.regress_offsets = lambda *of, **how: calls.append((len(of[2]), how["levels"])) or original(*of, **how)
-        found = make_matcher(network, refined=[1]).match(batch)
-    finally:
-        del network.regress_offsets
-    assert calls == [(6, LEVELS - 1), (3, LEVELS)]
-    for of_query, expected, obj_id in zip(found, every_grid, batch.obj_ids, strict=True):
-        for one, other in zip(of_query, expected, strict=True):
-            assert (one.view, one.template_score) == (other.view, other.template_score)
-            same = np.array_equal(one.correspondences.uv_image, other.correspondences.uv_image)
-            assert same == (obj_id == 7)
 
 
 def test_template_features_are_computed_once(network):

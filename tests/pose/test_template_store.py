@@ -178,5 +178,4 @@ def test_progress_is_reported_when_nothing_is_computed(folder):
 def test_features_in_memory():
     features = FeaturesInMemory(torch.arange(6.0).view(2, 3, 1), torch.arange(4.0).view(2, 2))
     assert features.cells().shape == (2, 3, 1)
-    assert features.offsets(1, 2, torch.device("cpu")).tolist() == [2, 3]
-    assert features.offsets(1, 1, torch.device("cpu")).tolist() == [2]
+    assert features.offsets(1, torch.device("cpu")).tolist() == [2, 3]
