@@ -23,18 +23,8 @@ from typing import Any
 
 from picopose_cli.base.environment import QUIET_THREADS, available_cores
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.runs.dispatch import (
-    JOBS_AHEAD,
-    Answered,
-    Dispatcher,
-    Event,
-    Lost,
-    NoMemory,
-    Place,
-    Ready,
-    Status,
-    Unusable,
-)
+from picopose_cli.runs.backend import Answered, Event, Lost, NoMemory, Place, Ready, Unusable
+from picopose_cli.runs.dispatch import JOBS_AHEAD, Dispatcher, Status
 from picopose_cli.runs.node_files import NodeFiles, read_block
 from picopose_cli.runs.node_worker import Bug, MakeWork, MemoryTooSmall, NodeContext, outcome_of
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -65,14 +66,14 @@ def estimate_on_cluster(run: Run, cluster: Cluster, progress: Progress) -> None:
     with cluster.dispatcher(recipe_of(run), groups, share, bars.show) as dispatcher:
         problems: dict[str, None] = {}
         images: dict[str, int] = {}
-        for done in dispatcher.run():
-            results = _results(run.groups[done.job], done)
-            if not isinstance(done.outcome, PicoPoseError):
-                problems |= dict.fromkeys(done.outcome.problems)
-                images[done.node] = images.get(done.node, 0) + len(results)
-            for result in results:
-                run.keep(result)
-            bars.advance(done.node, results)
+        for batch in dispatcher.batches():
+            found = [results_of(run.groups[done.job], done) for done in batch]
+            run.keep(*chain.from_iterable(found))
+            for done, results in zip(batch, found, strict=True):
+                if not isinstance(done.outcome, PicoPoseError):
+                    problems |= dict.fromkeys(done.outcome.problems)
+                    images[done.node] = images.get(done.node, 0) + len(results)
+                bars.advance(done.node, results)
         bars.show(dispatcher.status())
         run.report.problems += list(problems)
         _add_nodes(run, dispatcher, images)
@@ -211,7 +212,7 @@ def _require_versions(wanted: Mapping[str, str]) -> None:
         raise PicoPoseError(f"the node has {', '.join(others)}", fix="install the driver's versions there")
 
 
-def _results(group: ImageGroup, done: Done) -> list[ImageResult]:
+def results_of(group: ImageGroup, done: Done) -> list[ImageResult]:
     """Return the results of a group; raises the error of a worker that could not go on."""
     outcome = done.outcome
     if isinstance(outcome, WorkerDiedError):

@@ -7,12 +7,13 @@ what a worker is: `Backend` starts and ends them, on a Ray cluster (`cluster`) o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.workers import WorkerDiedError
+from picopose_cli.runs.backend import Backend, Event, Lost, NoMemory, Place, Ready, Unusable
 
 MOST_TRIES = 3
 """Workers that a job may end, and places that one may fail to start on, before it is given up."""
@@ -22,88 +23,14 @@ JOBS_AHEAD = 2
 """Jobs that a worker has at a time: it reads the next while it computes."""
 WINDOW = 32
 """Jobs a worker that may be done or in progress after the first unfinished one, so that memory is bounded."""
+_ENDING, _SURELY = 16, 0.999
+"""Jobs a worker that are left when it begins to count which worker is slow, and the part of a time that is less."""
 _RESTART_S = (0.0, 5.0, 30.0)
 """Pause before the next start on a place whose last starts failed."""
 _PLACES_S = 1.0
 _POLL_S = 0.5
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one worker can run: a node, by its id and its name for people, and the worker's index there."""
-
-    node_id: str
-    node: str
-    index: int
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A worker has started and takes jobs."""
-
-    worker: int
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A worker has finished a job; `outcome` is its result, or the PicoPoseError that it raised."""
-
-    worker: int
-    job: int
-    outcome: Any
-
-
-@dataclass(frozen=True)
-class NoMemory:
-    """A worker lives, but its memory is too small for a job."""
-
-    worker: int
-    job: int
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker is gone: it died, or its node left (`node_left`), or its memory ran out (`no_memory`)."""
-
-    worker: int
-    reason: str
-    node_left: bool = False
-    no_memory: bool = False
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """A worker cannot start on this node at all."""
-
-    worker: int
-    reason: str
-
-
-Event = Ready | Answered | NoMemory | Lost | Unusable
-
-
-class Backend(Protocol):
-    """Starts workers, gives them jobs, and tells what happens to them."""
-
-    def now(self) -> float:
-        """Return a time in seconds that only grows."""
-
-    def places(self) -> Sequence[Place]:
-        """Return the places for workers that there are now."""
-
-    def start(self, place: Place) -> int:
-        """Begin to start a worker; return its number, which no other has."""
-
-    def give(self, worker: int, job: int, halvings: int) -> None:
-        """Give a job to a worker that is ready; its batches are to be halved that often."""
-
-    def wait(self, timeout_s: float) -> list[Event]:
-        """Return what has happened since the last call; wait for it, at most for a time."""
-
-    def end(self, worker: int) -> None:
-        """End a worker, if it still runs."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +71,16 @@ class _Worker:
     alone: bool = False
     """Whether it has a job that ended other workers, beside which no other job may suffer."""
     jobs: set[int] = field(default_factory=set)
+    began: float | None = None
+    done: int = 0
+    pace_s: float = 0.0
+    """Mean seconds for a job, from the first that it was given on; 0 until it has finished one."""
+
+    def finish(self, job: int, now: float) -> None:
+        """Count a job as finished."""
+        self.jobs.discard(job)
+        self.done += 1
+        self.pace_s = (now - (self.began or 0.0)) / self.done
 
 
 @dataclass
@@ -161,7 +98,7 @@ class _Trouble:
 class Dispatcher:
     """Gives `count` jobs to the workers of a backend and yields the outcomes in the order of the jobs.
 
-    * A worker has up to `JOBS_AHEAD` jobs, near the end one: a slow worker delays the others by one job at most.
+    * A worker has up to `JOBS_AHEAD` jobs, near the end one, and a slow one none that the others finish before it.
     * A worker that is lost is started again, and its jobs are given to others, each alone on a worker: so the job that
       kills is found, and the jobs beside it are not blamed. After `MOST_TRIES` its outcome is a WorkerDiedError.
     * A node that leaves is not the fault of its jobs; one that joins gets workers.
@@ -188,16 +125,27 @@ class Dispatcher:
         """Workers that were lost and nodes that are not used."""
 
     def run(self) -> Iterator[Done]:
-        """Yield the outcome of each job, in order; when the caller stops, workers go on until the backend ends them."""
+        """Yield the outcome of each job, in order."""
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[list[Done]]:
+        """Yield the outcomes of the jobs, in order, those together that are there: the slower the caller, the more.
+
+        When the caller stops, workers go on until the backend ends them.
+        """
         while self._head < self._count:
             self._look_for_places()
             self._give_new(self._give_again())
             self._on_change(self.status())
             for event in self._backend.wait(_POLL_S):
                 self._take(event)
+            batch = []
             while self._head in self._finished:
+                batch.append(self._finished.pop(self._head))
                 self._head += 1
-                yield self._finished.pop(self._head - 1)
+            if batch:
+                yield batch
 
     def status(self) -> Status:
         """Return the state of the work."""
@@ -267,16 +215,26 @@ class Dispatcher:
             for number, worker in self._workers.items():
                 if self._next >= end:
                     return
-                if worker.ready and not worker.alone and number not in held and len(worker.jobs) == having:
+                free = worker.ready and not worker.alone and number not in held and len(worker.jobs) == having
+                if free and not self._would_end_later(worker):
                     self._next += 1
                     self._give(number, self._next - 1)
+
+    def _would_end_later(self, worker: _Worker) -> bool:
+        """Return whether the others do all jobs that wait before this worker would finish one of them."""
+        waiting = self._count - self._next
+        if waiting > _ENDING * len(self._workers):
+            return False
+        needs_s = _SURELY * (len(worker.jobs) + 1) * worker.pace_s
+        others = (one for one in self._workers.values() if one is not worker and one.pace_s and one.ready)
+        return sum(max(int(needs_s / one.pace_s) - len(one.jobs), 0) for one in others) >= waiting
 
     def _give(self, number: int, job: int) -> None:
         worker = self._workers[number]
         worker.jobs.add(job)
-        tally = self._tally(worker)
-        if tally.began is None:
-            tally.began = self._backend.now()
+        tally, now = self._tally(worker), self._backend.now()
+        worker.began = now if worker.began is None else worker.began
+        tally.began = now if tally.began is None else tally.began
         trouble = self._troubles.get(job)
         self._backend.give(number, job, 0 if trouble is None else trouble.halvings)
 
@@ -299,7 +257,7 @@ class Dispatcher:
             worker.jobs.discard(event.job)
             self._try_again(event.job, worker.place.node, "memory ran out", no_memory=True)
         else:
-            worker.jobs.discard(event.job)
+            worker.finish(event.job, self._backend.now())
             self._finish(event.job, event.outcome, worker.place.node)
             tally = self._tally(worker)
             tally.jobs += 1

@@ -69,21 +69,23 @@ class Run:
         """Start the clock of the images, when the objects are onboarded."""
         self._estimating_since = time.perf_counter()
 
-    def keep(self, result: ImageResult) -> None:
-        """Write an image of `groups`, in order, to the journal, unless it is there already."""
-        index = self._index[_key(result.task)]
-        if index < self._journal.done:
-            return
-        self._keep_finished(index)
-        self._depth_scale.add(result)
-        self._journal.append(result)
-        for skip in result.skips:
-            _LOG.info("skipped %s", skip)
+    def keep(self, *results: ImageResult) -> None:
+        """Write images of `groups`, in order, to the journal, except those that are there already."""
+        kept: list[ImageResult] = []
+        for result in results:
+            index, next_index = self._index[_key(result.task)], self._journal.done + len(kept)
+            if index >= next_index:
+                kept += [*self._finished_between(next_index, index), result]
+                self._depth_scale.add(result)
+        if kept:
+            self._journal.append(*kept)
+        for result in kept:
+            for skip in result.skips:
+                _LOG.info("skipped %s", skip)
 
-    def _keep_finished(self, end: int) -> None:
-        """Write the images before index `end`, which are finished, to the journal."""
-        for task in self._tasks[self._journal.done : end]:
-            self._journal.append(self._finished[_key(task)])
+    def _finished_between(self, first: int, end: int) -> list[ImageResult]:
+        """Return the images from index `first` up to `end`, which an earlier run has finished."""
+        return [self._finished[_key(task)] for task in self._tasks[first:end]]
 
     def finish(self) -> InferReport:
         """Write the result file and the report of all images, check the file, and delete the journal.
@@ -93,7 +95,8 @@ class Run:
         """
         report, output = self.report, self.inputs.output
         is_shard = self.inputs.options.part is not None
-        self._keep_finished(len(self._tasks))
+        for result in self._finished_between(self._journal.done, len(self._tasks)):
+            self._journal.append(result)
         self._depth_scale.finish()
         self._measure()
         for result in self._journal.results():

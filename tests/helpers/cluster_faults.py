@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from picopose_cli.pose.pipeline import ImageGroup
 from picopose_cli.runs.cluster_estimates import EstimateOnNode, GroupAnswer
@@ -59,3 +60,19 @@ class FaultyNode(EstimateOnNode):
 def with_faults(recipe: EstimateOnNode, **faults: object) -> FaultyNode:
     """Return a recipe with faults."""
     return FaultyNode(**{one.name: getattr(recipe, one.name) for one in fields(recipe)}, **faults)
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Workers that only sleep, and answer with a record of each image of a group."""
+
+    seconds: float
+    record: dict[str, Any]
+
+    def __call__(self, _context: NodeContext) -> Callable[[ImageGroup, int], GroupAnswer]:
+        return self.answer
+
+    def answer(self, group: ImageGroup, _halvings: int) -> GroupAnswer:
+        time.sleep(self.seconds)
+        records = tuple(self.record | {"scene_id": task.scene_id, "im_id": task.im_id} for task in group)
+        return GroupAnswer(records, ())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from picopose_cli.runs.dispatch import Answered, Event, Lost, Place, Ready
+from picopose_cli.runs.backend import Answered, Event, Lost, Place, Ready
 
 
 @dataclass
@@ -53,21 +53,26 @@ class SimulatedCluster:
     def _start(self, place: Place) -> int:
         self._numbers += 1
         self._running[self._numbers] = place
-        self._free_at[self._numbers] = self._time + self.start_s
-        self._push(self._time + self.start_s, self.starts(place, self._numbers))
+        self._free_at[self._numbers] = self.now() + self.start_s
+        self._push(self.now() + self.start_s, self.starts(place, self._numbers))
         return self._numbers
 
     def give(self, worker: int, job: int, halvings: int) -> None:
         place = self._running[worker]
         self.given.append((place.node, job, halvings))
-        done_at = max(self._free_at[worker], self._time) + self.seconds(place, job)
+        done_at = max(self._free_at[worker], self.now()) + self.seconds(place, job)
         self._free_at[worker] = done_at
         outcome = self.answer(place, job, halvings)
         self._push(done_at, outcome(worker) if callable(outcome) else Answered(worker, job, outcome))
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """Jump to the next event; one of a worker that has ended is dropped."""
-        self._time, events = min(self._time + timeout_s, self._events[0][0] if self._events else 1e9), []
+        """Jump to the next event."""
+        self._time = min(self._time + timeout_s, self._events[0][0] if self._events else 1e9)
+        return self._due()
+
+    def _due(self) -> list[Event]:
+        """Return the events until now; one of a worker that has ended is dropped."""
+        events = []
         while self._events and self._events[0][0] <= self._time:
             event = heapq.heappop(self._events)[2]
             if callable(event):

@@ -28,8 +28,8 @@ from picopose_cli.base.types import PoseEstimate
 from picopose_cli.bop.results import write_results
 from picopose_cli.commands import infer, render_templates, score
 from picopose_cli.runs import cluster_estimates
+from picopose_cli.runs.backend import Answered, Lost, NoMemory, Place, Ready, Unusable
 from picopose_cli.runs.cluster import WorkerShare, _RayBackend, open_cluster
-from picopose_cli.runs.dispatch import Answered, Lost, NoMemory, Place, Ready, Unusable
 from picopose_cli.runs.journal import JournalFollower, journal_path
 from picopose_cli.runs.node_worker import Bug, MemoryTooSmall, outcome_of
 from picopose_cli.runs.run import Run
@@ -128,12 +128,13 @@ def test_workers_die_and_nodes_leave_and_join_and_the_file_is_the_same(
     add_faults(monkeypatch, sleep_s=0.2, pids=pids)
     keep, kept, before = Run.keep, list[ImageResult](), list(cluster.worker_nodes)
 
-    def keep_and_disturb(run: Run, result: ImageResult) -> None:
-        keep(run, result)
-        kept.append(result)
-        if len(kept) == 1:
+    def keep_and_disturb(run: Run, *results: ImageResult) -> None:
+        keep(run, *results)
+        had = len(kept)
+        kept.extend(results)
+        if had < 1:
             os.kill(int(next(pids.iterdir()).name), signal.SIGKILL)
-        elif len(kept) == 3:
+        elif had < 3 <= len(kept):
             add_node(cluster)
             add_node(cluster)
             for node in before:  # only those that have joined are left

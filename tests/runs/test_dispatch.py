@@ -7,7 +7,8 @@ from helpers.simulated_cluster import SimulatedCluster
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.workers import WorkerDiedError
-from picopose_cli.runs.dispatch import MOST_TRIES, WINDOW, Dispatcher, Lost, NoMemory, Unusable
+from picopose_cli.runs.backend import Lost, NoMemory, Unusable
+from picopose_cli.runs.dispatch import MOST_TRIES, WINDOW, Dispatcher
 
 
 def outcomes(count: int, cluster: SimulatedCluster) -> list:
@@ -39,7 +40,7 @@ def test_no_more_workers_than_jobs():
 def test_a_slow_worker_costs_no_more_than_its_part(workers):
     """One is four times slower; ideal: all work to the end."""
     cluster = SimulatedCluster({"a": workers}, seconds=lambda place, _: 4.0 if place.index == 0 else 1.0)
-    jobs = 100 * workers
+    jobs = 20 * workers
     outcomes(jobs, cluster)
     ideal = jobs / (workers - 1 + 1 / 4)
     assert cluster.now() <= ideal / 0.95

@@ -131,6 +131,18 @@ def test_any_changed_byte_ends_the_journal_before_it(tmp_path, caplog):
                 assert f"damaged after {before} images" in caplog.text
 
 
+def test_several_images_are_written_as_one_by_one_and_wait_for_the_disk_once(tmp_path, monkeypatch):
+    waits = []
+    with open_journal(tmp_path / "together") as journal:
+        monkeypatch.setattr(os, "fsync", waits.append)
+        journal.append(*RESULTS[:5])
+        assert (journal.done, len(waits)) == (5, 1)
+        with pytest.raises(ValueError, match="image 6 is not the next"):
+            journal.append(RESULTS[6])
+        journal.append(*RESULTS[5:])
+    assert (tmp_path / "together").read_bytes() == written(tmp_path / "one by one")
+
+
 def test_an_image_that_is_not_the_next_one_is_refused_and_one_in_the_file_is_damage(tmp_path):
     path = tmp_path / "a.csv.journal"
     with open_journal(path) as journal:

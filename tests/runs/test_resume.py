@@ -167,8 +167,8 @@ def stop_after(monkeypatch, images: int, number: signal.Signals) -> None:
     """Let the run be interrupted when it has appended that many images, on the spot and not a moment later."""
     real = Journal.append
 
-    def append(journal, result):
-        real(journal, result)
+    def append(journal, *results):
+        real(journal, *results)
         if journal.done == images:
             signal.raise_signal(number)
 

@@ -49,8 +49,8 @@ def poses(path: Path) -> list[str]:
 def stop_after_first_image(monkeypatch, options: InferOptions) -> None:
     real = Journal.append
 
-    def append(journal, result):
-        real(journal, result)
+    def append(journal, *results):
+        real(journal, *results)
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
