@@ -64,6 +64,7 @@ class Bench:
         self.pids.mkdir(parents=True)
         while len(self.cluster.worker_nodes) < 2:
             self.add_node()
+        self.cluster.wait_for_nodes()  # until those that were killed count as dead
         return folder / RESULT
 
 

@@ -66,7 +66,7 @@ class _Node:
         """Return the number of workers that fit."""
         if share.per_core:
             return self.cpus
-        return (self.gpus if share.on_gpu else min(self.cpus, 1)) * share.workers
+        return self.gpus * share.workers if share.on_gpu else min(self.cpus, share.workers)
 
 
 class Cluster:
@@ -74,6 +74,7 @@ class Cluster:
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
+        self._names: dict[str, str] = {}
         server = ray.remote(num_cpus=0, max_concurrency=_READERS)(_FileServer)
         self._server = server.options(scheduling_strategy=self._on(ray.get_runtime_context().get_node_id())).remote()
 
@@ -83,17 +84,16 @@ class Cluster:
         return any(node.gpus for node in self.nodes())
 
     def nodes(self) -> list[_Node]:
-        """Return the nodes that live, in an order that does not change."""
-        alive = [node for node in self._ray.nodes() if node["Alive"]]
-        names = [node["NodeManagerHostname"] for node in alive]
+        """Return the nodes that live, those seen first before others; each keeps its name."""
+        alive = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
+        for node_id, node in alive.items():
+            host = node["NodeManagerHostname"]
+            name = f"{host} ({node_id[:_IDS_SHOWN]})" if host in self._names.values() else host
+            self._names.setdefault(node_id, name)
         return [
-            _Node(
-                node["NodeID"],
-                name if names.count(name) == 1 else f"{name} ({node['NodeID'][:_IDS_SHOWN]})",
-                int(node["Resources"].get("CPU", 0)),
-                int(node["Resources"].get("GPU", 0)),
-            )
-            for node, name in sorted(zip(alive, names, strict=True), key=lambda one: one[0]["NodeID"])
+            _Node(node_id, name, *(int(alive[node_id]["Resources"].get(one, 0)) for one in ("CPU", "GPU")))
+            for node_id, name in self._names.items()
+            if node_id in alive
         ]
 
     @contextmanager

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from picopose_cli.bop.results import write_results
 from picopose_cli.commands import infer, render_templates, score
 from picopose_cli.runs import cluster_estimates
 from picopose_cli.runs.backend import Answered, Lost, NoMemory, Place, Ready, Unusable
-from picopose_cli.runs.cluster import WorkerShare, _RayBackend, open_cluster
+from picopose_cli.runs.cluster import Cluster, WorkerShare, _RayBackend, open_cluster
 from picopose_cli.runs.journal import JournalFollower, journal_path
 from picopose_cli.runs.node_worker import Bug, MemoryTooSmall, outcome_of
 from picopose_cli.runs.run import Run
@@ -219,6 +220,33 @@ def test_banks_and_scores_are_those_of_this_machine(toy_dir, cluster, tmp_path, 
     assert found == expected
     assert found.exit_code == 1
     assert found.scores["good_toy-test"]["bop19_average_recall"] == 1
+
+
+def test_places_are_on_nodes_that_keep_their_names_and_order():
+    connected = Cluster.__new__(Cluster)
+    connected._names, alive = {}, {}
+    connected._ray = SimpleNamespace(nodes=lambda: [node(*one) for one in alive.items()])
+
+    def node(node_id: str, of: tuple[str, int, int]) -> dict[str, Any]:
+        host, cpus, gpus = of
+        return {
+            "NodeID": node_id, "Alive": True, "NodeManagerHostname": host, "Resources": {"CPU": cpus, "GPU": gpus}
+        }  # fmt: skip
+
+    def places(share: WorkerShare) -> list[tuple[str, int]]:
+        backend = _RayBackend(FakeRay(), connected, None, [], share, None)
+        return [(place.node, place.index) for place in backend.places()]
+
+    alive.update(m=("head", 0, 0), z=("a", 4, 1))
+    assert places(WorkerShare()) == [("a", 0)]
+    alive.update(b=("b", 8, 2), c=("a", 2, 0))
+    assert places(WorkerShare(on_gpu=True)) == [("a", 0), ("b", 0), ("b", 1)]
+    assert places(WorkerShare(on_gpu=True, workers=2, most=2)) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert places(WorkerShare(most=2)) == [("a", 0), ("b", 0)]
+    assert len(places(WorkerShare(per_core=True))) == 4 + 8 + 2
+    assert places(WorkerShare(workers=3))[-2:] == [("a (c)", 0), ("a (c)", 1)]
+    alive.pop("z")
+    assert places(WorkerShare()) == [("b", 0), ("a (c)", 0)]
 
 
 class FakeRay:
