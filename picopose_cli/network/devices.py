@@ -16,7 +16,7 @@ _LOG = logging.getLogger(__name__)
 Part = TypeVar("Part")
 
 _AUTO_MAY_BE_BF16 = False
-"""Whether `--precision auto` may be bf16: not before its accuracy has been measured."""
+"""Whether `--precision auto` may be bf16: not before the accuracy of the released network has been measured in it."""
 _MIN_BATCH, _MAX_BATCH = 16, 128
 
 
