@@ -235,7 +235,7 @@ def _add_nodes(run: Run, dispatcher: Dispatcher, images: Mapping[str, int]) -> N
         figures = {"groups": tally.jobs, "workers": tally.workers, "lost": tally.lost, "seconds": tally.seconds}
         report.nodes.append({"node": name, "images": images.get(name, 0)} | figures)
     report.device = f"{sum(tally.workers for tally in dispatcher.nodes.values())} workers on {kind}"
-    report.warnings += dispatcher.warnings
+    report.warnings += [f"{text} ({count} times)" if count > 1 else text for text, count in dispatcher.warnings.items()]
 
 
 class _Bars:

@@ -121,8 +121,8 @@ class Dispatcher:
         self._last_reason = ""
         self._is_waiting = False
         self.nodes: dict[str, NodeTally] = {}
-        self.warnings: list[str] = []
-        """Workers that were lost and nodes that are not used."""
+        self.warnings: dict[str, int] = {}
+        """Workers that were lost and nodes that are not used, and how often."""
 
     def run(self) -> Iterator[Done]:
         """Yield the outcome of each job, in order."""
@@ -252,6 +252,7 @@ class Dispatcher:
             self._lose(event)
         elif isinstance(event, Unusable):
             self._drop(event.worker, event.reason)
+            self._warn(f"{worker.place.node} is not used: {event.reason}")
             self._failed_starts[worker.place] = (MOST_TRIES, 0.0)
         elif isinstance(event, NoMemory):
             worker.jobs.discard(event.job)
@@ -267,6 +268,7 @@ class Dispatcher:
         """Give up a worker; its jobs are tried again."""
         worker = self._workers[event.worker]
         self._drop(event.worker, event.reason)
+        self._warn(f"a worker on {worker.place.node} was lost: {event.reason}")
         self._tally(worker).lost += 1
         self._looked_at = float("-inf")
         if not worker.ready:
@@ -280,8 +282,11 @@ class Dispatcher:
         worker = self._workers.pop(number)
         self._backend.end(number)
         self._last_reason = f"{worker.place.node}: {reason}"
-        self.warnings.append(f"a worker on {worker.place.node} was lost: {reason}")
-        _LOG.warning(self.warnings[-1])
+
+    def _warn(self, text: str) -> None:
+        """Say what was lost; the report counts it."""
+        _LOG.warning(text)
+        self.warnings[text] = self.warnings.get(text, 0) + 1
 
     def _try_again(self, job: int, node: str, reason: str, *, no_memory: bool = False, node_left: bool = False) -> None:
         trouble = self._troubles.setdefault(job, _Trouble())

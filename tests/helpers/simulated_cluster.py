@@ -22,15 +22,12 @@ class SimulatedCluster:
     nodes: dict[str, int]
     seconds: Callable[[Place, int], float] = lambda _place, _job: 1.0
     answer: Callable[[Place, int, int], Any] = lambda _place, job, _halvings: job
-    start: Callable[[Place], int] = field(init=False)
     start_s: float = 0.0
     starts: Callable[[Place, int], Event] = lambda _place, worker: Ready(worker)
     given: list[tuple[str, int, int]] = field(default_factory=list)
     """(node, job, halvings) of each job that a worker was given."""
-    most_in_progress: int = 0
 
     def __post_init__(self) -> None:
-        self.start = self._start
         self._time = 0.0
         self._events: list[tuple[float, int, Any]] = []
         self._count = 0
@@ -50,7 +47,7 @@ class SimulatedCluster:
     def places(self) -> Sequence[Place]:
         return [Place(node, node, index) for node, count in self.nodes.items() for index in range(count)]
 
-    def _start(self, place: Place) -> int:
+    def start(self, place: Place) -> int:
         self._numbers += 1
         self._running[self._numbers] = place
         self._free_at[self._numbers] = self.now() + self.start_s
@@ -71,16 +68,16 @@ class SimulatedCluster:
         return self._due()
 
     def _due(self) -> list[Event]:
-        """Return the events until now; one of a worker that has ended is dropped."""
+        """Return the events until now, also those of workers that have ended, as Ray does."""
         events = []
         while self._events and self._events[0][0] <= self._time:
             event = heapq.heappop(self._events)[2]
             if callable(event):
                 event()
-            elif event.worker in self._running:
+            else:
                 events.append(event)
                 if isinstance(event, Lost):
-                    del self._running[event.worker]
+                    self._running.pop(event.worker, None)
         return events
 
     def kill(self, worker: int, **how: bool) -> None:
