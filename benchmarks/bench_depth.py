@@ -35,7 +35,7 @@ from rich.table import Table
 from run_info import ROOT, describe_run, write_result
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
+from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS, REFINED_HYPOTHESES
 from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import Array, PoseEstimate
 from picopose_cli.bop.detections import read_detections
@@ -142,9 +142,8 @@ def estimate_lines(benches: dict[str, Bench], console: Console) -> dict[Key, dic
             members = queries_of(group, matcher.store.obj_ids)
             count += len(members)
             queries = [query for _, query in members]
-            poses = matcher.rules.solve(
-                matcher.match(stack_queries(queries)), np.stack([query.K for query in queries]), matcher.device
-            )
+            tried = [of_query[:REFINED_HYPOTHESES] for of_query in matcher.match(stack_queries(queries))]
+            poses = matcher.rules.solve(tried, np.stack([query.K for query in queries]), matcher.device)
             by_rgb = [of_query for of_query, _ in finish_poses(queries, poses, refiner, None, threads)]
             for key, found in estimates.items():
                 of_sensor = [tasks[key[0]][task.im_id] for task in group]

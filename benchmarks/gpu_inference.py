@@ -21,7 +21,7 @@ from released_schedule import HYPOTHESES
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
+from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS, REFINED_HYPOTHESES
 from picopose_cli.network.config import VIT_L
 from picopose_cli.network.devices import suggest_batch_size
 from picopose_cli.network.local_matcher import load_local_features
@@ -110,7 +110,8 @@ def _network(settings: Settings) -> PicoPose:
 def open_pipeline(network: PicoPose, device: str, precision: str, rules: str, renderer: EstimateRenderer) -> Pipeline:
     """Return a pipeline without objects; the default rules refine as `infer` does."""
     inference_network = InferenceNetwork(network, device=device, precision=precision)
-    matcher = Matcher(inference_network, TemplateStore(inference_network), make_rules(rules, HYPOTHESES))
+    hypotheses = HYPOTHESES if rules == "paper" else REFINED_HYPOTHESES
+    matcher = Matcher(inference_network, TemplateStore(inference_network), make_rules(rules, hypotheses))
     refiner = Refiner(
         load_local_features(device, precision), renderer, DEFAULT_REFINE_ROUNDS, matcher.store.silhouettes
     )

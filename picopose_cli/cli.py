@@ -32,14 +32,8 @@ from picopose_cli.base.guide_options import (
 from picopose_cli.base.interrupts import stoppable
 from picopose_cli.base.logs import log_to_file, silenced, start_log
 from picopose_cli.base.option_fields import OptionField, option_fields, value_text
-from picopose_cli.base.options import (
-    CheckOptions,
-    InferOptions,
-    MergeOptions,
-    RenderTemplatesOptions,
-    ScoreOptions,
-    TrainOptions,
-)
+from picopose_cli.base.options import CheckOptions, InferOptions, MergeOptions, RenderTemplatesOptions, ScoreOptions
+from picopose_cli.base.train_options import TrainOptions
 
 Command = Callable[[Any], int]
 """Runs a command with its options and returns the exit code; the docstring is the help, the annotation the options."""

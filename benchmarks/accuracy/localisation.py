@@ -15,10 +15,10 @@ from accuracy.variants import (
     ABLATIONS,
     DEFAULT,
     FEWER_HYPOTHESES,
+    INFERRED,
     ORACLE,
     PAPER,
     REAL,
-    REFINED,
     UNAWARE,
     InferLine,
     Variant,
@@ -50,7 +50,7 @@ def is_measured(variant: Variant, masks: str) -> bool:
 
 def measure_symmetric(bench: Bench, console: Console) -> list[dict[str, Any]]:
     """Return rows without and with knowledge of the objects' symmetries, rough masks."""
-    variants = (*UNAWARE, DEFAULT, REFINED[-1])
+    variants = (*UNAWARE, DEFAULT, INFERRED)
     bench.make_missing(variants, "rough", console)
     unaware = [bench.score(variant, "rough") for variant in UNAWARE]
     rows = [compare(bench, variant, "rough", unaware[variant.rounds > 0]) for variant in variants]

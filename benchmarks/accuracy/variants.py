@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
+from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS, REFINED_HYPOTHESES
 
 HYPOTHESES = 5
 """Hypotheses per detection in every pass of the network."""
@@ -56,6 +56,8 @@ ORACLE = Variant("oracle", "oracle: nearest template", 0, "truth")
 PAPER = Variant("paper5", "--rules paper, 5 hypotheses", 5, "regressed")
 DEFAULT = default_variant("default5", HYPOTHESES)
 REFINED = tuple(default_variant(f"default5-{rounds}", HYPOTHESES, rounds) for rounds in range(1, MAX_ROUNDS + 1))
+INFERRED = default_variant(f"default{REFINED_HYPOTHESES}-{MAX_ROUNDS}", REFINED_HYPOTHESES, MAX_ROUNDS)
+"""What `infer` writes by default."""
 
 REGRESSED = (
     Variant("stage2", "stage 2 alone, best template", 0, "regressed"),
@@ -92,13 +94,11 @@ EXTRA_DETECTIONS = tuple(
 )
 """Of the localisation task with wrong detections."""
 
-REAL = (PAPER, DEFAULT, *REFINED)
-UNAWARE = tuple(
-    replace(variant, slug=f"unaware{variant.rounds}", flows="unaware") for variant in (DEFAULT, REFINED[-1])
-)
+REAL = (PAPER, DEFAULT, *REFINED, INFERRED)
+UNAWARE = tuple(replace(variant, slug=f"unaware{variant.rounds}", flows="unaware") for variant in (DEFAULT, INFERRED))
 """Without knowledge of the objects' symmetries."""
 DETECTION = (
     replace(DEFAULT, title="--refine 0, the tool's score"),
-    replace(REFINED[-1], slug="detector", title=f"--refine {MAX_ROUNDS}, the detector's score", detector_score=True),
-    replace(REFINED[-1], title=f"--refine {MAX_ROUNDS}, the tool's score"),
+    replace(INFERRED, slug="detector", title=f"--refine {MAX_ROUNDS}, the detector's score", detector_score=True),
+    replace(INFERRED, title=f"--refine {MAX_ROUNDS}, the tool's score"),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from picopose_cli.base.files import require_writable
-from picopose_cli.base.options import TrainOptions
+from picopose_cli.base.train_options import TrainOptions
 from picopose_cli.network.checkpoint import save_network
 from picopose_cli.network.devices import choose_device
 from picopose_cli.training.distributed import join_processes, leave_processes

@@ -11,7 +11,7 @@ import numpy as np
 from picopose_cli.base.cameras import CameraModel, Fisheye624, Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import file_sha256
-from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS
+from picopose_cli.base.options import DEFAULT_REFINE_ROUNDS, default_hypotheses
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import Array, Detection, ObjectInfo, TemplateBank
 from picopose_cli.network.bundled import bundled_weights
@@ -64,14 +64,15 @@ class PoseEstimator:
         device: str = "auto",
         precision: str = "auto",
         rules: str = "default",
-        hypotheses: int = 5,
+        hypotheses: int | None = None,
         refine: int = DEFAULT_REFINE_ROUNDS,
     ) -> None:
         """Load the network.
 
         `weights`: checkpoint, None for the small network of the package; `device`: auto, cpu or cuda:N; `precision`:
-        auto, fp32 or bf16; `rules`: default or paper; `hypotheses`: templates per detection that reach stage 3;
-        `refine`: rounds of refinement of the objects that have a mesh (the paper's rules have none).
+        auto, fp32 or bf16; `rules`: default or paper; `hypotheses`: templates per detection that reach stage 3, None
+        for 5, or for 3 with refinement; `refine`: rounds of refinement of the objects that have a mesh (the paper's
+        rules have none).
         Raises PicoPoseError for an unusable checkpoint, an unknown device or unknown rules.
         """
         device = choose_device(device)
@@ -80,14 +81,15 @@ class PoseEstimator:
         network = load_inference_network(path, device=device, precision=precision)
         self._device, self._precision, self._weights_sha256 = device, precision, file_sha256(path)
         self._meshes: dict[int, tuple[Path, str]] = {}
-        self._matcher = Matcher(network, TemplateStore(network), make_rules(rules, hypotheses))
-        can_refine = refine > 0 and self._matcher.rules.can_refine
+        rounds = 0 if rules == "paper" else refine
+        made_rules = make_rules(rules, default_hypotheses(rounds) if hypotheses is None else hypotheses)
+        self._matcher = Matcher(network, TemplateStore(network), made_rules)
         self._options = PipelineOptions(suggest_batch_size(device, network.config))
         renderer = EstimateRenderer(self._meshes)
         self._depth_refiner = DepthRefiner(renderer, self._matcher.device, self._matcher.store.silhouettes)
         self._refiner = (
             Refiner(load_local_features(device), renderer, refine, self._matcher.store.silhouettes)
-            if can_refine
+            if rounds > 0
             else None
         )
 

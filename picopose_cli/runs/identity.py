@@ -48,6 +48,7 @@ def run_identity(inputs: RunInputs) -> dict[str, Any]:
         "shard": options.part and list(options.part),
         "refinement": refinement_text(options.rounds, inputs.usable_objects.values()),
         "targets": targets_kind(inputs.targets),
+        "hypotheses": options.tried_templates,
         "extra_detections": options.extra,
         "detections_sha256": options.detections if detections is None else detections_sha256(detections),
         "images": len(inputs.all_tasks),

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import TrainOptions
+from picopose_cli.base.train_options import TrainOptions
 from picopose_cli.network.config import LEVELS
 from picopose_cli.network.picopose import PicoPose
 from picopose_cli.synthesis.samples import SampleSource

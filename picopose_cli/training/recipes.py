@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from picopose_cli.base.options import TrainOptions
+from picopose_cli.base.train_options import TrainOptions
 
 
 @dataclass(frozen=True)

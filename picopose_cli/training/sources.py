@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import TrainOptions
+from picopose_cli.base.train_options import TrainOptions
 from picopose_cli.synthesis.procedural_source import ProceduralOptions, ProceduralSource
 from picopose_cli.synthesis.samples import SampleSource
 from picopose_cli.training.megapose import ShardOptions, ShardSource

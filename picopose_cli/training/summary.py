@@ -10,7 +10,7 @@ from typing import Any
 from picopose_cli.base.environment import machine, package_versions
 from picopose_cli.base.files import atomic_write_bytes, file_sha256
 from picopose_cli.base.option_fields import options_record
-from picopose_cli.base.options import TrainOptions
+from picopose_cli.base.train_options import TrainOptions
 from picopose_cli.network.devices import device_name
 from picopose_cli.training.distributed import TrainingProcess
 from picopose_cli.training.recipes import choose_recipe

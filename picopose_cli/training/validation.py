@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from picopose_cli.base.options import TrainOptions
+from picopose_cli.base.train_options import TrainOptions
 from picopose_cli.base.types import Array, TemplateBank
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores
 from picopose_cli.network.picopose import PicoPose

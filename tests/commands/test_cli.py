@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from picopose_cli import cli
-from picopose_cli.base import guide_options, options
+from picopose_cli.base import guide_options, options, train_options
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
 from picopose_cli.base.option_fields import OptionField, command_line, option_fields, options_record
 from picopose_cli.base.option_texts import DATA_DIR_VARIABLE
@@ -40,7 +40,7 @@ def help_of(*command: str, columns: int = 80) -> str:
 
 
 def test_every_option_class_belongs_to_a_command():
-    modules = vars(options) | vars(guide_options)
+    modules = vars(options) | vars(guide_options) | vars(train_options)
     classes = {value for name, value in modules.items() if name.endswith("Options")}
     assert set(OPTIONS.values()) == classes
     assert [command.name for command in cli.app.registered_commands] == list(OPTIONS)
@@ -179,16 +179,16 @@ def test_a_data_set_is_named_or_given_as_the_path_of_its_folder(monkeypatch, tmp
         (lambda: options.InferOptions(dataset="lmo", refine=-1), "--refine -1 is invalid: must be at least 0"),
         (lambda: options.MergeOptions(Path("a.csv"), ()), "shard"),
         (lambda: options.MergeOptions(Path("a.csv"), (Path("b.csv"), Path("a.csv"))), "a.csv"),
-        (lambda: options.TrainOptions(Path("x"), source="web"), "--source"),
-        (lambda: options.TrainOptions(Path("x"), source="megapose"), "--shards"),
-        (lambda: options.TrainOptions(Path("x"), preset="huge"), "--preset"),
-        (lambda: options.TrainOptions(Path("x"), batch_size=0), "--batch-size"),
-        (lambda: options.TrainOptions(Path("x"), curriculum_steps=-1), "--curriculum-steps"),
-        (lambda: options.TrainOptions(Path("x"), minutes=0), "--minutes 0 is invalid: must be positive"),
-        (lambda: options.TrainOptions(Path("x"), lr=float("nan")), "--lr"),
-        (lambda: options.TrainOptions(Path("x"), ema=1), "--ema 1 is invalid: must be less than 1"),
-        (lambda: options.TrainOptions(Path("x"), ema=-0.1), "--ema"),
-        (lambda: options.TrainOptions(Path("x"), freeze_backbone=True), "--init"),
+        (lambda: train_options.TrainOptions(Path("x"), source="web"), "--source"),
+        (lambda: train_options.TrainOptions(Path("x"), source="megapose"), "--shards"),
+        (lambda: train_options.TrainOptions(Path("x"), preset="huge"), "--preset"),
+        (lambda: train_options.TrainOptions(Path("x"), batch_size=0), "--batch-size"),
+        (lambda: train_options.TrainOptions(Path("x"), curriculum_steps=-1), "--curriculum-steps"),
+        (lambda: train_options.TrainOptions(Path("x"), minutes=0), "--minutes 0 is invalid: must be positive"),
+        (lambda: train_options.TrainOptions(Path("x"), lr=float("nan")), "--lr"),
+        (lambda: train_options.TrainOptions(Path("x"), ema=1), "--ema 1 is invalid: must be less than 1"),
+        (lambda: train_options.TrainOptions(Path("x"), ema=-0.1), "--ema"),
+        (lambda: train_options.TrainOptions(Path("x"), freeze_backbone=True), "--init"),
         (lambda: guide_options.DemoOptions(objects=0), "--objects"),
         (lambda: guide_options.DemoOptions(images=0), "--images"),
         (lambda: options.ScoreOptions(results=()), "result file"),
@@ -326,7 +326,7 @@ def test_a_command_runs_with_its_options(monkeypatch, tmp_path):
 def test_the_learning_rates_in_the_help_are_those_of_the_recipes():
     from picopose_cli.training.recipes import MINI_RECIPE, RELEASED_RECIPE
 
-    text = next(one.default_text for one in option_fields(options.TrainOptions) if one.name == "lr")
+    text = next(one.default_text for one in option_fields(train_options.TrainOptions) if one.name == "lr")
     assert text == f"{MINI_RECIPE.lr} for mini, {RELEASED_RECIPE.lr} for vit-l"
 
 

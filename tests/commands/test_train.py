@@ -13,7 +13,7 @@ from helpers.networks import TRAINABLE
 from helpers.toy_pairs import ToySource
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import TrainOptions
+from picopose_cli.base.train_options import TrainOptions
 from picopose_cli.commands import train as command
 from picopose_cli.network.checkpoint import load_network
 from picopose_cli.network.config import MINI

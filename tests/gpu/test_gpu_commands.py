@@ -16,7 +16,8 @@ from helpers.render_scenes import SCENES, draw_scenes
 from helpers.training_runs import SOURCE
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import InferOptions, TrainOptions
+from picopose_cli.base.options import InferOptions
+from picopose_cli.base.train_options import TrainOptions
 from picopose_cli.base.workers import run_jobs
 from picopose_cli.bop.results import read_results
 from picopose_cli.commands import infer

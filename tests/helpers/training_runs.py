@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from helpers.toy_pairs import ToySource
-from picopose_cli.base.options import TrainOptions
+from picopose_cli.base.train_options import TrainOptions
 
 SOURCE = ToySource(kept=12)
 

@@ -20,7 +20,7 @@ from helpers.training_runs import SOURCE, short_run
 from safetensors.torch import load_file
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.options import TrainOptions
+from picopose_cli.base.train_options import TrainOptions
 from picopose_cli.commands.train import TrainReport
 from picopose_cli.network.checkpoint import load_network, save_network
 from picopose_cli.network.config import VIT_L
