@@ -1,7 +1,7 @@
 """Refine the cameras' poses: photographs are aligned with the mean colours of the surface in all the others.
 
 Gauss-Newton on the vertices that a view sees clearly. What all poses have in common would move the object's frame, so
-their mean motion is taken out.
+their mean motion is taken out, as is a common change of their distance.
 """
 
 from __future__ import annotations
@@ -123,4 +123,16 @@ def _without_common_motion(
     shift = np.mean([motion[:3, :3] @ centre + motion[:3, 3] for motion in motions], axis=0)
     R = np.asarray(cv2.Rodrigues(vector)[0])
     undo = invert_T(make_T(R, shift - R @ centre))
-    return [view.at(T @ undo) for view, T in zip(given, poses, strict=True)]
+    shared = [T @ undo for T in poses]
+    # nor can colours tell cameras that all go away from an object that grows
+    before, after = (
+        [(T[:3, :3] @ centre + T[:3, 3])[2] for T in each] for each in ([view.T_cam_from_obj for view in given], shared)
+    )
+    ratio = float(np.exp(np.mean(np.log(after) - np.log(before))))
+    return [view.at(_nearer(T, centre, ratio)) for view, T in zip(given, shared, strict=True)]
+
+
+def _nearer(T: Array, centre: Array, ratio: float) -> Array:
+    """Return a pose whose camera is nearer to a point by a ratio, along the ray to it."""
+    middle = T[:3, :3] @ centre + T[:3, 3]
+    return make_T(T[:3, :3], T[:3, 3] + middle * (1 / ratio - 1))

@@ -142,6 +142,10 @@ def test_refined_poses_come_nearer_to_the_true_ones():
         angle = [float(rotation_angle_rad(a.T_cam_from_obj[:3, :3], b.T_cam_from_obj[:3, :3])) for a, b in pairs]
         return float(np.median(np.linalg.norm(px, axis=1))), float(np.median(angle))
 
+    def distance(given: list[ReferenceView]) -> float:
+        return float(np.mean(np.log([view.T_cam_from_obj[2, 3] for view in given])))
+
+    assert distance(refined) == pytest.approx(distance(moved), abs=1e-4)  # colours do not tell the scale
     before, after = errors(moved), errors(refined)
     assert after[0] < 0.7 * before[0]
     assert after[1] < 1.1 * before[1]
