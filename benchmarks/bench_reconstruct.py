@@ -47,7 +47,6 @@ VARIANTS: dict[str, tuple[str, int | None]] = {
     "80 images, photographs as templates": ("images80", 80),
     "80 images with depth": ("depth80", None),
     "20 images": ("images20", None),
-    "20 images, photographs as templates": ("images20", 20),
 }
 """The models of each line, and the number of reference images that are templates, None where none are."""
 
