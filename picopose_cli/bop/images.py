@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.files import atomic_write_bytes
 from picopose_cli.base.types import MM_PER_M, Array, MaskSource, Polygons, Rle
 from picopose_cli.bop.image_headers import parse_image_header, tiff_in_stored_order
 from picopose_cli.bop.jpeg import decode_jpeg, is_truncated_jpeg
@@ -195,3 +196,11 @@ def _is_whole_png(data: bytes) -> bool:
             return True
         position = end
     return False
+
+
+def write_png(path: Path, image_rgb: Array) -> None:
+    """Write an image (h,w,3) u8 RGB whole or not at all; raises PicoPoseError when it cannot be written."""
+    done, data = cv2.imencode(".png", np.ascontiguousarray(image_rgb[..., ::-1]))
+    if not done:
+        raise RuntimeError("the picture could not be encoded")
+    atomic_write_bytes(path, bytes(data))

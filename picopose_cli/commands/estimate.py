@@ -14,9 +14,9 @@ from picopose_cli.base.environment import available_cores
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.guide_options import EstimateOptions
 from picopose_cli.base.types import Mesh
+from picopose_cli.bop.images import write_png
 from picopose_cli.network.devices import limit_threads
 from picopose_cli.pictures.overlays import OBJECT_COLOURS_RGB, DrawnPose, draw_poses
-from picopose_cli.pictures.png import write_png
 from picopose_cli.pose.estimator import PoseEstimator
 from picopose_cli.rendering.meshes import read_mesh
 from picopose_cli.runs.image_inputs import ImageInputs, image_warnings, open_image, read_image_inputs, symmetries_of

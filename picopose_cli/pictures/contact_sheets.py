@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.types import Array
-from picopose_cli.pictures.png import write_png
+from picopose_cli.bop.images import write_png
 
 SHEET_COLUMNS = 18
 SHEET_CELL_PX = 96

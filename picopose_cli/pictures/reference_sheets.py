@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from picopose_cli.base.types import Array
-from picopose_cli.pictures.png import write_png
+from picopose_cli.bop.images import write_png
 
 PAIR_COLUMNS, CELL_PX = 4, 200
 MOST_PAIRS = 24

@@ -11,7 +11,7 @@ from picopose_cli.base.cameras import Camera
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import AnyTarget, Array
 from picopose_cli.bop.datasets import Dataset, read_scene_cameras
-from picopose_cli.bop.images import read_image_rgb
+from picopose_cli.bop.images import read_image_rgb, write_png
 from picopose_cli.bop.results import counted_rows, read_results
 from picopose_cli.pictures.judged_results import LEGEND, JudgedResults, judge_results
 from picopose_cli.pictures.overlays import (
@@ -23,7 +23,6 @@ from picopose_cli.pictures.overlays import (
     add_legend,
     draw_poses,
 )
-from picopose_cli.pictures.png import write_png
 
 
 def draw_result_overlays(

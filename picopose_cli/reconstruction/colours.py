@@ -13,7 +13,7 @@ import numpy as np
 
 from picopose_cli.base.types import Array
 from picopose_cli.reconstruction.hull import sample
-from picopose_cli.reconstruction.photometry import clear_sights
+from picopose_cli.reconstruction.photometry import clear_sights, pixel_size_m
 from picopose_cli.reconstruction.surface import Surface
 from picopose_cli.reconstruction.views import ReferenceView
 from picopose_cli.reconstruction.visibility import Sight
@@ -50,8 +50,7 @@ def paint(surface: Surface, views: Sequence[ReferenceView]) -> Texture:
     images = [image * gain for image, gain in zip(images, gains, strict=True)]
     vertex_rgb = _vertex_colours(surface, images, sights)
     edges = np.linalg.norm(surface.vertices[surface.faces[:, 0]] - surface.vertices[surface.faces[:, 1]], axis=1)
-    pixel_m = np.median([np.median(one.z_m) / view.focal_px for view, (one, _) in zip(views, sights, strict=True)])
-    legs = float(np.median(edges)) / pixel_m
+    legs = float(np.median(edges)) / pixel_size_m(views, sights)
     cell_px = next((cell for cell in _CELLS_PX if cell - 4 * _MARGIN_TEXELS >= legs), _CELLS_PX[-1])
     columns = int(np.ceil(np.sqrt(-(-len(surface.faces) // 2))))
     rgb = np.zeros((columns * cell_px, columns * cell_px, 3), np.uint8)

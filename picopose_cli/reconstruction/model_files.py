@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.files import atomic_write_bytes
 from picopose_cli.base.types import MM_PER_M, Mesh
+from picopose_cli.bop.images import write_png
 from picopose_cli.bop.json_files import read_json_object
 from picopose_cli.reconstruction.colours import Texture
 from picopose_cli.reconstruction.surface import Surface
@@ -46,7 +46,7 @@ def write_model(path: Path, surface: Surface, texture: Texture) -> None:
     textures. Raises PicoPoseError when a file cannot be written.
     """
     image = path.with_suffix(".png")
-    atomic_write_bytes(image, _png(texture.rgb))
+    write_png(image, texture.rgb)
     rgb = ("red", "green", "blue")
     vertices = np.zeros(len(surface.vertices), [*((axis, "<f4") for axis in "xyz"), *((name, "u1") for name in rgb)])
     for i, axis in enumerate("xyz"):
@@ -85,10 +85,3 @@ def model_info(surface: Surface) -> dict[str, Any]:
     info = {"diameter": exact_diameter_m(Mesh(surface.vertices, surface.faces)) * MM_PER_M}
     info |= {f"min_{axis}": float(value) for axis, value in zip("xyz", low, strict=True)}
     return info | {f"size_{axis}": float(value) for axis, value in zip("xyz", size, strict=True)}
-
-
-def _png(image_rgb: Any) -> bytes:
-    done, data = cv2.imencode(".png", np.ascontiguousarray(image_rgb[..., ::-1]))
-    if not done:
-        raise RuntimeError("the texture could not be encoded")
-    return bytes(data)

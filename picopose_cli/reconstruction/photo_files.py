@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,18 @@ class PhotoFolder:
     obj_id: int
     photos: tuple[PhotoFile, ...]
     problems: dict[str, str]
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the images, masks and poses; raises PicoPoseError if a file is unreadable."""
+        digest = hashlib.sha256()
+        for photo in self.photos:
+            digest.update(np.round(photo.T_cam_from_obj, 9).tobytes() + repr(photo.camera).encode())
+            for path in (photo.image, photo.silhouette, photo.visible):
+                try:
+                    digest.update(b"" if path is None else path.read_bytes())
+                except OSError as error:
+                    raise PicoPoseError(f"cannot be read ({error.strerror or error})", where=path) from error
+        return digest.hexdigest()
 
 
 def load_photograph(file: PhotoFile, *, use_depth: bool) -> Photograph:

@@ -13,7 +13,7 @@ import numpy as np
 
 from picopose_cli.base.types import Array
 from picopose_cli.reconstruction.hull import mask_distances, sample
-from picopose_cli.reconstruction.photometry import clear_sights
+from picopose_cli.reconstruction.photometry import clear_sights, pixel_size_m
 from picopose_cli.reconstruction.silhouette_fit import rim_offsets
 from picopose_cli.reconstruction.surface import Surface, spread
 from picopose_cli.reconstruction.views import ReferenceView
@@ -46,12 +46,9 @@ def fit_photographs(
 def correlations(surface: Surface, views: Sequence[ReferenceView], offsets: Array) -> Array:
     """Return the mean correlation (N,J) f32 of the views' patches at offsets (J,) m, 0 where fewer than two see one."""
     sights = clear_sights(surface, views)
-    pixel_m = float(
-        np.median([np.median(one.z_m) / view.focal_px for view, (one, _) in zip(views, sights, strict=True)])
-    )
     images = [view.rgb.astype(np.float32) for view in views]
     found = np.zeros((len(surface.vertices), len(offsets)), np.float32)
-    squares = _patches(surface, _SPACING_PX * pixel_m)
+    squares = _patches(surface, _SPACING_PX * pixel_size_m(views, sights))
     for start in range(0, len(surface.vertices), _CHUNK):
         part = slice(start, start + _CHUNK)
         found[part] = _correlate(

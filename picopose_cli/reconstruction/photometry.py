@@ -49,6 +49,11 @@ def clear_sights(surface: Surface, views: Sequence[ReferenceView]) -> list[tuple
     return found
 
 
+def pixel_size_m(views: Sequence[ReferenceView], sights: Sequence[tuple[Sight, Array]]) -> float:
+    """Return what a pixel of the views covers of a surface, metres: a median of the views."""
+    return float(np.median([np.median(one.z_m) / view.focal_px for view, (one, _) in zip(views, sights, strict=True)]))
+
+
 def depth_edges(depth_m: Array) -> Array:
     """Return the pixels (h,w) bool outside of a render or at a step in its depth (h,w)."""
     kernel = np.ones((3, 3), np.uint8)

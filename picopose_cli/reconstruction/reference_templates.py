@@ -6,19 +6,16 @@ camera at the place of the real one, turned to the object, a homography; mask an
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import make_T, mask_iou, project_points, transform_points
 from picopose_cli.base.grid import cell_centre_pixels, cell_corner_pixels, round_to_micrometres
 from picopose_cli.base.types import CROP_PX, Array, Mesh, TemplateBank
 from picopose_cli.reconstruction.hull import view_directions
-from picopose_cli.reconstruction.photo_files import PhotoFolder
 from picopose_cli.reconstruction.pose_refinement import refine_poses
 from picopose_cli.reconstruction.surface import Surface
 from picopose_cli.reconstruction.views import ReferenceView
@@ -61,19 +58,6 @@ def use_photographs(
         if template is not None:
             placed.append(_Placed(view_id, template, T))
     return _with_templates(bank, placed), len(placed)
-
-
-def photographs_sha256(found: PhotoFolder) -> str:
-    """Return the SHA-256 of the images, masks and poses of photographs; raises PicoPoseError if one is unreadable."""
-    digest = hashlib.sha256()
-    for photo in found.photos:
-        digest.update(np.round(photo.T_cam_from_obj, 9).tobytes() + repr(photo.camera).encode())
-        for path in (photo.image, photo.silhouette, photo.visible):
-            try:
-                digest.update(b"" if path is None else path.read_bytes())
-            except OSError as error:
-                raise PicoPoseError(f"cannot be read ({error.strerror or error})", where=path) from error
-    return digest.hexdigest()
 
 
 def _nearest_views(bank: TemplateBank, views: Sequence[ReferenceView], centre: Array) -> list[tuple[int, int]]:

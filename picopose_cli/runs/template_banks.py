@@ -21,7 +21,6 @@ from picopose_cli.bop.datasets import (
 )
 from picopose_cli.reconstruction.plain_folder import is_plain_folder
 from picopose_cli.reconstruction.reading import find_photographs, load_views
-from picopose_cli.reconstruction.reference_templates import photographs_sha256, use_photographs
 from picopose_cli.rendering.gl import GL_KINDS
 from picopose_cli.rendering.meshes import mesh_sha256, read_mesh, read_shape, unit_in_file
 from picopose_cli.templates.bank import bank_path, read_provenance, write_bank
@@ -166,8 +165,7 @@ def _photographs_digest(job: BankJob) -> str:
     """
     if job.reference is None:
         return ""
-    found = find_photographs(job.reference, job.obj_id, "auto")
-    return photographs_sha256(found)[:16]
+    return find_photographs(job.reference, job.obj_id, "auto").sha256()[:16]
 
 
 def _current_bank(job: BankJob, source_sha256: str, photographs: str) -> Provenance | None:
@@ -238,6 +236,8 @@ def _with_photographs(bank: TemplateBank, job: BankJob) -> TemplateBank:
 
     Raises PicoPoseError when there are none that can be used.
     """
+    from picopose_cli.reconstruction.reference_templates import use_photographs  # scipy is slow to import
+
     assert job.reference is not None
     views, problems = load_views(find_photographs(job.reference, job.obj_id, "auto"), lambda _: None)
     if not views:

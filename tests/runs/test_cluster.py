@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers.cluster_faults import with_faults
 from helpers.rendered_bop import write_bop_dataset
 
@@ -41,18 +40,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray_cluster = pytest.importorskip("ray.cluster_utils")
 import ray  # noqa: E402 - there is one
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGES = 12
 NAME = "picopose_toy-test.csv"
 STORE_BYTES = 80_000_000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """As on the nodes: another number of threads rounds otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

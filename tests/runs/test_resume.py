@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from helpers.networks import random_network
 from helpers.rendered_bop import write_bop_dataset
 
@@ -28,21 +27,14 @@ from picopose_cli.runs import onboarding
 from picopose_cli.runs.journal import Journal, JournalFollower, journal_path
 from picopose_cli.runs.report import read_report
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGES = 12
 NAME = "picopose_toy-test.csv"
 BATCH_SIZE = 5
 """Two images a group, so that runs also end within a group."""
 THREADS = {"OMP_NUM_THREADS": "1"}
 """In every process: how a sum is split over threads shows in its last bits."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """As in the child processes: another number of threads rounds otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
