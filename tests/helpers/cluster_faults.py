@@ -1,4 +1,4 @@
-"""Workers of `infer --ray` to which something happens; in a module of its own, since nodes import it."""
+"""Workers of `infer --ray` to which something happens."""
 
 from __future__ import annotations
 

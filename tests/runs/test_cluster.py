@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.cluster_faults import with_faults
+from helpers import cluster_faults
 from helpers.rendered_bop import write_bop_dataset
 
 from picopose_cli.base.errors import OutOfMemoryError, PicoPoseError
@@ -49,13 +49,18 @@ STORE_BYTES = 80_000_000
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster whose first node takes no workers; tests add and remove others."""
+    """A cluster whose first node takes no workers; tests add and remove others.
+
+    Its workers have the package, but not these helpers: those are sent as they are, not by their names.
+    """
+    ray.cloudpickle.register_pickle_by_value(cluster_faults)
     head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
     cluster = ray_cluster.Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         add_node(cluster)
     yield cluster
     cluster.shutdown()
+    ray.cloudpickle.unregister_pickle_by_value(cluster_faults)
 
 
 def add_node(cluster: Any) -> Any:
@@ -103,7 +108,7 @@ def numbers_of(im_id: int, lines: list[str]) -> np.ndarray:
 
 def add_faults(monkeypatch, **faults: Any) -> None:
     real = cluster_estimates.recipe_of
-    monkeypatch.setattr(cluster_estimates, "recipe_of", lambda run: with_faults(real(run), **faults))
+    monkeypatch.setattr(cluster_estimates, "recipe_of", lambda run: cluster_faults.with_faults(real(run), **faults))
 
 
 def wait_until(condition) -> None:
