@@ -28,14 +28,16 @@ class BlindFiles(NodeFiles):
 class FaultyNode(EstimateOnNode):
     """Each group takes `sleep_s` longer; the groups of some images kill the worker, or fit only into a smaller batch.
 
-    `pids`: a folder in which each worker that is ready leaves a file with its process's number as name. `blind`: the
-    node has none of the driver's files, and keeps its copies there.
+    `pids`: a folder in which each worker that is ready leaves a file with its process's number as name. `waits_from`:
+    groups of images from this one on wait until that folder has a file `go`, a minute at most. `blind`: the node has
+    none of the driver's files, and keeps its copies there.
     """
 
     sleep_s: float = 0.0
     kills: tuple[int, ...] = ()
     too_large: tuple[int, ...] = ()
     pids: Path | None = None
+    waits_from: int | None = None
     blind: Path | None = None
 
     def __call__(self, context: NodeContext) -> Callable[[ImageGroup, int], GroupAnswer]:
@@ -52,9 +54,16 @@ class FaultyNode(EstimateOnNode):
             if ids & set(self.too_large) and not halvings:
                 raise MemoryError
             time.sleep(self.sleep_s)
+            if self.waits_from is not None and max(ids) >= self.waits_from:
+                self._wait()
             return work(group, halvings)
 
         return faulty
+
+    def _wait(self) -> None:
+        end = time.monotonic() + 60
+        while self.pids is not None and not (self.pids / "go").exists() and time.monotonic() < end:
+            time.sleep(0.05)
 
 
 def with_faults(recipe: EstimateOnNode, **faults: object) -> FaultyNode:

@@ -123,19 +123,25 @@ def test_workers_die_and_nodes_leave_and_join_and_the_file_is_the_same(
 ):
     output, pids = tmp_path / NAME, tmp_path / "pids"
     pids.mkdir()
-    add_faults(monkeypatch, sleep_s=0.2, pids=pids)
+    add_faults(monkeypatch, pids=pids, waits_from=IMAGES // 2)
     keep, kept, before = Run.keep, list[ImageResult](), list(cluster.worker_nodes)
+
+    def kill_a_worker() -> None:
+        os.kill(int(next(pids.iterdir()).name), signal.SIGKILL)
+
+    def change_nodes() -> None:
+        add_node(cluster)
+        for node in before:  # only the one that has joined is left
+            cluster.remove_node(node, allow_graceful=False)
+        (pids / "go").touch()
+
+    disturb = [(1, kill_a_worker), (3, change_nodes)]
 
     def keep_and_disturb(run: Run, *results: ImageResult) -> None:
         keep(run, *results)
-        had = len(kept)
-        kept.extend(results)
-        if had < 1:
-            os.kill(int(next(pids.iterdir()).name), signal.SIGKILL)
-        elif had < 3 <= len(kept):
-            add_node(cluster)
-            for node in before:  # only the one that has joined is left
-                cluster.remove_node(node, allow_graceful=False)
+        kept.extend(results)  # sometimes of several groups
+        while disturb and len(kept) >= disturb[0][0]:
+            disturb.pop(0)[1]()
 
     monkeypatch.setattr(Run, "keep", keep_and_disturb)
     report = infer.run(options(folder, output, ray=cluster.address))
