@@ -29,33 +29,42 @@ def template_scores(query_cells: Tensor, query_masks: Tensor, template_cells: Te
     inside. Returns (B,V) f32 in [-1, 1]. The template's own mask is not used. (Paper section 3.2.)
     """
     batch, cells, _ = query_cells.shape
-    inside = query_masks.reshape(batch, cells) != 0
-    masked_cells = query_cells * inside[..., None]  # an outside cell is similar to nothing: 0 everywhere
-    views_at_a_time = max(1, _MAX_SIMILARITIES[query_cells.device.type] // (batch * cells * cells))
+    used, is_inside = _inside_first(query_masks.reshape(batch, cells) != 0)
+    kept_cells = query_cells.gather(1, used[..., None].expand(-1, -1, query_cells.shape[2]))
+    masked_cells = kept_cells * is_inside[..., None]  # an outside cell is similar to nothing: 0 everywhere
+    views_at_a_time = max(1, _MAX_SIMILARITIES[query_cells.device.type] // (used.numel() * cells))
     with torch.autocast(query_cells.device.type, enabled=False):
-        parts = [_scores(masked_cells, inside, chunk) for chunk in torch.split(template_cells, views_at_a_time)]
-    return torch.cat(parts, dim=1)
+        chunks = torch.split(template_cells, views_at_a_time)
+        return torch.cat([_scores(masked_cells, used, is_inside, chunk) for chunk in chunks], dim=1)
 
 
-def _scores(masked_cells: Tensor, inside: Tensor, template_cells: Tensor) -> Tensor:
-    (batch, cells, width), views = masked_cells.shape, len(template_cells)
-    similarity = (masked_cells.view(-1, width) @ template_cells.reshape(-1, width).T).float()
-    similarity = similarity.view(batch, cells, views, cells)  # [b, t, v, s]
-    best = similarity.amax(3)  # (B,P,V)
-    valid = inside[..., None] & _argmax_is_not_first(similarity, best)
-    return (best * valid).sum(1) / cells
+def _inside_first(inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices (B,K) of cells, those `inside` (B,P) first, each part ascending, and which of them are inside.
+
+    On a CPU they are as many as the largest mask has; a GPU would wait for that number, so there they are all P.
+    """
+    largest = max(int(inside.sum(1).max()), 1) if inside.device.type == "cpu" else inside.shape[1]
+    order = inside.argsort(dim=1, descending=True, stable=True)[:, :largest]
+    return order, inside.gather(1, order)
 
 
-def _argmax_is_not_first(similarity: Tensor, best: Tensor) -> Tensor:
-    """Return (B,P,V) bool: cell i keeps its score only if both its argmaxes differ from 0.
+def _scores(masked_cells: Tensor, used: Tensor, is_inside: Tensor, template_cells: Tensor) -> Tensor:
+    """Return the scores (B,V) of the observation cells (B,K,C) with the indices `used` (B,K), 0 if they are outside.
 
     PARITY: the released code uses 0 for "no match", so a best match with the first cell is dropped; and one index i is
     both observation cell i (over template cells s) and template cell i (over observation cells t). An argmax is 0
     exactly where no value is above the first.
     """
-    of_observation = best > similarity[..., 0]  # (B,P,V)
-    of_template = similarity.amax(1) > similarity[:, 0]  # (B,V,P)
-    return of_observation & of_template.transpose(1, 2)
+    (batch, kept, width), (views, cells) = masked_cells.shape, template_cells.shape[:2]
+    similarity = (masked_cells.view(-1, width) @ template_cells.reshape(-1, width).T).float()
+    similarity = similarity.view(batch, kept, views, cells)  # [b, t, v, s]
+    best = similarity.amax(3)  # (B,K,V)
+    of_observation = best > similarity[..., 0]
+    starts_with_first = (is_inside[:, 0] & (used[:, 0] == 0))[:, None, None]
+    first, highest = similarity[:, 0] * starts_with_first, similarity.amax(1)  # (B,V,P)
+    of_template = (highest.clamp(min=0) if kept < cells else highest) > first  # cells that were left out count as 0
+    both = of_observation & of_template.gather(2, used[:, None].expand(-1, views, -1)).transpose(1, 2)
+    return (best * (both & is_inside[..., None])).sum(1) / cells
 
 
 def best_views(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

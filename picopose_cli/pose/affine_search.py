@@ -88,23 +88,24 @@ def search_affine(
 def _search(
     query: Tensor, template: Tensor, masks: Tensor, A_start: Tensor, patch_px: int, rounds: Sequence[Round]
 ) -> tuple[Tensor, Tensor]:
-    size_hw, device = (masks.shape[1], masks.shape[2]), masks.device
-    cells_px = _cell_centres_px(size_hw, patch_px).to(device, non_blocking=True)
-    finest = every_cell(size_hw, min(step.stride for step in rounds))
-    probabilities = match_probabilities(query, template, masks, finest.to(device, non_blocking=True))
-    inside = (masks != 0).flatten(1).float()  # (N,P)
+    size_hw = masks.shape[1], masks.shape[2]
+    inside = (masks != 0).flatten(1)  # (N,P)
+    cells_px = _cell_centres_px(size_hw, patch_px).to(masks.device, non_blocking=True)
     count = inside.sum(1, keepdim=True).clamp(min=1)
-    centre_px = (inside @ cells_px) / count  # (N,2), the centre of rotation and scaling
+    centre_px = (inside.float() @ cells_px) / count  # (N,2), the centre of rotation and scaling
     best = _parameters(A_start, centre_px)
     alignment = best.new_zeros(len(best))
+    to_unit = 2 / (patch_px * torch.tensor([size_hw[1] - 1, size_hw[0] - 1])).to(best)  # px to coordinates of maps
     for step in rounds:
-        of_round = every_cell(size_hw, step.stride)
-        used, of_finest = of_round.to(device, non_blocking=True), torch.searchsorted(finest, of_round).to(device)
+        used, is_inside = _used_cells(inside, every_cell(size_hw, step.stride))
+        chances = match_probabilities(query, template.gather(1, used[..., None].expand(-1, -1, template.shape[2])))
         linear = best[:, None, :2] + step.linear_offsets().to(best)  # (N,L,2)
         shift = best[:, None, 2:] + step.shift_offsets(patch_px).to(best)  # (N,T,2)
         rotated_px = _rotate(linear, cells_px[used] - centre_px[:, None])  # (N,S,L,2)
-        targets = rotated_px[:, :, :, None] / patch_px + (shift / patch_px - 0.5)[:, None, None]  # (N,S,L,T,2) cells
-        sums = _sample(probabilities[:, of_finest], targets.flatten(2, 3)).sum(1)  # (N,L*T)
+        moved_px = shift - patch_px / 2  # a map's coordinates -1 and 1 are the centres of its outer cells
+        targets = (rotated_px * to_unit)[:, :, :, None] + (moved_px * to_unit - 1)[:, None, None]  # (N,S,L,T,2)
+        maps = (chances * is_inside[..., None]).view(*used.shape, *size_hw)
+        sums = _sample(maps, targets.flatten(2, 3)).sum(1)  # (N,L*T)
         highest, index = sums.max(1)
         rows = torch.arange(len(best), device=best.device)
         at, to = index // shift.shape[1], index % shift.shape[1]
@@ -113,15 +114,24 @@ def _search(
     return _affine(best, centre_px), alignment
 
 
-def match_probabilities(query_cells: Tensor, template_cells: Tensor, template_masks: Tensor, used: Tensor) -> Tensor:
-    """Return the probabilities (N,S,g,g) that template cell s (row-major) matches the observation cell at [row, col].
+def match_probabilities(query_cells: Tensor, template_cells: Tensor) -> Tensor:
+    """Return the probabilities (N,S,P) that each of S template cells (N,S,C) matches an observation cell (N,P,C)."""
+    return (template_cells @ query_cells.transpose(1, 2) / MATCHING_TEMPERATURE).softmax(2)
 
-    `used` (S,) are the indices of the template cells. 0 for cells outside `template_masks` (N,g,g).
+
+def _used_cells(inside: Tensor, of_round: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which of the cells `of_round` each template uses, and whether they are inside it, both (N,S).
+
+    On a CPU those inside come first, and the others are left out but for as many as make all rows equally long. A GPU
+    would wait for that number.
     """
-    pairs, height, width = template_masks.shape
-    similarity = template_cells[:, used] @ query_cells.transpose(1, 2)  # [n, s, t]
-    inside = template_masks.reshape(pairs, -1, 1)[:, used] != 0
-    return ((similarity / MATCHING_TEMPERATURE).softmax(2) * inside).view(pairs, -1, height, width)
+    cells = of_round.to(inside.device, non_blocking=True)
+    is_inside = inside[:, cells]
+    if inside.device.type != "cpu":
+        return cells.expand(len(inside), -1), is_inside
+    longest = max(int(is_inside.sum(1).max()), 1)
+    order = is_inside.argsort(dim=1, descending=True, stable=True)[:, :longest]
+    return cells[order], is_inside.gather(1, order)
 
 
 def every_cell(size_hw: tuple[int, int], stride: int) -> Tensor:
@@ -169,10 +179,12 @@ def _affine(parameters: Tensor, centre_px: Tensor) -> Tensor:
     return affine
 
 
-def _sample(maps: Tensor, target_xy: Tensor) -> Tensor:
-    """Return the values (N,S,K) of maps (N,S,g,g), one per point, at targets (N,S,K,2) cells; bilinear, 0 outside."""
+def _sample(maps: Tensor, targets: Tensor) -> Tensor:
+    """Return the values (N,S,K) of maps (N,S,g,g), one per point, at targets (N,S,K,2); bilinear, 0 outside.
+
+    The centres of a map's outer cells have the coordinates -1 and 1.
+    """
     pairs, points, height, width = maps.shape
-    last = torch.tensor([width - 1, height - 1], device=maps.device, dtype=torch.float32)
-    grid = (target_xy * (2 / last) - 1).view(pairs * points, -1, 1, 2)
+    grid = targets.reshape(pairs * points, -1, 1, 2)
     found = F.grid_sample(maps.reshape(-1, 1, height, width), grid, padding_mode="zeros", align_corners=True)
     return found.view(pairs, points, -1)

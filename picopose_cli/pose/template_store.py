@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,8 @@ class TemplateStore:
         budgets = _cache_budgets(network.device)
         self._cells, self._offsets = TensorCache(budgets["cells"]), TensorCache(budgets["offsets"])
         self._unwritable: set[Path] = set()
+        self._reader = ThreadPoolExecutor(1, "template features")
+        self._ahead: dict[tuple[int, int], Future[Tensor]] = {}
 
     def add_object(
         self,
@@ -93,18 +96,30 @@ class TemplateStore:
         features = self._objects[obj_id].features
         return self._cells.get(obj_id, lambda: features.cells().to(self._network.device))
 
+    def read_ahead(self, templates: Iterable[tuple[int, int]]) -> None:
+        """Begin to read the offset features of (obj_id, view) that are not on the device, while it is at work.
+
+        The next call of `offset_features` for a view takes what was read.
+        """
+        for key in templates:
+            if key not in self._offsets and key not in self._ahead:
+                self._ahead[key] = self._reader.submit(self._read_offsets, *key)
+
     def offset_features(self, templates: Sequence[tuple[int, int]]) -> tuple[OffsetFeatures, list[int]]:
         """Return the offset features of the distinct (obj_id, view) among N templates, and the N indices into them.
 
         They are on the device. Raises PicoPoseError when the features of a view are damaged.
         """
         index = {key: i for i, key in enumerate(dict.fromkeys(templates))}
-        packed = torch.stack([self._packed_offsets(*key) for key in index])
+        packed = torch.stack([self._packed_offsets(key) for key in index])
         return unpack_features(packed, self._network.config), [index[key] for key in templates]
 
-    def _packed_offsets(self, obj_id: int, view: int) -> Tensor:
-        features = self._objects[obj_id].features
-        return self._offsets.get((obj_id, view), lambda: features.offsets(view, self._network.device))
+    def _packed_offsets(self, key: tuple[int, int]) -> Tensor:
+        ahead = self._ahead.pop(key, None)
+        return self._offsets.get(key, lambda: self._read_offsets(*key) if ahead is None else ahead.result())
+
+    def _read_offsets(self, obj_id: int, view: int) -> Tensor:
+        return self._objects[obj_id].features.offsets(view, self._network.device)
 
     def _read_or_compute(
         self, bank: TemplateBank, file: FeatureFile | None, on_progress: Callable[[int], None]

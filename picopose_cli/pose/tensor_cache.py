@@ -17,6 +17,9 @@ class TensorCache:
         self.bytes = 0
         """Number of bytes that are stored."""
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tensors
+
     def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """Return the tensor of a key, computed if it is not stored."""
         if key not in self._tensors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,40 @@ def test_earlier_batches_change_no_bit(folder, monkeypatch):
         store = onboarded(folder)
         match(store, random_batch(before, seed=len(before)))
         assert_identical(match(store, batch), expected)
+
+
+def test_what_was_read_ahead_is_not_read_again(folder, monkeypatch):
+    onboarded(folder)
+    store, read = onboarded(folder), []
+    plain = FeaturesOnDisk.offsets
+
+    def offsets(self, view, device):
+        read.append((view, threading.current_thread()))
+        return plain(self, view, device)
+
+    monkeypatch.setattr(FeaturesOnDisk, "offsets", offsets)
+    store.offset_features([(1, 0)])
+    store.read_ahead([(1, 0), (1, 3), (7, 3), (1, 3)])
+    features, index = store.offset_features([(7, 3), (1, 3), (1, 0), (1, 4)])
+    assert index == [0, 1, 2, 3]
+    assert [view for view, _ in read] == [0, 3, 3, 4]
+    assert [thread is threading.current_thread() for _, thread in read] == [True, False, False, True]
+    expected, _ = onboarded(None).offset_features([(7, 3), (1, 3), (1, 0), (1, 4)])
+    for one, other in zip(features, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_damage_that_is_found_ahead_is_reported_where_the_view_is_needed(folder, monkeypatch):
+    onboarded(folder)
+    store = onboarded(folder)
+
+    def damaged(*_):
+        raise PicoPoseError("template features are damaged")
+
+    monkeypatch.setattr(FeaturesOnDisk, "offsets", damaged)
+    store.read_ahead([(1, 5)])
+    with pytest.raises(PicoPoseError, match="damaged"):
+        store.offset_features([(1, 5)])
 
 
 def test_another_bank_is_computed_again(folder):
