@@ -79,19 +79,16 @@ def best_views(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def similarity_volume(query_cells: Tensor, template_cells: Tensor, template_masks: Tensor) -> Tensor:
     """Return the input (N,P,w,h) of the affine regressor for N pairs on a grid of h rows and w columns.
 
-    `query_cells` and `template_cells` (N,P,C) are unit cells, `template_masks` (N,h,w) on their grid. Channels are
-    template cells, row-major; those outside the mask and all negative similarities are 0.
-    """
-    pairs, height, width = template_masks.shape
-    with torch.autocast(query_cells.device.type, enabled=False):
-        similarity = template_cells @ query_cells.transpose(1, 2)  # [n, s, t]
-    masked = (similarity * (template_masks.reshape(pairs, -1, 1) != 0)).clamp(min=0)
-    return _transposed_positions(masked.view(pairs, -1, height, width))
-
-
-def _transposed_positions(volume: Tensor) -> Tensor:
-    """Swap rows and columns of (N,P,h,w).
+    `query_cells` (N,P,C), or (1,P,C) of all pairs, and `template_cells` (N,P,C) are unit cells, `template_masks`
+    (N,h,w) on their grid. Channels are template cells, row-major; those outside the mask and all negative similarities
+    are 0.
 
     PARITY: the regressor was trained with the value of observation cell (row, col) at [col, row].
     """
-    return volume.transpose(2, 3)
+    pairs, height, width = template_masks.shape
+    by_columns = query_cells.view(-1, height, width, query_cells.shape[2]).transpose(1, 2).flatten(1, 2)
+    with torch.autocast(query_cells.device.type, enabled=False):
+        similarity = template_cells @ by_columns.transpose(1, 2)  # [n, s, t]
+    outside = template_masks.reshape(pairs, -1, 1) == 0
+    volume = F.relu(similarity.masked_fill_(outside, 0), inplace=True)  # fresh memory costs more than the product
+    return volume.view(pairs, -1, width, height)

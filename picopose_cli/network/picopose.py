@@ -58,8 +58,8 @@ class PicoPose(nn.Module):
     ) -> AffineEstimate:
         """Estimate the 2D similarity of N pairs (stage 2).
 
-        `query_cells` and `template_cells` (N,P,C) unit cells, `template_masks` (N,g,g) nonzero inside,
-        `origin_tmpl_crop` (N,2) px: the object's origin in the template's crop.
+        `query_cells` (N,P,C), or (1,P,C) of all pairs, and `template_cells` (N,P,C): unit cells; `template_masks`
+        (N,g,g) nonzero inside, `origin_tmpl_crop` (N,2) px: the object's origin in the template's crop.
         """
         volume = similarity_volume(query_cells, template_cells, template_masks)
         translation_cells, scale, cos_sin = self.affine_regressor(volume)

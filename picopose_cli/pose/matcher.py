@@ -156,7 +156,7 @@ class Matcher:
 
         def regress(rows: Tensor) -> _Aligned:
             chosen = views[rows]
-            query, template = query_cells.float().expand(len(rows), -1, -1), template_cells[chosen].float()
+            query, template = query_cells.float()[None], template_cells[chosen].float()
             # Every pose depends on these few outputs: always fp32.
             with torch.autocast(self._network.device.type, enabled=False):
                 A = self._network.network.regress_affine(
