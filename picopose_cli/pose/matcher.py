@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
@@ -72,13 +73,15 @@ class _AlignedPair:
 class Matcher:
     """Stages 1-3 of the network for onboarded objects, by some rules.
 
-    It keeps no state between batches but the store's caches of template features.
+    It keeps no state between batches but the store's caches of template features. Threads may share it: one batch at a
+    time is on the device.
     """
 
     def __init__(self, network: InferenceNetwork, store: TemplateStore, rules: Rules) -> None:
         self.store = store
         self.rules = rules
         self._network = network
+        self._lock = threading.Lock()
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +94,8 @@ class Matcher:
         The object of every detection must be in the store. The device is synchronised on return. A batch that does not
         fit into the device's memory is halved until it does. Raises PicoPoseError when one detection does not fit.
         """
-        parts = split_on_oom(lambda rows: self._match(_part(batch, rows)), len(batch.obj_ids))
+        with self._lock:
+            parts = split_on_oom(lambda rows: self._match(_part(batch, rows)), len(batch.obj_ids))
         return tuple(of_query for part in parts for of_query in part)
 
     def _match(self, batch: QueryBatch) -> BatchHypotheses:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,10 +18,9 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.option_texts import MAX_DEFAULT_THREADS
 from picopose_cli.base.options import DEFAULT_THREADS, InferOptions
 from picopose_cli.base.tasks import ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
-from picopose_cli.base.types import QueryBatch
 from picopose_cli.base.workers import WorkerDiedError
 from picopose_cli.network.devices import choose_device, thread_count, use_threads
-from picopose_cli.pose.matcher import BatchHypotheses, Matcher
+from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.pipeline import ImageGroup, OnProgress, PipelineOptions
 from picopose_cli.rendering.meshes import mesh_files
 from picopose_cli.runs.cluster import Cluster, WorkerShare
@@ -129,7 +127,7 @@ class _GroupEstimator:
         problems: tuple[str, ...],
         files: NodeFiles,
     ) -> None:
-        self._estimation = open_estimation(inputs, _OneAtATime(matcher))
+        self._estimation = open_estimation(inputs, matcher)
         self._pipeline = pipeline
         self._problems = problems
         self._load = _sent_from(files) if inputs.options.ship_images else load_image
@@ -140,19 +138,6 @@ class _GroupEstimator:
         results = list(self._estimation.estimate([group], self._load, options))
         problems = (*self._problems, *self._estimation.problems())
         return GroupAnswer(tuple(image_record(result) for result in results), problems)
-
-
-class _OneAtATime(Matcher):
-    """A matcher that several threads use: one batch at a time is on the device."""
-
-    def __init__(self, matcher: Matcher) -> None:
-        self.__dict__.update(matcher.__dict__)
-        self._lock = threading.Lock()
-
-    def match(self, batch: QueryBatch) -> BatchHypotheses:
-        """Return the hypotheses of each detection; see `Matcher`."""
-        with self._lock:
-            return super().match(batch)
 
 
 def _sent_from(files: NodeFiles) -> Callable[[ImageTask], LoadedImage]:
