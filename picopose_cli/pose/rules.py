@@ -27,9 +27,9 @@ from picopose_cli.pose.residuals import PAIR_STD_PX, PosePairs
 from picopose_cli.pose.solve import RobustPose, solve_robust
 from picopose_cli.pose.template_store import OnboardedObject
 
-SEARCHED_TEMPLATES = 56
+SEARCHED_TEMPLATES = 80
 """Templates per detection whose 2D similarity is searched coarsely by the default rules."""
-FINELY_SEARCHED_TEMPLATES = 16
+FINELY_SEARCHED_TEMPLATES = 24
 """Of those, the templates of the best alignment after the coarse search, which are searched finely."""
 
 
@@ -176,7 +176,7 @@ class DefaultRules:
         return (COARSE, max(FINELY_SEARCHED_TEMPLATES, self.hypotheses)), (FINE, self.hypotheses)
 
     def choose_templates(self, ranked_views: Sequence[int], equivalent: NDArray[np.bool_] | None) -> list[int]:
-        """Return the positions of the best 56 templates (or `hypotheses`, if more), one of each equivalent views."""
+        """Return the positions of the best 80 templates (or `hypotheses`, if more), one of each equivalent views."""
         positions = list(range(len(ranked_views)))
         if equivalent is not None:
             positions = drop_equivalent_views(ranked_views, equivalent)
