@@ -110,13 +110,12 @@ def _network(settings: Settings) -> PicoPose:
 def open_pipeline(network: PicoPose, device: str, precision: str, rules: str, renderer: EstimateRenderer) -> Pipeline:
     """Return a pipeline without objects; the default rules refine as `infer` does."""
     inference_network = InferenceNetwork(network, device=device, precision=precision)
-    refined = rules == "default"
-    made_rules = make_rules(rules, REFINED_HYPOTHESES if refined else HYPOTHESES, refined=refined)
-    matcher = Matcher(inference_network, TemplateStore(inference_network), made_rules)
+    hypotheses = HYPOTHESES if rules == "paper" else REFINED_HYPOTHESES
+    matcher = Matcher(inference_network, TemplateStore(inference_network), make_rules(rules, hypotheses))
     refiner = Refiner(
         load_local_features(device, precision), renderer, DEFAULT_REFINE_ROUNDS, matcher.store.silhouettes
     )
-    return Pipeline(matcher, refiner if refined else None, device)
+    return Pipeline(matcher, refiner if rules == "default" else None, device)
 
 
 def matmul_rates(device: str, dry: bool) -> dict[str, float]:

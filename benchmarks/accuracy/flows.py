@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from accuracy.variants import HYPOTHESES, Variant
 from picopose_cli.base.geometry import project_points, transform_points
-from picopose_cli.base.options import REFINED_HYPOTHESES
 from picopose_cli.base.types import Array, Correspondences
 from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.ransac import RANSAC_PX, RansacPose
@@ -78,7 +77,6 @@ class SymmetryUnawareRules(RecordingDefaultRules):
 RULES_OF_FLOWS: dict[str, Rules] = {
     "regressed": RecordingPaperRules(HYPOTHESES),
     "searched": RecordingDefaultRules(HYPOTHESES),
-    "refined": RecordingDefaultRules(REFINED_HYPOTHESES, refined=True),
     "unaware": SymmetryUnawareRules(HYPOTHESES),
 }
 """By `Variant.flows`: the rules of the pass that gives these flows."""

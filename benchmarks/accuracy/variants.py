@@ -18,8 +18,7 @@ class Variant:
     """A way to estimate: which flows of stage 3, and which rules make a pose of them.
 
     `flows`: stage 3 starts from the similarity that stage 2 `regressed`, from the `searched` one, from that without
-    knowledge of the objects' symmetries (`unaware`), or from the `truth`; where `infer` refines (`refined`), from the
-    searched one, with the finest grid for the best hypothesis alone. `hypotheses`: how many of a pass's hypotheses
+    knowledge of the objects' symmetries (`unaware`), or from the `truth`. `hypotheses`: how many of a pass's hypotheses
     are solved, 0 for the first one's stage-2 pose. `sub_cell` correspondences, `robust` solver and choice by
     `soft_inliers` each replace the released rule. `rounds` of refinement follow. The score of a pose is that of `infer`
     or, with `detector_score`, the detection's.
@@ -57,7 +56,7 @@ ORACLE = Variant("oracle", "oracle: nearest template", 0, "truth")
 PAPER = Variant("paper5", "--rules paper, 5 hypotheses", 5, "regressed")
 DEFAULT = default_variant("default5", HYPOTHESES)
 REFINED = tuple(default_variant(f"default5-{rounds}", HYPOTHESES, rounds) for rounds in range(1, MAX_ROUNDS + 1))
-INFERRED = default_variant("inferred", REFINED_HYPOTHESES, MAX_ROUNDS, "refined")
+INFERRED = default_variant(f"default{REFINED_HYPOTHESES}-{MAX_ROUNDS}", REFINED_HYPOTHESES, MAX_ROUNDS)
 """What `infer` writes by default."""
 
 REGRESSED = (

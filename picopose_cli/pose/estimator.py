@@ -82,8 +82,7 @@ class PoseEstimator:
         self._device, self._precision, self._weights_sha256 = device, precision, file_sha256(path)
         self._meshes: dict[int, tuple[Path, str]] = {}
         rounds = 0 if rules == "paper" else refine
-        tried = default_hypotheses(rounds) if hypotheses is None else hypotheses
-        made_rules = make_rules(rules, tried, refined=rounds > 0)
+        made_rules = make_rules(rules, default_hypotheses(rounds) if hypotheses is None else hypotheses)
         self._matcher = Matcher(network, TemplateStore(network), made_rules)
         self._options = PipelineOptions(suggest_batch_size(device, network.config))
         renderer = EstimateRenderer(self._meshes)

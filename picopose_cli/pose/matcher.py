@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor
 
 from picopose_cli.base.geometry import move_origin
 from picopose_cli.base.types import Array, QueryBatch
-from picopose_cli.network.config import LEVELS
 from picopose_cli.network.devices import split_on_oom
 from picopose_cli.network.matching import best_views, template_scores
-from picopose_cli.network.offsets import OffsetFeatures, upsample
+from picopose_cli.network.offsets import OffsetFeatures
 from picopose_cli.pose.affine_search import Round, search_affine
 from picopose_cli.pose.correspondences import affine_poses
 from picopose_cli.pose.inference_network import InferenceNetwork
@@ -103,30 +101,14 @@ class Matcher:
         with self._network.arithmetic():
             cells, features = self._network.extract(batch.inputs)
             aligned = self._align(batch, cells)
-            chunks = self._chunks(aligned)
-            for i, (chunk, levels) in enumerate(chunks):
+            for first in range(0, len(aligned), PAIR_CHUNK):
+                chunk, following = (aligned[i : i + PAIR_CHUNK] for i in (first, first + PAIR_CHUNK))
                 templates = self.store.offset_features([one.pair.template for one in chunk])
-                for following, _ in chunks[i + 1 : i + 2]:
-                    self.store.read_ahead(one.pair.template for one in following)
-                found = self._regress_offsets(batch, chunk, features, templates, levels)
+                self.store.read_ahead(one.pair.template for one in following)
+                found = self._regress_offsets(batch, chunk, features, templates)
                 for one, hypothesis in zip(chunk, found, strict=True):
                     hypotheses[one.pair.query].append(hypothesis)
         return tuple(tuple(of_query) for of_query in hypotheses)
-
-    def _chunks(self, aligned: list[_AlignedPair]) -> list[tuple[list[_AlignedPair], int]]:
-        """Return pairs that go through stage 3 together and the number of its grids: all, or all but the finest.
-
-        `aligned` has the pairs of each detection together, best first, and so has the result.
-        """
-        of_queries = [list(of_query) for _, of_query in groupby(aligned, key=lambda one: one.pair.query)]
-        count = self.rules.fine_hypotheses
-        fine = [one for of_query in of_queries for one in of_query[:count]]
-        coarse = [one for of_query in of_queries for one in of_query[count:]]
-        return [
-            (pairs[first : first + PAIR_CHUNK], levels)
-            for pairs, levels in ((fine, LEVELS), (coarse, LEVELS - 1))
-            for first in range(0, len(pairs), PAIR_CHUNK)
-        ]
 
     def _align(self, batch: QueryBatch, cells: Tensor) -> list[_AlignedPair]:
         """Run stages 1 and 2; the detections of one object share a matrix product."""
@@ -191,25 +173,20 @@ class Matcher:
         aligned: list[_AlignedPair],
         query_features: OffsetFeatures,
         templates: tuple[OffsetFeatures, list[int]],
-        levels: int,
     ) -> list[Hypothesis]:
-        """Run stage 3 on some pairs, on the first `levels` grids; the result is interpolated on the finest.
-
-        `templates`: features, and the index of each pair's.
-        """
+        """Run stage 3 on some pairs; `templates`: features, and the index of each pair's."""
         pairs = [one.pair for one in aligned]
         A = torch.stack([one.A_obs_from_tmpl for one in aligned])
         masks = torch.stack([self.store[pair.obj_id].masks[pair.view] for pair in pairs])
         template_features, index = templates
         pair_index = torch.tensor([[pair.query for pair in pairs], index], device=self._network.device).T
-        offsets = self._network.network.regress_offsets(
-            query_features, template_features, pair_index, A, masks, levels=levels
-        )
-        flow, logits = offsets.flows[-1], offsets.certainty_logits[-1]
-        for _ in range(levels, LEVELS):
-            flow, logits = 2 * upsample(flow), upsample(logits)
+        offsets = self._network.network.regress_offsets(query_features, template_features, pair_index, A, masks)
         return self._hypotheses(
-            batch, aligned, A.double().cpu().numpy(), flow.cpu().numpy(), logits[:, 0].cpu().numpy()
+            batch,
+            aligned,
+            A.double().cpu().numpy(),
+            offsets.flows[-1].cpu().numpy(),
+            offsets.certainty_logits[-1][:, 0].cpu().numpy(),
         )
 
     def _hypotheses(

@@ -42,8 +42,7 @@ MATCHED_SIDE_PX = 320
 FLOW_CANDIDATES = 2
 """Poses of a detection that go on to optical flow."""
 CONTENDER = 0.8
-"""Of a detection's poses those are followed on whose support, by local matches and after the first round by flow, is at
-least this share of the best one's."""
+"""Of a detection's poses those are followed on whose support by flow is at least this share of the best one's."""
 MATCHED_DISTINCT_DEG, DISTINCT_DEG = 15.0, 4.0
 """Of poses that differ by less, the best alone is matched by local features, and by flow."""
 CELL_STD, GLUE_STD, FLOW_STD = 1 / 80, 1 / 128, 1 / 280
@@ -236,8 +235,7 @@ class Refiner:
             support = soft_inliers / max(*(matches.cells for matches in matched[i]), 1)
             order = np.argsort(-support, kind="stable")
             distinct = order[_distinct([poses[i][k] for k in order], DISTINCT_DEG, FLOW_CANDIDATES)]
-            least = CONTENDER * support[order[0]]
-            chosen += [_Candidate(i, poses[i][k], float(support[k])) for k in distinct if support[k] >= least]
+            chosen += [_Candidate(i, poses[i][k], float(support[k])) for k in distinct]
         return chosen
 
     def _follow_flow(

@@ -86,10 +86,6 @@ class Rules(Protocol):
     """Whether virtual cameras make crops of pinhole images, too, far off the axis (see `queries`)."""
 
     @property
-    def fine_hypotheses(self) -> int:
-        """Number of a detection's hypotheses, the best of them, for which stage 3 computes its finest grid."""
-
-    @property
     def search_steps(self) -> Sequence[tuple[Sequence[Round], int]]:
         """Rounds of the search around stage 2's similarity, and the number of templates that are kept after them."""
 
@@ -126,11 +122,6 @@ class PaperRules:
     perspective_crops: ClassVar[bool] = False
     search_steps: ClassVar[Sequence[tuple[Sequence[Round], int]]] = ()
 
-    @property
-    def fine_hypotheses(self) -> int:
-        """All of them."""
-        return self.hypotheses
-
     def choose_templates(self, ranked_views: Sequence[int], _: NDArray[np.bool_] | None) -> list[int]:
         """Return the positions of the best `hypotheses` templates."""
         return list(range(len(ranked_views)))[: self.hypotheses]
@@ -154,21 +145,12 @@ class PaperRules:
 
 @dataclass(frozen=True)
 class DefaultRules:
-    """The tool's inference: 2D similarities searched for many templates, sub-cell correspondences, robust solver.
-
-    `refined`: the poses are only starts of a refinement, for which coarse correspondences are enough.
-    """
+    """The tool's inference: 2D similarities searched for many templates, sub-cell correspondences, robust solver."""
 
     hypotheses: int
-    refined: bool = False
     can_refine: ClassVar[bool] = True
     solves_batches: ClassVar[bool] = True
     perspective_crops: ClassVar[bool] = True
-
-    @property
-    def fine_hypotheses(self) -> int:
-        """The best one if poses are refined, where it remains a candidate as it is; otherwise all."""
-        return 1 if self.refined else self.hypotheses
 
     @property
     def search_steps(self) -> Sequence[tuple[Sequence[Round], int]]:
@@ -227,13 +209,13 @@ def _complete(hypothesis: Hypothesis, pose: RobustPose | None, K: Array) -> Robu
     return replace(found, alignment=hypothesis.alignment, pairs=pairs, side_px=side_px)
 
 
-def make_rules(name: str, hypotheses: int, *, refined: bool) -> Rules:
+def make_rules(name: str, hypotheses: int) -> Rules:
     """Return the rules `default` or `paper`, by which `hypotheses` templates per detection reach stage 3.
 
-    `refined`: whether the default rules' poses are refined. Raises PicoPoseError for another name.
+    Raises PicoPoseError for another name.
     """
     if name == "default":
-        return DefaultRules(hypotheses, refined)
+        return DefaultRules(hypotheses)
     if name == "paper":
         return PaperRules(hypotheses)
     raise PicoPoseError(f"the rules {name!r} are not known", fix="choose default or paper")

@@ -74,9 +74,7 @@ def open_matcher(inputs: RunInputs) -> Matcher:
     """Return the matcher of a run, with the network loaded and without objects."""
     limit_threads(available_cores())
     network = load_inference_network(inputs.weights, device=inputs.devices[0], precision=inputs.precision)
-    options = inputs.options
-    rules = make_rules(options.rules, options.tried_templates, refined=options.rounds > 0)
-    return Matcher(network, TemplateStore(network), rules)
+    return Matcher(network, TemplateStore(network), make_rules(inputs.options.rules, inputs.options.tried_templates))
 
 
 def open_estimation(inputs: RunInputs, matcher: Matcher) -> Estimation:

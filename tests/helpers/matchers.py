@@ -17,14 +17,13 @@ def make_matcher(
     *,
     rules: str = "paper",
     hypotheses: int = 3,
-    refined: bool = False,
     precision: str = "fp32",
     obj_ids: Sequence[int] = (1, 7),
     views: int = 12,
 ) -> Matcher:
     """Return a matcher on the CPU whose store has the noise banks of some objects."""
     inference = InferenceNetwork(network, device="cpu", precision=precision)
-    matcher = Matcher(inference, TemplateStore(inference), make_rules(rules, hypotheses, refined=refined))
+    matcher = Matcher(inference, TemplateStore(inference), make_rules(rules, hypotheses))
     for obj_id in obj_ids:
         matcher.store.add_object(noise_bank(obj_id, views=views))
     return matcher

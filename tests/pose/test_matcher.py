@@ -116,34 +116,6 @@ def test_the_search_keeps_the_templates_of_the_best_alignment(network, monkeypat
         assert [one.view for one in of_query] == views[best].tolist()
 
 
-def test_where_poses_are_refined_only_the_best_hypothesis_has_the_finest_grid(network):
-    batch = random_batch([7, 1, 1])
-    every = make_matcher(network, rules="default").match(batch)
-    refined = make_matcher(network, rules="default", refined=True).match(batch)
-    for of_query, of_same in zip(every, refined, strict=True):
-        assert [one.view for one in of_query] == [one.view for one in of_same]
-        first, *others = zip(of_query, of_same, strict=True)
-        np.testing.assert_allclose(first[0].correspondences.uv_image, first[1].correspondences.uv_image, atol=1e-3)
-        assert not any(
-            np.array_equal(one.correspondences.uv_image, same.correspondences.uv_image) for one, same in others
-        )
-
-
-def test_two_grids_are_the_finest_one_without_its_change(network, monkeypatch):
-    """The oracle: a decoder whose heads of the finest grid change nothing."""
-    batch = random_batch([7, 1])
-    coarse = make_matcher(network, rules="default", refined=True).match(batch)
-    decoder = network.offset_regressor.flow_decoder
-    for heads in (decoder.flow_pred, decoder.mask_pred):
-        for weights in heads[-1].predict_layer.parameters():
-            monkeypatch.setattr(weights, "data", torch.zeros_like(weights))
-    fine = make_matcher(network, rules="default").match(batch)
-    for of_query, of_same in zip(coarse, fine, strict=True):
-        for one, same in zip(of_query[1:], of_same[1:], strict=True):
-            np.testing.assert_allclose(one.correspondences.uv_image, same.correspondences.uv_image, atol=1e-3)
-            np.testing.assert_allclose(one.correspondences.certainty, same.correspondences.certainty, atol=1e-5)
-
-
 def test_one_of_equivalent_views_is_tried(network):
     half_turn = np.diag([-1.0, -1, 1, 1])
     info = ObjectInfo(1, 0.1, half_turn[None], ())

@@ -37,10 +37,10 @@ def solve_alone(name: str, hypotheses: list[Hypothesis]) -> list[RankedPose]:
 
 
 def test_names():
-    assert make_rules("paper", 3, refined=False) == PaperRules(3)
-    assert make_rules("default", 3, refined=True) == DefaultRules(3, refined=True)
+    assert make_rules("paper", 3) == PaperRules(3)
+    assert make_rules("default", 3) == DefaultRules(3)
     with pytest.raises(PicoPoseError, match="'papers'"):
-        make_rules("papers", 3, refined=False)
+        make_rules("papers", 3)
 
 
 def test_the_paper_runs_stage_2_on_the_best_templates_only():
