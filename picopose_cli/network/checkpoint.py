@@ -125,10 +125,10 @@ def _read_file(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
     head = _read_head(path)
     if head.startswith(b"PK\x03\x04"):
         return VIT_L, _state_dict_in(path, _read_torch(path, mapped=True))
+    if head[8:9] == b"{":  # before it the length of the header, any eight bytes
+        return _read_safetensors(path)
     if head.startswith(b"\x80"):  # PyTorch's old format, a bare pickle: cannot be mapped
         return VIT_L, _state_dict_in(path, _read_torch(path, mapped=False))
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
     raise PicoPoseError(f"is not a checkpoint{_describe_head(head)}", where=path, fix=_USE_PICOPOSE_WEIGHTS)
 
 

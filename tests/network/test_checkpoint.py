@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.networks import CROP_56, random_network
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -109,6 +110,22 @@ def test_own_files_carry_their_sizes(tmp_path: Path, network: PicoPose, state: S
     assert loaded.config == CROP_56
     _same(loaded, state)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]
+
+
+def test_the_length_of_the_header_may_look_like_a_pickle(tmp_path: Path, network: PicoPose, state: State) -> None:
+    """Of the names' lengths, one in 32 makes the file begin with the byte 0x80."""
+    save_network(tmp_path / "plain.safetensors", network)
+    with safe_open(tmp_path / "plain.safetensors", framework="pt") as handle:
+        metadata = handle.metadata()
+    path = tmp_path / "own.safetensors"
+    for length in range(0, 264, 4):
+        save_file(state, path, {**metadata, "note": "x" * length})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    assert path.read_bytes()[:1] == b"\x80"
+    loaded = load_network(path)
+    assert loaded.config == CROP_56
+    _same(loaded, state)
 
 
 def test_sizes_are_read_without_the_tensors(tmp_path: Path, network: PicoPose, state: State) -> None:
