@@ -29,7 +29,7 @@ def template_scores(query_cells: Tensor, query_masks: Tensor, template_cells: Te
     inside. Returns (B,V) f32 in [-1, 1]. The template's own mask is not used. (Paper section 3.2.)
     """
     batch, cells, _ = query_cells.shape
-    used, is_inside = _inside_first(query_masks.reshape(batch, cells) != 0)
+    used, is_inside = inside_first(query_masks.reshape(batch, cells) != 0)
     kept_cells = query_cells.gather(1, used[..., None].expand(-1, -1, query_cells.shape[2]))
     masked_cells = kept_cells * is_inside[..., None]  # an outside cell is similar to nothing: 0 everywhere
     views_at_a_time = max(1, _MAX_SIMILARITIES[query_cells.device.type] // (used.numel() * cells))
@@ -38,7 +38,7 @@ def template_scores(query_cells: Tensor, query_masks: Tensor, template_cells: Te
         return torch.cat([_scores(masked_cells, used, is_inside, chunk) for chunk in chunks], dim=1)
 
 
-def _inside_first(inside: Tensor) -> tuple[Tensor, Tensor]:
+def inside_first(inside: Tensor) -> tuple[Tensor, Tensor]:
     """Return the indices (B,K) of cells, those `inside` (B,P) first, each part ascending, and which of them are inside.
 
     On a CPU they are as many as the largest mask has; a GPU would wait for that number, so there they are all P.

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from picopose_cli.network.matching import inside_first
+
 MATCHING_TEMPERATURE = 0.1
 """Temperature of the InfoNCE loss that stage 1 is trained with."""
 MIN_SCALE = 0.3
@@ -97,7 +99,9 @@ def _search(
     alignment = best.new_zeros(len(best))
     to_unit = 2 / (patch_px * torch.tensor([size_hw[1] - 1, size_hw[0] - 1])).to(best)  # px to coordinates of maps
     for step in rounds:
-        used, is_inside = _used_cells(inside, every_cell(size_hw, step.stride))
+        cells = every_cell(size_hw, step.stride).to(masks.device, non_blocking=True)
+        order, is_inside = inside_first(inside[:, cells])  # (N,S)
+        used = cells[order]
         chances = match_probabilities(query, template.gather(1, used[..., None].expand(-1, -1, template.shape[2])))
         linear = best[:, None, :2] + step.linear_offsets().to(best)  # (N,L,2)
         shift = best[:, None, 2:] + step.shift_offsets(patch_px).to(best)  # (N,T,2)
@@ -117,21 +121,6 @@ def _search(
 def match_probabilities(query_cells: Tensor, template_cells: Tensor) -> Tensor:
     """Return the probabilities (N,S,P) that each of S template cells (N,S,C) matches an observation cell (N,P,C)."""
     return (template_cells @ query_cells.transpose(1, 2) / MATCHING_TEMPERATURE).softmax(2)
-
-
-def _used_cells(inside: Tensor, of_round: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which of the cells `of_round` each template uses, and whether they are inside it, both (N,S).
-
-    On a CPU those inside come first, and the others are left out but for as many as make all rows equally long. A GPU
-    would wait for that number.
-    """
-    cells = of_round.to(inside.device, non_blocking=True)
-    is_inside = inside[:, cells]
-    if inside.device.type != "cpu":
-        return cells.expand(len(inside), -1), is_inside
-    longest = max(int(is_inside.sum(1).max()), 1)
-    order = is_inside.argsort(dim=1, descending=True, stable=True)[:, :longest]
-    return cells[order], is_inside.gather(1, order)
 
 
 def every_cell(size_hw: tuple[int, int], stride: int) -> Tensor:
