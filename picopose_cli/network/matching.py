@@ -90,5 +90,5 @@ def similarity_volume(query_cells: Tensor, template_cells: Tensor, template_mask
     with torch.autocast(query_cells.device.type, enabled=False):
         similarity = template_cells @ by_columns.transpose(1, 2)  # [n, s, t]
     outside = template_masks.reshape(pairs, -1, 1) == 0
-    volume = F.relu(similarity.masked_fill_(outside, 0), inplace=True)  # fresh memory costs more than the product
+    volume = F.relu(similarity.masked_fill_(outside, 0), inplace=True)  # fresh memory costs time
     return volume.view(pairs, -1, width, height)
