@@ -80,18 +80,24 @@ def make_raster_mesh(vertices_m: Array, faces: Array, attributes: Array | None =
 
     Raises ValueError when there is no face or a face refers to a vertex that does not exist.
     """
-    if not len(faces) or faces.min() < 0 or faces.max() >= len(vertices_m):
-        raise ValueError("there must be faces, and they must refer to existing vertices")
+    faces = checked_faces(faces, len(vertices_m))
     low, high = vertices_m.min(axis=0), vertices_m.max(axis=0)
     centre = (low + high) / 2
     signs = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(8, 3)
     return RasterMesh(
         np.ascontiguousarray(vertices_m - centre, np.float32),
-        np.ascontiguousarray(faces, np.int32),
+        faces,
         None if attributes is None else np.ascontiguousarray(attributes, np.float32),
         centre,
         signs * (high - low) / 2,
     )
+
+
+def checked_faces(faces: Array, vertices: int) -> Array:
+    """Return faces (F,3) as the rasteriser wants them, i32; raises ValueError when there is none or one is invalid."""
+    if not len(faces) or faces.min() < 0 or faces.max() >= vertices:
+        raise ValueError("there must be faces, and they must refer to existing vertices")
+    return np.ascontiguousarray(faces, np.int32)
 
 
 @dataclass(frozen=True)
@@ -124,17 +130,33 @@ def place_mesh(mesh: RasterMesh, K: Array, T_cam_from_obj: Array, window: Window
     near, far = corners_cam[:, 2].min(), corners_cam[:, 2].max()
     if far <= NEAR_M:
         return None
-    margin = _DEPTH_MARGIN * (far - near) + 1e-6 * far
     if near > NEAR_M:
         window = _projected_box(K, corners_cam).clipped_to(window)
         vertices, faces, attributes = mesh.vertices, mesh.faces, mesh.attributes
     else:
         vertices, faces, attributes = _cut_at_near_plane(mesh, T)
-        T, near = np.eye(4), NEAR_M
+        T = np.eye(4)
     if window.is_empty or not len(faces):
         return None
-    near = max(near - margin, NEAR_M / 2)
-    return RasterView(vertices, faces, attributes, T, K, float(near), float(far + margin), window)
+    return RasterView(vertices, faces, attributes, T, K, *_depth_limits(near, far), window)
+
+
+def place_vertices(xyz_cam_m: Array, faces: Array, K: Array, window: Window) -> RasterView | None:
+    """Return vertices (N,3) in metres, camera frame, with checked `faces` as `place_mesh` does, in the whole window."""
+    low, high = xyz_cam_m.min(axis=0), xyz_cam_m.max(axis=0)
+    if not low[2] > 2 * NEAR_M:
+        return place_mesh(make_raster_mesh(xyz_cam_m, faces), K, np.eye(4), window)
+    if window.is_empty or not np.isfinite(high).all():
+        return None
+    centre, half = (low + high) / 2, (high - low) / 2
+    T, vertices = make_T(np.eye(3), centre), np.ascontiguousarray(xyz_cam_m - centre, np.float32)
+    return RasterView(vertices, faces, None, T, K, *_depth_limits(centre[2] - half[2], centre[2] + half[2]), window)
+
+
+def _depth_limits(near_m: float, far_m: float) -> tuple[float, float]:
+    """Return depths that enclose a surface from `near_m` to `far_m`, of which what is too near is cut off."""
+    margin = _DEPTH_MARGIN * (far_m - near_m) + 1e-6 * far_m
+    return float(max(max(near_m, NEAR_M) - margin, NEAR_M / 2)), float(far_m + margin)
 
 
 def rasterise_depth(view: RasterView) -> Array:

@@ -159,7 +159,7 @@ def tally_target(pairs: PairErrors) -> Tally:
         estimates=len(pairs.scores),
         mssd=_found(pairs.mssd_m / pairs.diameter_m, MSSD_THRESHOLDS),
         mspd=_found(pairs.mspd_px, MSPD_THRESHOLDS_PX),
-        vsd=None if pairs.vsd is None else np.stack([_found(error, VSD_THRESHOLDS) for error in pairs.vsd]),
+        vsd=None if pairs.vsd is None else _found_at_taus(pairs.vsd, VSD_THRESHOLDS),
         add=found,
         adds=found_symmetric,
         add_area=area,
@@ -168,9 +168,16 @@ def tally_target(pairs: PairErrors) -> Tally:
 
 
 def _found(errors: Array, thresholds: Array) -> Array:
-    """Return the number of matched instances at each threshold (T,) for errors (E,G)."""
+    """Return the number of matched instances at each threshold (T,) for errors (E,G), or one array for each (T,E,G)."""
     found: Array = (match_greedily(errors, thresholds) != UNMATCHED).sum(axis=1)
     return found
+
+
+def _found_at_taus(errors: Array, thresholds: Array) -> Array:
+    """Return the number of matched instances for errors (taus,E,G), (taus, thresholds); all matched in one call."""
+    taus = len(errors)
+    found = _found(np.repeat(errors, len(thresholds), axis=0), np.tile(thresholds, taus))
+    return found.reshape(taus, -1)
 
 
 def _find_by_average(error_m: Array | None, diameter_m: float) -> tuple[int | None, float | None]:

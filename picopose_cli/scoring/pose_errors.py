@@ -70,7 +70,7 @@ def _pairwise(
         for rows, columns in _batches(pairs, len(symmetries) * probes.shape[1]):
             M_symmetric = M_gt[columns, None] @ symmetries  # (P,S,3,4)
             bounds = _squared_distances(M_est[rows, None], M_symmetric, probes, project).max(axis=-1)  # (P,S)
-            bounds = np.nan_to_num(bounds, nan=np.inf, posinf=np.inf)
+            bounds[np.isnan(bounds)] = np.inf
             near = np.flatnonzero(bounds.min(axis=1) <= limit**2)
             for (chosen,) in _batches(near[:, None], points.shape[1]):
                 found = _smallest_largest(M_est[rows[chosen]], M_symmetric[chosen], points, bounds[chosen], project)
@@ -106,7 +106,8 @@ def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, p
         at_worst = _squared_distances(
             M_est[pending, None], M_gt[pending], points[:, worst].T[:, None, :, None], project
         )[..., 0]
-        bounds[pending] = np.fmax(bounds[pending], np.nan_to_num(at_worst, nan=np.inf, posinf=np.inf))
+        at_worst[np.isnan(at_worst)] = np.inf
+        bounds[pending] = np.fmax(bounds[pending], at_worst)
         bounds[pending, chosen] = np.inf  # done
         pending = pending[bounds[pending].min(axis=1) < best[pending]]
     distances: Array = np.sqrt(best)

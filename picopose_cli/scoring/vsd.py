@@ -6,6 +6,7 @@ Distances are from the camera's centre to the surface, not along the optical axi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,14 @@ def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tu
     if not xyz[2].min() > MIN_DEPTH_M:
         return xyz.T, (0, 0, width, height)
     u, v, _ = K @ (xyz / xyz[2])
-    y = (np.round(v * GRID_PER_PX) / GRID_PER_PX - K[1, 2]) / K[1, 1]
-    x = (np.round(u * GRID_PER_PX) / GRID_PER_PX - K[0, 2] - K[0, 1] * y) / K[0, 0]
     x0, x1 = np.clip([u.min(), u.max()], -1, width + 1)
     y0, y1 = np.clip([v.min(), v.max()], -1, height + 1)
-    left, top = min(max(int(np.floor(x0)), 0), width), min(max(int(np.floor(y0)), 0), height)
-    right, bottom = max(min(int(np.ceil(x1)), width), left), max(min(int(np.ceil(y1)), height), top)
-    return np.stack([x * xyz[2], y * xyz[2], xyz[2]], axis=1), (left, top, right, bottom)
+    left, top = min(max(math.floor(x0), 0), width), min(max(math.floor(y0), 0), height)
+    right, bottom = max(min(math.ceil(x1), width), left), max(min(math.ceil(y1), height), top)
+    y = (np.round(v * GRID_PER_PX) / GRID_PER_PX - K[1, 2]) / K[1, 1]
+    x = (np.round(u * GRID_PER_PX) / GRID_PER_PX - K[0, 2] - K[0, 1] * y) / K[0, 0]
+    xyz[0], xyz[1] = x * xyz[2], y * xyz[2]
+    return xyz.T, (left, top, right, bottom)
 
 
 def make_distance_map(
@@ -68,10 +70,10 @@ def make_distance_map(
     rays_x = (np.arange(x0, x1) - K[0, 2]) / K[0, 0]
     rays_y = (np.arange(y0, y1) - K[1, 2]) / K[1, 1]
     ray_lengths = np.sqrt(rays_x**2 + rays_y[:, None] ** 2 + 1)
+    measured_m = measured_depth_m[y0:y1, x0:x1]
     distance_m = depth_m * ray_lengths
-    measured_m = measured_depth_m[y0:y1, x0:x1] * ray_lengths
-    behind_m = distance_m.astype(np.float32) - measured_m.astype(np.float32)
-    visible = ((behind_m <= tolerance_m) | (measured_m == 0)) & (distance_m > 0)
+    behind_m = distance_m.astype(np.float32) - (measured_m * ray_lengths).astype(np.float32)
+    visible = ((behind_m <= tolerance_m) | (measured_m == 0)) & (depth_m > 0)
     return DistanceMap(box_xyxy, distance_m, visible)
 
 
@@ -82,14 +84,15 @@ def vsd(est: DistanceMap, gt: DistanceMap, diameter_m: float, taus: Array) -> Ar
     the estimate has a surface. Source: Hodan et al., ECCVW 2018, eq. 1 (toolkit: pose_error.vsd).
     """
     in_est, in_gt = _common_slices(est.box_xyxy, gt.box_xyxy)
-    visible_gt = gt.visible[in_gt]
+    visible_gt, distance_est = gt.visible[in_gt], est.distance_m[in_est]
     # outside the common part a pixel is visible in at most one of the two
-    both = visible_gt & (est.distance_m[in_est] > 0)
+    both = visible_gt & (distance_est > 0)
     visible_in_both = np.count_nonzero(est.visible[in_est] & visible_gt)
     union = np.count_nonzero(gt.visible) + np.count_nonzero(est.visible) - visible_in_both
     if union == 0:
         return np.ones(len(taus))
-    apart = np.where(both, np.abs(gt.distance_m[in_gt] - est.distance_m[in_est]) / diameter_m, -1.0)
+    apart = np.abs(gt.distance_m[in_gt] - distance_est) / diameter_m
+    apart = apart[both & (apart >= taus.min())]
     misaligned = np.array([np.count_nonzero(apart >= tau) for tau in taus])
     discrepancy: Array = (misaligned + union - np.count_nonzero(both)) / union
     return discrepancy
