@@ -115,7 +115,9 @@ def read_depth_m(path: Path, depth_scale: float) -> Array:
     if pixels.ndim != 2:
         raise PicoPoseError("has several channels, a depth map has one channel", where=path, fix="check the file")
     depth_m = pixels.astype(np.float32) * np.float32(depth_scale / MM_PER_M)
-    depth_m[~np.isfinite(depth_m) | (depth_m < 0)] = 0
+    usable = (depth_m >= 0) & (depth_m < np.inf)
+    if not usable.all():
+        depth_m[~usable] = 0
     return depth_m
 
 

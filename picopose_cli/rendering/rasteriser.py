@@ -182,8 +182,10 @@ def rasterise_both(view: RasterView) -> tuple[Array, Array]:
 
 def _metric_depth(view: RasterView, buffer: Array) -> Array:
     # Inverse of the rasteriser's [near, far] -> [0, 1], in the most precise form (1 / z is linear in the buffer).
-    inverse = np.float32(1 / view.near_m) + buffer * np.float32(1 / view.far_m - 1 / view.near_m)
-    depth_m: Array = np.divide(1, inverse, out=np.zeros_like(buffer), where=buffer < 1)
+    depth_m = buffer * np.float32(1 / view.far_m - 1 / view.near_m)
+    depth_m += np.float32(1 / view.near_m)
+    np.divide(np.float32(1), depth_m, out=depth_m)
+    depth_m[buffer >= 1] = 0
     return depth_m
 
 

@@ -52,8 +52,12 @@ def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tu
     y0, y1 = np.clip([v.min(), v.max()], -1, height + 1)
     left, top = min(max(math.floor(x0), 0), width), min(max(math.floor(y0), 0), height)
     right, bottom = max(min(math.ceil(x1), width), left), max(min(math.ceil(y1), height), top)
-    y = (np.round(v * GRID_PER_PX) / GRID_PER_PX - K[1, 2]) / K[1, 1]
-    x = (np.round(u * GRID_PER_PX) / GRID_PER_PX - K[0, 2] - K[0, 1] * y) / K[0, 0]
+    for axis in (u, v):
+        axis *= GRID_PER_PX
+        np.rint(axis, out=axis)
+        axis /= GRID_PER_PX
+    y = (v - K[1, 2]) / K[1, 1]
+    x = (u - K[0, 2] - K[0, 1] * y) / K[0, 0]
     xyz[0], xyz[1] = x * xyz[2], y * xyz[2]
     return xyz.T, (left, top, right, bottom)
 
@@ -69,10 +73,13 @@ def make_distance_map(
     x0, y0, x1, y1 = box_xyxy
     rays_x = (np.arange(x0, x1) - K[0, 2]) / K[0, 0]
     rays_y = (np.arange(y0, y1) - K[1, 2]) / K[1, 1]
-    ray_lengths = np.sqrt(rays_x**2 + rays_y[:, None] ** 2 + 1)
+    ray_lengths = rays_x**2 + rays_y[:, None] ** 2
+    ray_lengths += 1  # in place, here and below: memory that is allocated anew costs more time than the computation
+    np.sqrt(ray_lengths, out=ray_lengths)
     measured_m = measured_depth_m[y0:y1, x0:x1]
     distance_m = depth_m * ray_lengths
-    behind_m = distance_m.astype(np.float32) - (measured_m * ray_lengths).astype(np.float32)
+    behind_m = distance_m.astype(np.float32)
+    behind_m -= np.multiply(measured_m, ray_lengths, out=ray_lengths).astype(np.float32)
     visible = ((behind_m <= tolerance_m) | (measured_m == 0)) & (depth_m > 0)
     return DistanceMap(box_xyxy, distance_m, visible)
 
@@ -91,7 +98,9 @@ def vsd(est: DistanceMap, gt: DistanceMap, diameter_m: float, taus: Array) -> Ar
     union = np.count_nonzero(gt.visible) + np.count_nonzero(est.visible) - visible_in_both
     if union == 0:
         return np.ones(len(taus))
-    apart = np.abs(gt.distance_m[in_gt] - distance_est) / diameter_m
+    apart = gt.distance_m[in_gt] - distance_est
+    np.abs(apart, out=apart)
+    apart /= diameter_m
     apart = apart[both & (apart >= taus.min())]
     misaligned = np.array([np.count_nonzero(apart >= tau) for tau in taus])
     discrepancy: Array = (misaligned + union - np.count_nonzero(both)) / union
