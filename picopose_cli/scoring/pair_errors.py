@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,16 @@ from numpy.typing import NDArray
 
 from picopose_cli.base.cameras import CameraModel
 from picopose_cli.base.types import MM_PER_M, Array
-from picopose_cli.scoring.pose_errors import add, adds, mspd, mssd, overlapping_sphere_images, overlapping_spheres
+from picopose_cli.scoring.pose_errors import (
+    PointSet,
+    add,
+    adds,
+    make_point_set,
+    mspd,
+    mssd,
+    overlapping_sphere_images,
+    overlapping_spheres,
+)
 from picopose_cli.scoring.thresholds import (
     MSPD_THRESHOLDS_PX,
     MSPD_WIDTH_PX,
@@ -36,6 +46,11 @@ class ObjectModel:
     xyz_obj_m: Array
     diameter_m: float
     symmetries: Array
+
+    @cached_property
+    def points(self) -> PointSet:
+        """The vertices, prepared for MSSD and MSPD."""
+        return make_point_set(self.xyz_obj_m)
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ def compute_pair_errors(
     """
     T_est, T_gt, points = item.T_est, item.T_gt, model.xyz_obj_m
     widest_m = max(MSSD_THRESHOLDS[-1] * model.diameter_m, MSSD_THRESHOLDS_MM[-1] / MM_PER_M) * _LIMIT_MARGIN
-    mssd_m = mssd(T_est, T_gt, points, model.symmetries, limit_m=widest_m)
+    mssd_m = mssd(T_est, T_gt, model.points, model.symmetries, limit_m=widest_m)
     mssd_m[~overlapping_spheres(T_est, T_gt, model.diameter_m)] = np.inf
     scale = MSPD_WIDTH_PX / width_px
     widest_px = MSPD_THRESHOLDS_PX[-1] / scale * _LIMIT_MARGIN
@@ -126,7 +141,7 @@ def compute_pair_errors(
         item.scores,
         item.is_target,
         mssd_m,
-        mspd(T_est, T_gt, camera, points, model.symmetries, limit_px=widest_px) * scale,
+        mspd(T_est, T_gt, camera, model.points, model.symmetries, limit_px=widest_px) * scale,
         None if view is None else _vsd_errors(item, model, view),
         add(T_est, T_gt, points) if with_averages else None,
         adds(T_est, T_gt, points) if with_averages else None,

@@ -6,6 +6,7 @@ E estimates, G ground-truth poses, S symmetries, N model points. Poses are T_cam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +23,41 @@ _MAX_DEVIATION = 1e-3
 _DIRECTIONS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]], np.float64)
 
 
-def mssd(T_est: Array, T_gt: Array, xyz_obj_m: Array, symmetries: Array, *, limit_m: float = np.inf) -> Array:
+@dataclass(frozen=True)
+class PointSet:
+    """Points of a model for many poses: `points` (4,N) homogeneous, and of them the outermost ones, `probes` (4,P)."""
+
+    points: Array
+    probes: Array
+
+
+def make_point_set(xyz_obj_m: Array) -> PointSet:
+    """Return the point set of model points (N,3)."""
+    points = np.concatenate([xyz_obj_m.T, np.ones((1, len(xyz_obj_m)))])
+    heights = _DIRECTIONS @ points[:3]
+    return PointSet(points, points[:, np.concatenate([heights.argmin(axis=1), heights.argmax(axis=1)])])
+
+
+def mssd(
+    T_est: Array, T_gt: Array, xyz_obj_m: Array | PointSet, symmetries: Array, *, limit_m: float = np.inf
+) -> Array:
     """Return the maximum symmetry-aware surface distances (E,G) in metres, infinite above `limit_m`.
 
-    `T_est` (E,4,4), `T_gt` (G,4,4), `xyz_obj_m` (N,3), `symmetries` (S,4,4): the smallest over the symmetries of the
-    largest distance of a model point. Source: Hodan et al., BOP Challenge 2020 (toolkit: pose_error.mssd).
+    `T_est` (E,4,4), `T_gt` (G,4,4), `xyz_obj_m` (N,3) or their set, `symmetries` (S,4,4): the smallest over the
+    symmetries of the largest distance of a model point. Source: Hodan et al., BOP Challenge 2020 (toolkit:
+    pose_error.mssd).
     """
     return _pairwise(T_est[:, :3], T_gt[:, :3], xyz_obj_m, symmetries, limit_m, None)
 
 
 def mspd(
-    T_est: Array, T_gt: Array, camera: CameraModel, xyz_obj_m: Array, symmetries: Array, *, limit_px: float = np.inf
+    T_est: Array,
+    T_gt: Array,
+    camera: CameraModel,
+    xyz_obj_m: Array | PointSet,
+    symmetries: Array,
+    *,
+    limit_px: float = np.inf,
 ) -> Array:
     """Return the maximum symmetry-aware projection distances (E,G) in pixels, infinite above `limit_px`.
 
@@ -58,25 +83,46 @@ def _divide(homogeneous: Array) -> Array:
 
 
 def _pairwise(
-    M_est: Array, M_gt: Array, xyz_obj_m: Array, symmetries: Array, limit: float, project: Project | None
+    M_est: Array, M_gt: Array, model: Array | PointSet, symmetries: Array, limit: float, project: Project | None
 ) -> Array:
     """Return (E,G) smallest largest distances for the 3x4 maps (E,3,4) and (G,3,4) of the two sides; None: in space."""
-    points = np.concatenate([xyz_obj_m.T, np.ones((1, len(xyz_obj_m)))])  # (4,N)
-    heights = _DIRECTIONS @ points[:3]
-    probes = points[:, np.concatenate([heights.argmin(axis=1), heights.argmax(axis=1)])]
+    model = model if isinstance(model, PointSet) else make_point_set(model)
     distances = np.full((len(M_est), len(M_gt)), np.inf)
-    pairs = np.indices(distances.shape).reshape(2, -1).T
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        for rows, columns in _batches(pairs, len(symmetries) * probes.shape[1]):
-            M_symmetric = M_gt[columns, None] @ symmetries  # (P,S,3,4)
-            bounds = _squared_distances(M_est[rows, None], M_symmetric, probes, project).max(axis=-1)  # (P,S)
-            bounds[np.isnan(bounds)] = np.inf
-            near = np.flatnonzero(bounds.min(axis=1) <= limit**2)
-            for (chosen,) in _batches(near[:, None], points.shape[1]):
-                found = _smallest_largest(M_est[rows[chosen]], M_symmetric[chosen], points, bounds[chosen], project)
-                distances[rows[chosen], columns[chosen]] = found
+        if distances.size == len(symmetries) == 1:  # nothing to choose from: bounds would only cost time
+            found = _largest(M_est, M_gt @ symmetries, model.points, project)
+            distances[0, 0] = found[0]
+        else:
+            _fill_near(distances, M_est, M_gt, model, symmetries, limit, project)
     distances[distances > limit] = np.inf
     return distances
+
+
+def _fill_near(
+    distances: Array,
+    M_est: Array,
+    M_gt: Array,
+    model: PointSet,
+    symmetries: Array,
+    limit: float,
+    project: Project | None,
+) -> None:
+    """Set those of `distances` (E,G) that the bounds of the outermost points do not place beyond `limit`."""
+    pairs = np.indices(distances.shape).reshape(2, -1).T
+    for rows, columns in _batches(pairs, len(symmetries) * model.probes.shape[1]):
+        M_symmetric = M_gt[columns, None] @ symmetries  # (P,S,3,4)
+        bounds = _squared_distances(M_est[rows, None], M_symmetric, model.probes, project).max(axis=-1)  # (P,S)
+        bounds[np.isnan(bounds)] = np.inf
+        near = np.flatnonzero(bounds.min(axis=1) <= limit**2)
+        for (chosen,) in _batches(near[:, None], model.points.shape[1]):
+            found = _smallest_largest(M_est[rows[chosen]], M_symmetric[chosen], model.points, bounds[chosen], project)
+            distances[rows[chosen], columns[chosen]] = found
+
+
+def _largest(M_est: Array, M_gt: Array, points: Array, project: Project | None) -> Array:
+    """Return for P pairs of maps (P,3,4) the largest distance (P,) over `points` (4,N), infinite where one is NaN."""
+    largest: Array = np.sqrt(np.fmin(np.inf, _squared_distances(M_est, M_gt, points, project).max(axis=-1)))
+    return largest
 
 
 def _batches(items: NDArray[np.intp], points_each: int) -> Iterator[NDArray[np.intp]]:
@@ -94,6 +140,8 @@ def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, p
     points, raise the bounds of the others with its worst point, and stop when no bound is below the best value found.
     The result equals that of the full search.
     """
+    if M_gt.shape[1] == 1:
+        return _largest(M_est, M_gt[:, 0], points, project)
     best = np.full(len(M_est), np.inf)
     placed_est = _place(M_est, points, project)  # (P,3 or 2,N)
     pending: NDArray[np.intp] = np.arange(len(M_est))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +49,8 @@ def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tu
     if not xyz[2].min() > MIN_DEPTH_M:
         return xyz.T, (0, 0, width, height)
     u, v, _ = K @ (xyz / xyz[2])
-    x0, x1 = np.clip([u.min(), u.max()], -1, width + 1)
-    y0, y1 = np.clip([v.min(), v.max()], -1, height + 1)
-    left, top = min(max(math.floor(x0), 0), width), min(max(math.floor(y0), 0), height)
-    right, bottom = max(min(math.ceil(x1), width), left), max(min(math.ceil(y1), height), top)
+    left, right = _pixel_range(u, width)
+    top, bottom = _pixel_range(v, height)
     for axis in (u, v):
         axis *= GRID_PER_PX
         np.rint(axis, out=axis)
@@ -60,6 +59,13 @@ def place_on_grid(xyz_obj_m: Array, T_cam_from_obj: Array, K: Array, size_hw: tu
     x = (u - K[0, 2] - K[0, 1] * y) / K[0, 0]
     xyz[0], xyz[1] = x * xyz[2], y * xyz[2]
     return xyz.T, (left, top, right, bottom)
+
+
+def _pixel_range(positions: Array, size: int) -> tuple[int, int]:
+    """Return the first pixel and the one after the last, within 0 to `size`, that `positions` (N,) px enclose."""
+    low, high = (float(min(max(value, -1), size + 1)) for value in (positions.min(), positions.max()))
+    first = min(max(math.floor(low), 0), size)
+    return first, max(min(math.ceil(high), size), first)
 
 
 def make_distance_map(
@@ -71,17 +77,21 @@ def make_distance_map(
     where the ray of a pixel passes through its index, not through its centre.
     """
     x0, y0, x1, y1 = box_xyxy
-    rays_x = (np.arange(x0, x1) - K[0, 2]) / K[0, 0]
-    rays_y = (np.arange(y0, y1) - K[1, 2]) / K[1, 1]
-    ray_lengths = rays_x**2 + rays_y[:, None] ** 2
-    ray_lengths += 1  # in place, here and below: memory that is allocated anew costs more time than the computation
-    np.sqrt(ray_lengths, out=ray_lengths)
+    ray_lengths = _ray_lengths(K[0, 0], K[1, 1], K[0, 2], K[1, 2], measured_depth_m.shape)[y0:y1, x0:x1]
     measured_m = measured_depth_m[y0:y1, x0:x1]
     distance_m = depth_m * ray_lengths
     behind_m = distance_m.astype(np.float32)
-    behind_m -= np.multiply(measured_m, ray_lengths, out=ray_lengths).astype(np.float32)
+    behind_m -= (measured_m * ray_lengths).astype(np.float32)
     visible = ((behind_m <= tolerance_m) | (measured_m == 0)) & (depth_m > 0)
     return DistanceMap(box_xyxy, distance_m, visible)
+
+
+@lru_cache(maxsize=2)
+def _ray_lengths(fx: float, fy: float, cx: float, cy: float, size_hw: tuple[int, int]) -> Array:
+    """Return the distance (H,W) of the surface at each pixel for a depth of 1; the last cameras' are kept."""
+    rays_x, rays_y = (np.arange(size_hw[1]) - cx) / fx, (np.arange(size_hw[0]) - cy) / fy
+    lengths: Array = np.sqrt(rays_x**2 + rays_y[:, None] ** 2 + 1)
+    return lengths
 
 
 def vsd(est: DistanceMap, gt: DistanceMap, diameter_m: float, taus: Array) -> Array:
@@ -98,7 +108,7 @@ def vsd(est: DistanceMap, gt: DistanceMap, diameter_m: float, taus: Array) -> Ar
     union = np.count_nonzero(gt.visible) + np.count_nonzero(est.visible) - visible_in_both
     if union == 0:
         return np.ones(len(taus))
-    apart = gt.distance_m[in_gt] - distance_est
+    apart = gt.distance_m[in_gt] - distance_est  # in place from here: the arrays are large
     np.abs(apart, out=apart)
     apart /= diameter_m
     apart = apart[both & (apart >= taus.min())]
