@@ -111,7 +111,7 @@ def _fill_near(
     pairs = np.indices(distances.shape).reshape(2, -1).T
     for rows, columns in _batches(pairs, len(symmetries) * model.probes.shape[1]):
         M_symmetric = M_gt[columns, None] @ symmetries  # (P,S,3,4)
-        bounds = _squared_distances(M_est[rows, None], M_symmetric, model.probes, project).max(axis=-1)  # (P,S)
+        bounds = _symmetric_squares(M_est[rows], M_symmetric, model.probes, project).max(axis=1)  # (P,S)
         bounds[np.isnan(bounds)] = np.inf
         near = np.flatnonzero(bounds.min(axis=1) <= limit**2)
         for (chosen,) in _batches(near[:, None], model.points.shape[1]):
@@ -148,12 +148,10 @@ def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, p
     while pending.size:
         each = np.arange(len(pending))
         chosen = bounds[pending].argmin(axis=1)
-        squared = np.square(_place(M_gt[pending, chosen], points, project) - placed_est[pending]).sum(axis=1)  # (P,N)
+        squared = _summed_squares(_place(M_gt[pending, chosen], points, project) - placed_est[pending])  # (P,N)
         worst = squared.argmax(axis=1)
         best[pending] = np.fmin(best[pending], squared[each, worst])
-        at_worst = _squared_distances(
-            M_est[pending, None], M_gt[pending], points[:, worst].T[:, None, :, None], project
-        )[..., 0]
+        at_worst = _symmetric_squares(M_est[pending], M_gt[pending], points[:, worst].T[:, :, None], project)[:, 0]
         at_worst[np.isnan(at_worst)] = np.inf
         bounds[pending] = np.fmax(bounds[pending], at_worst)
         bounds[pending, chosen] = np.inf  # done
@@ -162,10 +160,32 @@ def _smallest_largest(M_est: Array, M_gt: Array, points: Array, bounds: Array, p
     return distances
 
 
+def _symmetric_squares(M_est: Array, M_gt: Array, points: Array, project: Project | None) -> Array:
+    """Return the squared distances (P,N,S) of `points` (4,N) or (P,4,N) between maps (P,3,4) and symmetric (P,S,3,4).
+
+    The symmetries are the last axis: it is the longest, and loops over short axes are slow.
+    """
+    pairs, symmetries = M_gt.shape[:2]
+    placed = (M_gt.reshape(pairs, -1, 4) @ points).reshape(pairs, symmetries, 3, -1)
+    at_gt: Array = np.ascontiguousarray(placed.transpose(0, 2, 3, 1)).reshape(pairs, 3, -1)  # (P,3,N*S)
+    if project is not None:
+        at_gt = project(at_gt)
+    at_est = _place(M_est, points, project)[..., None]
+    return _summed_squares(at_gt.reshape(*at_est.shape[:-1], symmetries) - at_est)
+
+
 def _squared_distances(M_est: Array, M_gt: Array, points: Array, project: Project | None) -> Array:
-    """Return the squared distances (..., N) between `points` (..., 4, N) placed by two maps (..., 3, 4)."""
-    squared: Array = np.square(_place(M_gt, points, project) - _place(M_est, points, project)).sum(axis=-2)
-    return squared
+    """Return the squared distances (P,N) between `points` (4,N) placed by two maps (P,3,4)."""
+    return _summed_squares(_place(M_gt, points, project) - _place(M_est, points, project))
+
+
+def _summed_squares(differences: Array) -> Array:
+    """Return the sums of squares over the second axis of (P,C,...), which is overwritten."""
+    differences *= differences
+    total: Array = differences[:, 0] + differences[:, 1]
+    for axis in range(2, differences.shape[1]):
+        total += differences[:, axis]
+    return total
 
 
 def _place(M: Array, points: Array, project: Project | None) -> Array:
