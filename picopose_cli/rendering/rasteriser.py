@@ -162,10 +162,15 @@ def _depth_limits(near_m: float, far_m: float) -> tuple[float, float]:
 def rasterise_depth(view: RasterView) -> Array:
     """Return the depth (h,w) f32 in metres at the pixel centres of the view's window, 0 outside the mesh."""
     buffer = np.ones(view.window.size_hw, np.float32)
+    draw_depth(view, view.faces, buffer)
+    return metric_depth(view, buffer)
+
+
+def draw_depth(view: RasterView, faces: Array, buffer: Array) -> None:
+    """Draw `faces` (F,3) i32 of the view into the rasteriser's own depth `buffer` (h,w) f32, 1 where nothing is."""
     cv2.triangleRasterizeDepth(
-        view.vertices, view.faces, buffer, _view_matrix(view, 1), _FIELD_OF_VIEW, view.near_m, view.far_m, _SETTINGS
+        view.vertices, faces, buffer, _view_matrix(view, 1), _FIELD_OF_VIEW, view.near_m, view.far_m, _SETTINGS
     )
-    return _metric_depth(view, buffer)
 
 
 def rasterise_attributes(view: RasterView, samples: int) -> tuple[Array, Array]:
@@ -177,10 +182,11 @@ def rasterise_attributes(view: RasterView, samples: int) -> tuple[Array, Array]:
 def rasterise_both(view: RasterView) -> tuple[Array, Array]:
     """Return attributes (h,w,3) f32, 0 outside, and depth (h,w) f32 in metres at the pixel centres."""
     attributes, buffer = _rasterise(view, 1)
-    return attributes, _metric_depth(view, buffer)
+    return attributes, metric_depth(view, buffer)
 
 
-def _metric_depth(view: RasterView, buffer: Array) -> Array:
+def metric_depth(view: RasterView, buffer: Array) -> Array:
+    """Return the depth (h,w) f32 in metres, 0 outside the mesh, of the rasteriser's own depth buffer (h,w) f32."""
     # Inverse of the rasteriser's [near, far] -> [0, 1], in the most precise form (1 / z is linear in the buffer).
     depth_m = buffer * np.float32(1 / view.far_m - 1 / view.near_m)
     depth_m += np.float32(1 / view.near_m)

@@ -15,7 +15,6 @@ from picopose_cli.rendering.rasteriser import (
     Window,
     make_raster_mesh,
     place_mesh,
-    place_vertices,
     rasterise_attributes,
     rasterise_both,
     rasterise_depth,
@@ -79,21 +78,6 @@ def render_depth(mesh: Mesh, K: Array, T_cam_from_obj: Array, box_xyxy: tuple[in
     window = Window(*(int(side) for side in box_xyxy))
     depth_m = np.zeros(window.size_hw, np.float32)
     view = place_mesh(_prepared(mesh), np.asarray(K, np.float64), np.asarray(T_cam_from_obj, np.float64), window)
-    if view is not None:
-        depth_m[view.window.slices_in(window)] = rasterise_depth(view)
-    return depth_m
-
-
-def render_placed_depth(xyz_cam_m: Array, faces: Array, K: Array, box_xyxy: tuple[int, int, int, int]) -> Array:
-    """Return the depth (h,w) f32 as `render_depth` does, of vertices (N,3) in metres, camera frame.
-
-    `faces` (F,3) are those of `checked_faces`. Faster than `render_depth` for vertices that are drawn once.
-    """
-    window = Window(*box_xyxy)
-    view = place_vertices(xyz_cam_m, faces, K, window)
-    if view is not None and view.window == window:
-        return rasterise_depth(view)
-    depth_m = np.zeros(window.size_hw, np.float32)
     if view is not None:
         depth_m[view.window.slices_in(window)] = rasterise_depth(view)
     return depth_m

@@ -28,10 +28,9 @@ from picopose_cli.bop.known_datasets import known_splits, toolkit_split
 from picopose_cli.bop.result_names import parse_result_name
 from picopose_cli.bop.results import ResultTable, read_results
 from picopose_cli.bop.targets import ChosenTargets, choose_targets
+from picopose_cli.rendering.closed_meshes import FaceTable, make_face_table, render_table
 from picopose_cli.rendering.mesh_size import check_diameter, exact_diameter_m
 from picopose_cli.rendering.meshes import read_shape, unit_in_file
-from picopose_cli.rendering.rasteriser import checked_faces
-from picopose_cli.rendering.software import render_placed_depth
 from picopose_cli.scoring.pair_errors import ObjectModel
 from picopose_cli.scoring.parallel import ImageJob, ImageScorer
 from picopose_cli.scoring.selection import Estimates, ImageKey, Selection, select_detection, select_localisation
@@ -224,10 +223,10 @@ def _make_jobs(
 class _MeshRenderer:
     """Renders the depth of objects whose vertices are in the camera frame (see scoring.pair_errors.RenderDepth)."""
 
-    faces: Mapping[int, Array]
+    tables: Mapping[int, FaceTable]
 
-    def __call__(self, obj_id: int, xyz_cam_m: Array, K: Array, box_xyxy: BoxXyxy) -> Array:
-        return render_placed_depth(xyz_cam_m, self.faces[obj_id], K, box_xyxy)
+    def __call__(self, obj_id: int, T_cam_from_obj: Array, xyz_cam_m: Array, K: Array, box_xyxy: BoxXyxy) -> Array:
+        return render_table(self.tables[obj_id], T_cam_from_obj, xyz_cam_m, K, box_xyxy)
 
 
 def _load_scorer(
@@ -249,7 +248,7 @@ def _load_scorer(
         obj_id: ObjectModel(obj_id, mesh.vertices_m, infos[obj_id].diameter_m, symmetry_transforms(infos[obj_id]))
         for obj_id, mesh in meshes.items()
     }
-    renderer = _MeshRenderer({one: checked_faces(mesh.faces, len(mesh.vertices_m)) for one, mesh in meshes.items()})
+    renderer = _MeshRenderer({one: make_face_table(mesh.vertices_m, mesh.faces) for one, mesh in meshes.items()})
     return ImageScorer(models, dataset.vsd_delta_m, _DepthReader(dataset), renderer, with_averages)
 
 

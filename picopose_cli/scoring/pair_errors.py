@@ -91,10 +91,10 @@ class PairErrors:
 class RenderDepth(Protocol):
     """Renders the depth (h,w) in metres of an object inside a box of the image, 0 outside the object.
 
-    The object's vertices (N,3) are in the camera frame, in the order of its model.
+    The object's vertices (N,3) are in the camera frame, in the order of its model, where the pose (4,4) places them.
     """
 
-    def __call__(self, obj_id: int, xyz_cam_m: Array, K: Array, box_xyxy: BoxXyxy, /) -> Array:
+    def __call__(self, obj_id: int, T_cam_from_obj: Array, xyz_cam_m: Array, K: Array, box_xyxy: BoxXyxy, /) -> Array:
         """Return the depth (h,w) of the pixels of `box_xyxy`, rendered with camera matrix `K` (3,3)."""
         ...
 
@@ -112,7 +112,7 @@ class DepthView:
         """Return an object rendered at a pose, inside the box of its projection, with its visible pixels."""
         height, width = self.measured_m.shape
         xyz_cam_m, box_xyxy = place_on_grid(model.xyz_obj_m, T_cam_from_obj, self.K, (height, width))
-        depth_m = self.render(model.obj_id, xyz_cam_m, self.K, box_xyxy)
+        depth_m = self.render(model.obj_id, T_cam_from_obj, xyz_cam_m, self.K, box_xyxy)
         return make_distance_map(depth_m, box_xyxy, self.measured_m, self.K, self.tolerance_m)
 
 

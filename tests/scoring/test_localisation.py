@@ -5,9 +5,11 @@ import pytest
 from helpers.scored_poses import estimates, instance
 
 from picopose_cli.base.types import Target
+from picopose_cli.scoring.assignment import UNMATCHED, match_greedily
 from picopose_cli.scoring.localisation import LocalisationScores, localisation_tallies, tally_target
 from picopose_cli.scoring.pair_errors import PairErrors
 from picopose_cli.scoring.selection import select_localisation
+from picopose_cli.scoring.thresholds import VSD_THRESHOLDS
 
 
 def errors(mssd_m, mspd_px=None, **others):
@@ -53,6 +55,14 @@ def test_recall_counts_errors_under_each_threshold():
     np.testing.assert_array_equal(tally.recall("mspd"), [0, 1, 1, 1, 1, 1, 1, 1, 1, 1])
     assert tally.average_recall("mssd") == pytest.approx(0.8)
     assert tally.total is None  # no VSD, no AR
+
+
+def test_the_tolerances_of_vsd_are_matched_independently():
+    vsd = np.random.default_rng(2).choice(np.linspace(0, 0.6, 25), (10, 4, 3))  # with equal errors
+    whole = tally_target(errors(np.zeros((4, 3)), vsd=vsd)).vsd
+    assert whole.shape == (10, 10)
+    for error, found in zip(vsd, whole, strict=True):
+        np.testing.assert_array_equal(found, (match_greedily(error, VSD_THRESHOLDS) != UNMATCHED).sum(axis=1))
 
 
 def test_vsd_is_averaged_over_taus_and_thresholds():

@@ -20,6 +20,7 @@ from picopose_cli.rendering.software import render_depth
 from picopose_cli.scoring.pose_errors import (
     add,
     adds,
+    make_point_set,
     mspd,
     mssd,
     overlapping_sphere_images,
@@ -93,6 +94,23 @@ def test_errors_above_the_limit_are_infinite_and_the_others_as_without(kind):
     ):
         assert 0 < (whole <= limit).sum() < whole.size
         np.testing.assert_array_equal(cut, np.where(whole <= limit, whole, np.inf))
+
+
+@pytest.mark.parametrize("kind", SYMMETRIES)
+def test_one_pair_has_the_errors_that_it_has_among_others(kind):
+    rng = np.random.default_rng(9)
+    points, symmetries = rng.normal(0, 0.04, (60, 3)), symmetry_transforms(SYMMETRIES[kind])
+    T_est, T_gt = poses(rng, 3), poses(rng, 2)
+    T_est[0] = T_gt[0] @ make_T(np.eye(3), np.array([0.01, 0.0, 0.02]))
+    T_est[2, 0, 3] = np.nan
+    whole_m = mssd(T_est, T_gt, points, symmetries, limit_m=0.1)
+    whole_px = mspd(T_est, T_gt, Pinhole(K), points, symmetries, limit_px=60)
+    assert np.isinf(whole_m).any()
+    assert np.isfinite(whole_m).any()
+    for row, column in np.ndindex(3, 2):
+        est, gt = T_est[[row]], T_gt[[column]]
+        assert mssd(est, gt, make_point_set(points), symmetries, limit_m=0.1)[0, 0] == whole_m[row, column]
+        assert mspd(est, gt, Pinhole(K), points, symmetries, limit_px=60)[0, 0] == whole_px[row, column]
 
 
 def test_many_pairs_are_cut_into_parts(monkeypatch):

@@ -46,7 +46,7 @@ OBJECTS = {
 }
 
 
-def render(obj_id, xyz_cam_m, camera, box):
+def render(obj_id, _, xyz_cam_m, camera, box):
     return render_depth(Mesh(xyz_cam_m, MESHES[obj_id].faces), camera, np.eye(4), box)
 
 
