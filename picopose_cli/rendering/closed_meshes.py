@@ -79,11 +79,14 @@ def render_table(
     """
     window = Window(*box_xyxy)
     view = place_vertices(xyz_cam_m, table.faces, K, window)
-    if view is not None and view.faces is table.faces:
-        return rasterise_faces(view, table, T_cam_from_obj)
+    if view is None:
+        return np.zeros(window.size_hw, np.float32)
+    whole = view.faces is table.faces  # nothing was cut off at the near plane
+    found = rasterise_faces(view, table, T_cam_from_obj) if whole else rasterise_depth(view)
+    if view.window == window:
+        return found
     depth_m = np.zeros(window.size_hw, np.float32)
-    if view is not None:  # cut at the near plane
-        depth_m[view.window.slices_in(window)] = rasterise_depth(view)
+    depth_m[view.window.slices_in(window)] = found
     return depth_m
 
 
@@ -134,7 +137,8 @@ def _has_gaps(covered: NDArray[np.bool_]) -> bool:
 def _number_places(vertices_m: Array) -> NDArray[np.intp]:
     """Return the number (N,) of the place of each vertex (N,3)."""
     low, high = vertices_m.min(axis=0), vertices_m.max(axis=0)
-    x, y, z = np.rint((vertices_m - low) / (_SAME_PLACE * (high - low).max())).astype(np.int64).T
+    step_m = max(_SAME_PLACE * (high - low).max(), np.finfo(np.float64).tiny)
+    x, y, z = np.rint((vertices_m - low) / step_m).astype(np.int64).T
     count = round(1 / _SAME_PLACE) + 1
     return np.unique((x * count + y) * count + z, return_inverse=True)[1]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -90,7 +89,6 @@ def score_images(scorer: ImageScorer, jobs: Sequence[ImageJob], workers: int) ->
     Raises PicoPoseError when an image cannot be scored or a process died.
     """
     workers = min(workers, len(jobs))
-    gc.freeze()  # all that exists now is needed to the end: no collection looks at it, and no forked process copies it
     if workers == 1:
         yield from ((index, scorer(job)) for index, job in enumerate(jobs))
         return

@@ -74,7 +74,9 @@ def test_any_mesh_from_any_side_is_drawn_as_with_all_faces(name):
     assert min(np.count_nonzero(depth_m) for depth_m in drawn) > 0
 
 
-@pytest.mark.parametrize("t_m", [(0, 0, -0.5), (0, 0, 0), (0.01, 0, 0.05), (3, 0, 0.5), (0, 0, 0.062)])
+@pytest.mark.parametrize(
+    "t_m", [(0, 0, -0.5), (0, 0, 0), (0.01, 0, 0.05), (3, 0, 0.5), (0, 0, 0.062), (0.2, 0, 0.0615)]
+)
 def test_a_mesh_behind_or_around_the_camera_or_beside_the_image(t_m):
     table = make_face_table(BALL.vertices_m, BALL.faces)
     assert_as_all_faces(BALL, table, make_T(np.eye(3), np.array(t_m, float)))
