@@ -34,7 +34,7 @@ from run_info import ROOT, describe_run, write_result
 from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.tasks import ImageResult, ImageTask, StageSeconds
 from picopose_cli.base.types import PoseEstimate
-from picopose_cli.pose.pipeline import ImageGroup, shard_of_groups
+from picopose_cli.pose.image_groups import ImageGroup, shard_of_groups
 from picopose_cli.runs.backend import Event
 from picopose_cli.runs.cluster import WorkerShare, open_cluster
 from picopose_cli.runs.cluster_estimates import results_of

@@ -44,7 +44,8 @@ from picopose_cli.bop.targets import read_targets
 from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose.depth_refinement import DepthRefiner
 from picopose_cli.pose.finishing import finish_poses
-from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, plan_groups, weighted_score
+from picopose_cli.pose.image_groups import plan_groups
+from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, weighted_score
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.refine import Refiner
 from picopose_cli.pose.rules import RankedPose

@@ -40,8 +40,8 @@ from picopose_cli.pose.depth_refinement import DepthPose, DepthRefiner
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.feature_file import feature_file
 from picopose_cli.pose.finishing import finish_poses
+from picopose_cli.pose.image_groups import ImageGroup
 from picopose_cli.pose.matcher import Matcher
-from picopose_cli.pose.pipeline import ImageGroup
 from picopose_cli.pose.queries import crop_queries, stack_queries
 from picopose_cli.pose.refine import RefinedPose, Refiner
 from picopose_cli.pose.rules import RankedPose

@@ -27,9 +27,10 @@ from picopose_cli.network.devices import suggest_batch_size
 from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.network.picopose import PicoPose, store_in_bf16
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
+from picopose_cli.pose.image_groups import plan_groups
 from picopose_cli.pose.inference_network import InferenceNetwork
 from picopose_cli.pose.matcher import Matcher
-from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups, plan_groups
+from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups
 from picopose_cli.pose.refine import Refiner
 from picopose_cli.pose.rules import make_rules
 from picopose_cli.pose.template_store import TemplateStore

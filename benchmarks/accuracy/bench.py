@@ -31,8 +31,9 @@ from picopose_cli.commands import render_templates
 from picopose_cli.network.devices import choose_precision
 from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
+from picopose_cli.pose.image_groups import plan_groups
 from picopose_cli.pose.inference_network import InferenceNetwork, load_inference_network
-from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, plan_groups
+from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE
 from picopose_cli.pose.template_store import TemplateStore
 from picopose_cli.runs.inputs import make_image_tasks
 from picopose_cli.runs.scores import score_file

@@ -19,8 +19,9 @@ from picopose_cli.base.tasks import ImageTask
 from picopose_cli.base.types import Array, TemplateBank
 from picopose_cli.network.local_matcher import LocalMatcher
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
+from picopose_cli.pose.image_groups import ImageGroup
 from picopose_cli.pose.inference_network import InferenceNetwork
-from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE, ImageGroup
+from picopose_cli.pose.pipeline import DEFAULT_BATCH_SIZE
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.refine import Refiner, Subject
 from picopose_cli.pose.rules import RankedPose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -136,8 +137,20 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def use_threads_here(count: int) -> None:
+    """Let PyTorch use `count` threads on the CPU for the calling thread's work, and for others' as many as before.
+
+    PyTorch takes the number of a thread that begins from the last call of any thread, when the thread first needs it.
+    """
+    others = torch.get_num_threads()
+    torch.set_num_threads(count)
+    last_call = threading.Thread(target=torch.set_num_threads, args=(others,))
+    last_call.start()
+    last_call.join()
+
+
 def thread_count() -> int:
-    """Return the number of threads that the network uses on the CPU."""
+    """Return the number of threads that the network uses on the CPU for the calling thread's work."""
     return torch.get_num_threads()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from picopose_cli.base.geometry import move_origin
 from picopose_cli.base.types import Array, QueryBatch
-from picopose_cli.network.devices import split_on_oom
+from picopose_cli.network.devices import split_on_oom, thread_count
 from picopose_cli.network.matching import best_views, template_scores
 from picopose_cli.network.offsets import OffsetFeatures
 from picopose_cli.pose.affine_search import Round, search_affine
@@ -72,14 +72,14 @@ class Matcher:
     """Stages 1-3 of the network for onboarded objects, by some rules.
 
     It keeps no state between batches but the store's caches of template features. Threads may share it: one batch at a
-    time is on the device.
+    time is on a GPU, and as many as it has threads on a CPU.
     """
 
     def __init__(self, network: InferenceNetwork, store: TemplateStore, rules: Rules) -> None:
         self.store = store
         self.rules = rules
         self._network = network
-        self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(thread_count() if network.device.type == "cpu" else 1)
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +92,7 @@ class Matcher:
         The object of every detection must be in the store. The device is synchronised on return. A batch that does not
         fit into the device's memory is halved until it does. Raises PicoPoseError when one detection does not fit.
         """
-        with self._lock:
+        with self._turns:
             parts = split_on_oom(lambda rows: self._match(_part(batch, rows)), len(batch.obj_ids))
         return tuple(of_query for part in parts for of_query in part)
 

@@ -1,7 +1,9 @@
 """The batching pipeline: images in, poses out, in order.
 
 Threads read and crop images ahead, the calling thread runs the network on groups of whole images, and threads solve and
-refine poses meanwhile. A group's batches depend on its images alone, so its poses are the same to the bit in every run.
+refine poses meanwhile. On a CPU a group goes through the network in small parts, each in a thread: that keeps more
+cores busy than one matrix product with the threads of all of them. A group's batches and parts depend on its images
+alone, so its poses are the same to the bit in every run.
 """
 
 from __future__ import annotations
@@ -18,15 +20,19 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import DepthUse, ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
+from picopose_cli.network.devices import thread_count, use_threads_here
 from picopose_cli.pose.depth_refinement import DepthRefiner, Finished
 from picopose_cli.pose.duplicates import Pairs, overlapping_detections, without_duplicates
 from picopose_cli.pose.finishing import finish_poses
+from picopose_cli.pose.image_groups import ImageGroup, plan_groups
 from picopose_cli.pose.matcher import Matcher
 from picopose_cli.pose.queries import Query, crop_queries, stack_queries
 from picopose_cli.pose.refine import Refiner
 from picopose_cli.pose.rules import Hypothesis, RankedPose
 
 DEFAULT_BATCH_SIZE = 16
+CPU_PART = 3
+"""Detections that go through the network together on a CPU: about as many as its caches hold."""
 OPEN_GROUPS = 2
 """Groups whose PnP may run while the network works on later ones."""
 
@@ -35,15 +41,14 @@ OnProgress = Callable[[int], None]
 """Takes the number of detections that are done since the last call."""
 Record = Callable[[str, float, float, str], None]
 """Takes (stage, start, end, subject) of each piece of work, from any thread; seconds of `time.perf_counter`."""
-ImageGroup = tuple[ImageTask, ...]
-"""Consecutive whole images that go through the network together."""
 
 
 @dataclass(frozen=True)
 class PipelineOptions:
     """How images are grouped and worked on.
 
-    `batch_size`: detections that go through the network together. `workers` threads read images, as many solve PnP.
+    `batch_size`: detections that are worked on together. `workers` threads read images, as many solve PnP, and as many
+    refine poses and, on a CPU, run the network.
     With `sequential` each group must be one image: it is read, estimated and solved before the next is touched, and its
     time is the wall clock's; otherwise an image's part of a network pass's time is its part of the detections.
     With `drop_duplicates` one estimate of each thing remains (see `duplicates`).
@@ -53,43 +58,6 @@ class PipelineOptions:
     workers: int = 2
     sequential: bool = False
     drop_duplicates: bool = False
-
-
-def plan_groups(tasks: Iterable[ImageTask], batch_size: int) -> list[ImageGroup]:
-    """Return the images in groups of at most `batch_size` detections; an image with more is a group of its own.
-
-    The groups depend on the tasks and the batch size alone.
-    """
-    groups: list[list[ImageTask]] = []
-    size = 0
-    for task in tasks:
-        size += len(task.detections)
-        if not groups or size > batch_size:
-            groups.append([])
-            size = len(task.detections)
-        groups[-1].append(task)
-    return [tuple(group) for group in groups]
-
-
-def shard_of_groups(groups: Sequence[ImageGroup], index: int, count: int) -> list[ImageGroup]:
-    """Return shard `index` (from 0) of `count` shards of consecutive groups.
-
-    The shards have about the same number of detections (an image without any counts as one). A group belongs to the
-    shard that its middle falls into; together the shards are all groups.
-    """
-    sizes = np.array([sum(max(len(task.detections), 1) for task in group) for group in groups])
-    middles = np.cumsum(sizes) - sizes / 2
-    shards = np.floor(middles / sizes.sum() * count) if len(groups) else middles
-    return [group for group, shard in zip(groups, shards, strict=True) if shard == index]
-
-
-def groups_after(groups: Sequence[ImageGroup], done: int) -> tuple[list[ImageGroup], int]:
-    """Return the groups that are not complete after the first `done` images, and how many of their images are done."""
-    for index, group in enumerate(groups):
-        if len(group) > done:
-            return list(groups[index:]), done
-        done -= len(group)
-    return [], 0
 
 
 def estimate_images(
@@ -128,10 +96,10 @@ def estimate_groups(
     with (
         _threads(workers, "read") as readers,
         _threads(workers, "pnp") as solvers,
-        _threads(workers, "refine") as refiners,
+        _threads(workers, "compute") as computing,
     ):
         finishers = refiner, depth_refiner
-        work = _Work(load_image, matcher, options, *finishers, record or _forget, on_progress, solvers, refiners)
+        work = _Work(load_image, matcher, options, *finishers, record or _forget, on_progress, solvers, computing)
         solving: deque[list[_OpenImage]] = deque()
         for images in _read_ahead(groups, work, readers, 0 if sequential else 2 * options.workers):
             _run_network(images, work)
@@ -158,8 +126,8 @@ class _Work:
     record: Record
     on_progress: OnProgress
     solvers: ThreadPoolExecutor
-    refiners: ThreadPoolExecutor
-    """Threads that solvers wait for: one pool would wait for itself."""
+    computing: ThreadPoolExecutor
+    """Threads that the calling thread and solvers wait for: one pool would wait for itself."""
 
 
 @dataclass(frozen=True)
@@ -245,8 +213,11 @@ def weighted_score(score: float, confidence: float) -> float:
 
 @contextmanager
 def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool that drops the work it has not begun when the caller leaves, also by an error or an interrupt."""
-    pool = ThreadPoolExecutor(count, name)
+    """Yield a pool that drops the work it has not begun when the caller leaves, also by an error or an interrupt.
+
+    Its threads share the cores: each has its part of those that PyTorch uses for the calling thread's work.
+    """
+    pool = ThreadPoolExecutor(count, name, use_threads_here, (max(1, thread_count() // count),))
     try:
         yield pool
     finally:
@@ -306,7 +277,7 @@ def _run_network(images: list[_OpenImage], work: _Work) -> None:
 
 def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work) -> None:
     started = time.perf_counter()
-    hypotheses = work.matcher.match(stack_queries([query for _, query in members]))
+    hypotheses = _match([query for _, query in members], work)
     ended = time.perf_counter()
     work.record("network", started, ended, f"{len(members)} detections")
     for image, _ in members:
@@ -318,6 +289,15 @@ def _run_batch(members: list[tuple[_OpenImage, Query]], work: _Work) -> None:
         for index, (image, query) in enumerate(members[part]):
             image.solutions[query.position] = _Solving(future, index)
     work.on_progress(len(members))
+
+
+def _match(queries: Sequence[Query], work: _Work) -> list[Sequence[Hypothesis]]:
+    """Run the network on queries; one part has all of PyTorch's threads, several parts share them."""
+    most = CPU_PART if work.matcher.device.type == "cpu" else len(queries)
+    parts = np.array_split(np.arange(len(queries)), -(-len(queries) // most))
+    run = map if len(parts) == 1 else work.computing.map
+    found = run(lambda part: work.matcher.match(stack_queries([queries[i] for i in part])), parts)
+    return [hypotheses for of_part in found for hypotheses in of_part]
 
 
 def _solve(
@@ -333,7 +313,7 @@ def _solve(
     pnp_s = (solved - started) / count
     if work.refiner is None and work.depth_refiner is None:
         return [Solution(of_query, pnp_s, 0.0) for of_query in poses]
-    found = finish_poses(queries, poses, work.refiner, work.depth_refiner, work.refiners)
+    found = finish_poses(queries, poses, work.refiner, work.depth_refiner, work.computing)
     ended = time.perf_counter()
     work.record("refine", solved, ended, name)
     return [Solution(of_query, pnp_s, (ended - solved) / count, on_depth) for of_query, on_depth in found]

@@ -20,8 +20,9 @@ from picopose_cli.base.options import DEFAULT_THREADS, InferOptions
 from picopose_cli.base.tasks import ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
 from picopose_cli.base.workers import WorkerDiedError
 from picopose_cli.network.devices import choose_device, thread_count, use_threads
+from picopose_cli.pose.image_groups import ImageGroup
 from picopose_cli.pose.matcher import Matcher
-from picopose_cli.pose.pipeline import ImageGroup, OnProgress, PipelineOptions
+from picopose_cli.pose.pipeline import OnProgress, PipelineOptions
 from picopose_cli.rendering.meshes import mesh_files
 from picopose_cli.runs.cluster import Cluster, WorkerShare
 from picopose_cli.runs.dispatch import Dispatcher, Done, Status

@@ -22,7 +22,7 @@ from picopose_cli.network.bundled import bundled_weights
 from picopose_cli.network.checkpoint import carries_hash, read_config
 from picopose_cli.network.devices import choose_devices, choose_precision, suggest_batch_size
 from picopose_cli.network.integrity import unverified_weights
-from picopose_cli.pose.pipeline import ImageGroup, plan_groups, shard_of_groups
+from picopose_cli.pose.image_groups import ImageGroup, plan_groups, shard_of_groups
 from picopose_cli.runs.depth_inputs import depth_source, read_depth, require_depth
 from picopose_cli.runs.input_warnings import input_warnings, relabelled_warnings
 from picopose_cli.runs.journal import ImageKey, batch_size_in, journal_path

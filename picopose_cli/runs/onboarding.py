@@ -14,16 +14,10 @@ from picopose_cli.network.local_matcher import load_local_features
 from picopose_cli.pose.depth_refinement import DepthRefiner
 from picopose_cli.pose.estimate_renderer import EstimateRenderer
 from picopose_cli.pose.feature_file import FeatureFile, feature_file
+from picopose_cli.pose.image_groups import ImageGroup
 from picopose_cli.pose.inference_network import load_inference_network
 from picopose_cli.pose.matcher import Matcher
-from picopose_cli.pose.pipeline import (
-    ImageGroup,
-    LoadImage,
-    OnProgress,
-    PipelineOptions,
-    Record,
-    estimate_groups,
-)
+from picopose_cli.pose.pipeline import LoadImage, OnProgress, PipelineOptions, Record, estimate_groups
 from picopose_cli.pose.refine import Refiner
 from picopose_cli.pose.rules import make_rules
 from picopose_cli.pose.template_store import TemplateStore

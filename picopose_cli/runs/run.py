@@ -14,7 +14,7 @@ from picopose_cli.base.tasks import ImageResult, ImageTask
 from picopose_cli.bop.check import Finding, check_results, grouped_lines
 from picopose_cli.bop.results import write_results
 from picopose_cli.network.devices import peak_device_memory_mb
-from picopose_cli.pose.pipeline import ImageGroup, groups_after
+from picopose_cli.pose.image_groups import ImageGroup, groups_after
 from picopose_cli.runs.depth_inputs import DepthScaleCheck
 from picopose_cli.runs.identity import run_identity
 from picopose_cli.runs.inputs import RunInputs

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from picopose_cli.pose.pipeline import ImageGroup
+from picopose_cli.pose.image_groups import ImageGroup
 from picopose_cli.runs.cluster_estimates import EstimateOnNode, GroupAnswer
 from picopose_cli.runs.node_files import FileBundle, NodeFiles
 from picopose_cli.runs.node_worker import NodeContext

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from picopose_cli.network.devices import (
     choose_precision,
     has_fast_bf16,
     suggest_batch_size,
+    use_threads_here,
 )
 
 
@@ -77,3 +80,20 @@ def test_batches_grow_with_free_memory_within_bounds():
     assert (sizes[0], sizes[-1]) == (16, 128)
     assert all(size % 16 == 0 for size in sizes)
     assert batch_size_within(12 << 30, MINI) == 128
+
+
+def test_a_thread_may_use_fewer_threads_than_the_others():
+    def product_and_threads():
+        torch.ones(300, 300) @ torch.ones(300, 300)  # PyTorch reads a thread's number when it is first needed
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(1, initializer=use_threads_here, initargs=(2,)) as own, ThreadPoolExecutor(1) as later:
+            assert own.submit(product_and_threads).result() == 2
+            assert later.submit(product_and_threads).result() == 3
+            assert own.submit(product_and_threads).result() == 2
+        assert product_and_threads() == 3
+    finally:
+        torch.set_num_threads(before)

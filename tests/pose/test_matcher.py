@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from helpers.queries import random_batch
 
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.types import ObjectInfo, QueryBatch
+from picopose_cli.network.devices import use_threads_here
 from picopose_cli.network.matching import best_views, masks_on_grid, template_scores, unit_cells
 from picopose_cli.pose import matcher as module
 from picopose_cli.pose import rules, template_store
@@ -146,6 +148,22 @@ def test_hypotheses_are_sorted_by_score_and_independent_of_other_detections(netw
         assert scores == sorted(scores, reverse=True)
         for one, other in zip(alone, together[row], strict=True):
             assert_close(one, other)
+
+
+def test_parts_that_are_matched_at_the_same_time_change_no_bit(network, monkeypatch):
+    """Also when each thread drops what another has just read."""
+    parts = [random_batch([1, 7], seed=seed) for seed in range(6)]
+    expected = [make_matcher(network).match(part) for part in parts]
+    monkeypatch.setitem(template_store.CPU_CACHE_BYTES, "offsets", 1)
+    monkeypatch.setitem(template_store.CPU_CACHE_BYTES, "cells", 1)
+    matcher = make_matcher(network)
+    with ThreadPoolExecutor(3, initializer=use_threads_here, initargs=(torch.get_num_threads(),)) as threads:
+        found = list(threads.map(matcher.match, parts))
+    for of_part, expected_of_part in zip(found, expected, strict=True):
+        for one, other in zip(of_part, expected_of_part, strict=True):
+            for a, b in zip(one, other, strict=True):
+                assert_close(a, b, atol=0)
+                np.testing.assert_array_equal(a.correspondences.uv_image, b.correspondences.uv_image)
 
 
 def test_caches_that_hold_nothing_change_nothing(network, monkeypatch):

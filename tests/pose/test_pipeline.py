@@ -12,14 +12,8 @@ from picopose_cli.base.cameras import Pinhole
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import ImageTask, LoadedImage
 from picopose_cli.base.types import NO_BOX, Detection
-from picopose_cli.pose.pipeline import (
-    PipelineOptions,
-    estimate_groups,
-    estimate_images,
-    plan_groups,
-    shard_of_groups,
-    weighted_score,
-)
+from picopose_cli.pose.image_groups import plan_groups, shard_of_groups
+from picopose_cli.pose.pipeline import PipelineOptions, estimate_groups, estimate_images, weighted_score
 
 K = np.array([[300.0, 0, 32], [0, 300, 24], [0, 0, 1]])
 
@@ -34,12 +28,12 @@ class FakePose:
 class FakeMatcher:
     """In place of matcher, store and rules: returns each detection's identity as its pose and records the batches."""
 
-    def __init__(self, obj_ids=range(100), *, solves_batches=False) -> None:
+    def __init__(self, obj_ids=range(100), *, solves_batches=False, device="cuda") -> None:
         self.batches: list[list[int]] = []
         self.obj_ids = set(obj_ids)
         self.store = self.rules = self
         self.perspective_crops = False
-        self.device, self.solves_batches = torch.device("cpu"), solves_batches
+        self.device, self.solves_batches = torch.device(device), solves_batches
 
     def match(self, batch):
         self.batches.append(batch.obj_ids.tolist())
@@ -121,6 +115,39 @@ def test_batches_are_groups_and_a_large_image_is_split():
     assert matcher.batches == [[1, 1, 1, 2], [3] * 3, [4] * 4, [4] * 4, [4] * 2, [5, 6, 6]]
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_on_a_cpu_a_batch_goes_through_the_network_in_parts(workers):
+    matcher = FakeMatcher(device="cpu")
+    run([make_task(im_id, [im_id] * size) for im_id, size in enumerate([3, 1, 10])], 16, workers, matcher)
+    assert sorted(matcher.batches) == [[0, 0, 0], [1, 2, 2], [2, 2], [2, 2, 2], [2, 2, 2]]
+
+
+def test_the_threads_of_parts_share_those_of_the_network():
+    threads = []
+
+    class Counting(FakeMatcher):
+        def match(self, batch):
+            threads.append((len(batch.obj_ids), torch.get_num_threads()))
+            return super().match(batch)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        run([make_task(0, [1] * 5), make_task(1, [1] * 2)], 5, 2, Counting(device="cpu"))
+        assert sorted(threads) == [(2, 2), (2, 4), (3, 2)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_in_one_part_ends_the_run():
+    class Damaged(FakeMatcher):
+        def match(self, _):
+            raise PicoPoseError("damaged features")
+
+    with pytest.raises(PicoPoseError, match="damaged features"):
+        run([make_task(0, [1] * 8)], matcher=Damaged(device="cpu"))
+
+
 def test_progress_is_reported_after_each_pass_and_adds_up_to_all_detections():
     """Skipped detections are done, too: those without templates, and those of an image that cannot be read."""
     tasks = [make_task(0, [1, 2, 1]), make_task(13, [1, 1]), make_task(1, [1] * 6), make_task(2, [])]
@@ -132,14 +159,16 @@ def test_progress_is_reported_after_each_pass_and_adds_up_to_all_detections():
     assert [count for count in counts if count] == [1, 2, 2, 4, 2]
 
 
-def test_a_group_has_the_same_batches_whichever_groups_come_before():
+@pytest.mark.parametrize(("device", "calls"), [("cuda", 7), ("cpu", 9)])
+def test_a_group_has_the_same_batches_whichever_groups_come_before(device, calls):
     tasks = [make_task(im_id, [1, 2, 3][: im_id % 4]) for im_id in range(20)]
     groups = plan_groups(tasks, 4)
-    whole, rest = FakeMatcher(), FakeMatcher()
+    whole, rest = FakeMatcher(device=device), FakeMatcher(device=device)
     run(tasks, matcher=whole)
     list(estimate_groups(groups[3:], load_grey, rest, PipelineOptions(4)))
-    assert rest.batches == whole.batches[-len(rest.batches) :]
-    assert len(rest.batches) == len(groups) - 3
+    assert len(groups[3:]) == 7
+    assert len(rest.batches) == calls
+    assert sorted(rest.batches) == sorted(whole.batches[-calls:])  # the parts of a batch run at the same time
 
 
 def test_a_detection_without_templates_does_not_move_others_to_another_batch():
@@ -208,10 +237,12 @@ def test_leaving_early_drops_the_work_that_has_not_begun():
 
 
 @pytest.mark.parametrize(("batch_size", "workers", "solves_batches"), [(1, 1, True), (3, 4, False), (64, 2, True)])
-def test_results_do_not_depend_on_batches_or_threads(batch_size, workers, solves_batches):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_results_do_not_depend_on_batches_or_threads(batch_size, workers, solves_batches, device):
     tasks = [make_task(im_id, [1, 2, 3, 4]) for im_id in range(9)]
     expected = [e.T_cam_from_obj for r in run(tasks) for e in r.estimates]
-    results = run(tasks, batch_size, workers, FakeMatcher(solves_batches=solves_batches))
+    matcher = FakeMatcher(solves_batches=solves_batches, device=device)
+    results = run(tasks, batch_size, workers, matcher)
     np.testing.assert_array_equal([e.T_cam_from_obj for r in results for e in r.estimates], expected)
 
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from picopose_cli.pose.tensor_cache import TensorCache
@@ -17,3 +21,22 @@ def test_a_cache_stays_within_its_budget():
     assert computed == [1, 2, 3, 2]
     assert len(cache.get("large", lambda: torch.zeros(100))) == 100
     assert cache.bytes == 400
+
+
+def test_threads_that_need_the_same_tensor_compute_it_once():
+    cache, computed, both = TensorCache(64), [], threading.Barrier(2)
+
+    def value() -> torch.Tensor:
+        computed.append(1)
+        time.sleep(0.05)
+        return torch.zeros(4)
+
+    def get(_: int) -> torch.Tensor:
+        both.wait()
+        return cache.get("key", value)
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(get, range(2))
+    assert one is other
+    assert computed == [1]
+    assert cache.bytes == 16
