@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -147,6 +149,19 @@ def use_threads_here(count: int) -> None:
     last_call = threading.Thread(target=torch.set_num_threads, args=(others,))
     last_call.start()
     last_call.join()
+
+
+@contextmanager
+def sharing_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool that drops the work it has not begun when the caller leaves, also by an error or an interrupt.
+
+    Its threads share the cores: each has its part of those that PyTorch uses for the calling thread's work.
+    """
+    pool = ThreadPoolExecutor(count, name, use_threads_here, (max(1, thread_count() // count),))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def thread_count() -> int:

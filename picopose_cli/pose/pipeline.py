@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.tasks import DepthUse, ImageResult, ImageTask, LoadedImage, Skip, StageSeconds
 from picopose_cli.base.types import PoseEstimate
-from picopose_cli.network.devices import thread_count, use_threads_here
+from picopose_cli.network.devices import sharing_threads
 from picopose_cli.pose.depth_refinement import DepthRefiner, Finished
 from picopose_cli.pose.duplicates import Pairs, overlapping_detections, without_duplicates
 from picopose_cli.pose.finishing import finish_poses
@@ -94,9 +93,9 @@ def estimate_groups(
     """
     sequential, workers = options.sequential, options.workers
     with (
-        _threads(workers, "read") as readers,
-        _threads(workers, "pnp") as solvers,
-        _threads(workers, "compute") as computing,
+        sharing_threads(workers, "read") as readers,
+        sharing_threads(workers, "pnp") as solvers,
+        sharing_threads(workers, "compute") as computing,
     ):
         finishers = refiner, depth_refiner
         work = _Work(load_image, matcher, options, *finishers, record or _forget, on_progress, solvers, computing)
@@ -209,19 +208,6 @@ def weighted_score(score: float, confidence: float) -> float:
     two poses of equal confidence that of the better detection keeps the higher one.
     """
     return score * (confidence if score >= 0 else 2 - confidence)
-
-
-@contextmanager
-def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool that drops the work it has not begun when the caller leaves, also by an error or an interrupt.
-
-    Its threads share the cores: each has its part of those that PyTorch uses for the calling thread's work.
-    """
-    pool = ThreadPoolExecutor(count, name, use_threads_here, (max(1, thread_count() // count),))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _read_ahead(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.base.geometry import apply_affine, move_origin, project_points
 from picopose_cli.base.symmetries import equivalent_views, symmetry_transforms
 from picopose_cli.base.types import Array, ObjectInfo, TemplateBank
+from picopose_cli.network.devices import sharing_threads, thread_count
 from picopose_cli.network.offsets import OffsetFeatures, pack_features, unpack_features
 from picopose_cli.pose.feature_file import FeatureChunk, FeatureFile
 from picopose_cli.pose.inference_network import InferenceNetwork
@@ -128,8 +130,7 @@ class TemplateStore:
 
         def chunks() -> Iterator[FeatureChunk]:
             nonlocal computed
-            for start in range(0, views, TEMPLATE_CHUNK):
-                chunk = self._compute(bank.crops_rgb[start : start + TEMPLATE_CHUNK])
+            for chunk in self._computed_ahead(bank.crops_rgb):
                 computed += len(chunk[0])
                 on_progress(len(chunk[0]))
                 yield chunk
@@ -147,6 +148,21 @@ class TemplateStore:
         if not computed:
             on_progress(views)
         return features
+
+    def _computed_ahead(self, crops_rgb: Array) -> Iterator[FeatureChunk]:
+        """Yield the features of all views in chunks, in order; the next ones are computed while one is written.
+
+        On a CPU several chunks are computed at the same time.
+        """
+        at_once = thread_count() if self._network.device.type == "cpu" else 1
+        ahead: deque[Future[FeatureChunk]] = deque()
+        with sharing_threads(at_once, "features") as threads:
+            for start in range(0, len(crops_rgb), TEMPLATE_CHUNK):
+                ahead.append(threads.submit(self._compute, crops_rgb[start : start + TEMPLATE_CHUNK]))
+                if len(ahead) > at_once:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
     def _compute(self, crops_rgb: Array) -> FeatureChunk:
         """Return the cells and packed offset features of views (n,224,224,3) u8, on the host."""

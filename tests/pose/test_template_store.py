@@ -189,6 +189,25 @@ def test_a_killed_onboarding_is_continued(folder):
     assert onboarded(folder).computed == VIEWS
 
 
+def test_chunks_are_computed_in_order_and_few_of_them_ahead(monkeypatch):
+    monkeypatch.setattr(module, "TEMPLATE_CHUNK", 1)
+    monkeypatch.setattr(module, "thread_count", lambda: 2)
+    begun: list[int] = []
+
+    class Numbered(TemplateStore):
+        def _compute(self, crops_rgb):
+            number = int(crops_rgb[0, 0, 0, 0])
+            begun.append(number)
+            return torch.tensor([number]), torch.tensor([number])
+
+    store = Numbered(InferenceNetwork(NETWORK, device="cpu", precision="fp32"))
+    views = np.arange(12, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    for expected, (cells, _) in enumerate(store._computed_ahead(views)):
+        assert cells.item() == expected
+        assert len(begun) <= expected + 1 + 2
+    assert sorted(begun) == list(range(12))
+
+
 def test_a_folder_that_cannot_be_written_warns_once(folder, tmp_path, caplog):
     (tmp_path / "a_file").write_text("")
     store = make_store()
