@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from picopose_cli.base.environment import QUIET_THREADS
+from picopose_cli.base.environment import QUIET_THREADS, share_free_memory
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
 from picopose_cli.base.guide_options import (
     DemoOptions,
@@ -297,6 +297,7 @@ def main() -> None:
     bug: its traceback, and an exit code of its own, since Python's 1 means that part of the input could not be used.
     """
     gc.set_threshold(MADE_BEFORE_GC)
+    share_free_memory()
     # Our own line says what is wrong with a file. All of these are read when the libraries are loaded.
     for name, value in ({"OPENCV_LOG_LEVEL": "SILENT"} | QUIET_THREADS).items():
         os.environ.setdefault(name, value)

@@ -30,7 +30,7 @@ from picopose_cli.templates.crops import normalise_bgr
 
 TEMPLATE_CHUNK = 16
 """Views that go through the backbone together. Always the same ones, so that their features are always the same."""
-CPU_CACHE_BYTES = {"cells": 3 << 29, "offsets": 1 << 27}
+CPU_CACHE_BYTES = {"cells": 3 << 29, "offsets": 1 << 26}
 """Template features kept in memory on a CPU; others are read again when needed. At the released sizes in fp32 the cells
 of an object take 170 MB, the offset features of a view 5.5 MB."""
 GPU_CACHE_SHARES = {"cells": 0.15, "offsets": 0.4}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -43,3 +44,34 @@ def test_cores_are_at_most_a_containers_quota(monkeypatch, tmp_path, quota, core
     (tmp_path / "cpu/cpu.cfs_quota_us").write_text("50000")
     (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000")
     assert available_cores() == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such parameter")
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_share_one_heap(shared):
+    code = f"""
+import ctypes, os, threading
+from picopose_cli.base.environment import share_free_memory
+
+if {shared}:
+    share_free_memory()
+libc, all_live = ctypes.CDLL(None), threading.Barrier(3)
+libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
+
+def allocate():
+    libc.malloc(ctypes.c_size_t(1000))
+    all_live.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+reading, writing = os.pipe()
+stream = ctypes.c_void_p(libc.fdopen(writing, b"w"))
+libc.malloc_info(0, stream)
+libc.fclose(stream)
+print(os.read(reading, 1 << 16).count(b"<heap nr="))
+"""
+    heaps = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert (heaps == 1) == shared
