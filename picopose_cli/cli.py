@@ -7,7 +7,6 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 
 from __future__ import annotations
 
-import gc
 import inspect
 import os
 import sys
@@ -19,7 +18,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from picopose_cli.base.environment import QUIET_THREADS, share_free_memory
+from picopose_cli.base.environment import prepare_process
 from picopose_cli.base.errors import BUG_EXIT_CODE, PicoPoseError
 from picopose_cli.base.guide_options import (
     DemoOptions,
@@ -38,10 +37,6 @@ from picopose_cli.base.train_options import TrainOptions
 
 Command = Callable[[Any], int]
 """Runs a command with its options and returns the exit code; the docstring is the help, the annotation the options."""
-
-MADE_BEFORE_GC = 100_000
-"""Objects that are made before Python looks for cycles: with its own 700 it spends 5 % of the time of `infer` on those
-of the libraries, of which there are many and of which none goes."""
 
 app = typer.Typer(
     name="picopose",
@@ -296,11 +291,8 @@ def main() -> None:
     A PicoPoseError becomes one line on stderr and its exit code, 2 except for stopped runs. Any other exception is a
     bug: its traceback, and an exit code of its own, since Python's 1 means that part of the input could not be used.
     """
-    gc.set_threshold(MADE_BEFORE_GC)
-    share_free_memory()
-    # Our own line says what is wrong with a file. All of these are read when the libraries are loaded.
-    for name, value in ({"OPENCV_LOG_LEVEL": "SILENT"} | QUIET_THREADS).items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own line says what is wrong with a file
+    prepare_process()
     try:
         app(prog_name="picopose")
     except PicoPoseError as error:

@@ -71,6 +71,12 @@ def rotation_angle_rad(R_a: Array, R_b: Array) -> Array:
     return angle
 
 
+def rotation_deviation(R: Array) -> Array:
+    """Return by how much matrices (...,3,3) are no rotations or reflections: the largest entry (...) of |R R^T - I|."""
+    deviation: Array = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).max(axis=(-2, -1))
+    return deviation
+
+
 def distinct_rotations(R: Array, least_rad: float, count: int) -> list[int]:
     """Return the indices of up to `count` rotations (N,3,3) that differ by more than an angle from all before them."""
     chosen: list[int] = []

@@ -189,7 +189,7 @@ class InferOptions:
     )
     workers: int = option(
         DEFAULT_THREADS,
-        "Threads that read images, as many that solve PnP, and as many that refine poses (on a CPU also match).",
+        "Threads that read images, as many that solve PnP, as many that refine poses and, on a CPU, run the network.",
         default_text=THREADS_DEFAULT,
         minimum=1,
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import rotation_deviation
 from picopose_cli.base.types import AnyTarget, Array, ImageTarget
 from picopose_cli.bop.datasets import Dataset
 from picopose_cli.bop.known_datasets import is_unscored_sensor, scored_suffixes
@@ -174,7 +175,7 @@ def _check_rotations(table: pd.DataFrame) -> Iterator[Finding]:
     finite = table[np.isfinite(table[_R]).all(axis=1)]
     R: Array = finite[_R].to_numpy().reshape(-1, 3, 3)
     with np.errstate(over="ignore", invalid="ignore"):  # numbers too large to compute with are reported as well
-        deviations = np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+        deviations = rotation_deviation(R)
         determinants = np.linalg.det(R)
     for index in np.flatnonzero(~(deviations <= ROTATION_TOLERANCE) | (determinants < 0)):
         text = f"R is not a rotation (R R^T differs from the identity by {deviations[index]:.3g})"

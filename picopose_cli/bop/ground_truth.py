@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from picopose_cli.base.errors import PicoPoseError
-from picopose_cli.base.geometry import make_T
+from picopose_cli.base.geometry import make_T, rotation_deviation
 from picopose_cli.base.json_numbers import finite_number, finite_numbers, whole_number
 from picopose_cli.base.types import MM_PER_M, GroundTruth
 from picopose_cli.bop.datasets import Dataset
@@ -95,7 +95,7 @@ def _instance(entry: Any, info: Any, key: tuple[int, int, int]) -> GroundTruth:
         raise ValueError("visib_fract in scene_gt_info is not a fraction")
     placeholder = visib_fract <= 0 and bool((R == -1).all() and (t_mm == -1).all())
     with np.errstate(over="ignore", invalid="ignore"):  # numbers too large to compute with
-        is_rotation = np.abs(R @ R.T - np.eye(3)).max() <= _MAX_DEVIATION and np.linalg.det(R) > 0
+        is_rotation = rotation_deviation(R) <= _MAX_DEVIATION and np.linalg.det(R) > 0
     if not (is_rotation or placeholder):
         raise ValueError("cam_R_m2c is not a rotation")
     return GroundTruth(*key, obj_id, make_T(R, t_mm / MM_PER_M), visib_fract)

@@ -10,6 +10,7 @@ import numpy as np
 
 from picopose_cli.base.cameras import CameraModel, Pinhole
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import rotation_deviation
 from picopose_cli.base.types import Array
 from picopose_cli.bop.images import read_alpha, read_depth_m, read_image_rgb, read_mask
 from picopose_cli.reconstruction.views import Photograph
@@ -73,6 +74,6 @@ def load_photograph(file: PhotoFile, *, use_depth: bool) -> Photograph:
 def check_rigid(T: Array) -> str | None:
     """Return what is wrong with a pose (4,4), None where it is a rigid transform."""
     R = T[:3, :3]
-    if not np.isfinite(T).all() or np.abs(R @ R.T - np.eye(3)).max() > 1e-2 or np.linalg.det(R) < 0:
+    if not np.isfinite(T).all() or rotation_deviation(R) > 1e-2 or np.linalg.det(R) < 0:
         return "T_cam_from_obj is not a rigid transform"
     return "T_cam_from_obj has a last row other than 0 0 0 1" if not np.allclose(T[3], [0, 0, 0, 1]) else None

@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from picopose_cli.base.geometry import make_T, transform_points
+from picopose_cli.base.geometry import make_T, rotation_deviation, transform_points
 from picopose_cli.base.types import Array
 from picopose_cli.rendering.rasteriser import (
     RasterView,
     Window,
     checked_faces,
+    depth_in_window,
     draw_depth,
     metric_depth,
     place_vertices,
@@ -79,15 +80,12 @@ def render_table(
     """
     window = Window(*box_xyxy)
     view = place_vertices(xyz_cam_m, table.faces, K, window)
-    if view is None:
-        return np.zeros(window.size_hw, np.float32)
-    whole = view.faces is table.faces  # nothing was cut off at the near plane
-    found = rasterise_faces(view, table, T_cam_from_obj) if whole else rasterise_depth(view)
-    if view.window == window:
-        return found
-    depth_m = np.zeros(window.size_hw, np.float32)
-    depth_m[view.window.slices_in(window)] = found
-    return depth_m
+
+    def draw(view: RasterView) -> Array:
+        whole = view.faces is table.faces  # nothing was cut off at the near plane
+        return rasterise_faces(view, table, T_cam_from_obj) if whole else rasterise_depth(view)
+
+    return depth_in_window(view, window, draw)
 
 
 def rasterise_faces(view: RasterView, table: FaceTable, T_cam_from_obj: Array) -> Array:
@@ -96,7 +94,7 @@ def rasterise_faces(view: RasterView, table: FaceTable, T_cam_from_obj: Array) -
     All vertices are in front of the camera, and where `T_cam_from_obj` (4,4) places them.
     """
     R, t = T_cam_from_obj[:3, :3], T_cam_from_obj[:3, 3]
-    if not table.closed or not np.abs(R @ R.T - np.eye(3)).max() <= _MAX_DEVIATION:
+    if not table.closed or not rotation_deviation(R) <= _MAX_DEVIATION:
         return rasterise_depth(view)
     buffer, near = _draw_near_side(view, table, R, t)
     if _has_gaps(buffer < 1):
@@ -138,9 +136,8 @@ def _number_places(vertices_m: Array) -> NDArray[np.intp]:
     """Return the number (N,) of the place of each vertex (N,3)."""
     low, high = vertices_m.min(axis=0), vertices_m.max(axis=0)
     step_m = max(_SAME_PLACE * (high - low).max(), np.finfo(np.float64).tiny)
-    x, y, z = np.rint((vertices_m - low) / step_m).astype(np.int64).T
-    count = round(1 / _SAME_PLACE) + 1
-    return np.unique((x * count + y) * count + z, return_inverse=True)[1]
+    index = np.rint((vertices_m - low) / step_m).astype(np.int64)
+    return np.unique(index @ (1 << 40, 1 << 20, 1), return_inverse=True)[1]
 
 
 def _is_closed(corners: NDArray[np.intp]) -> bool:

@@ -8,6 +8,7 @@ not check indices: a face out of range reads invalid memory, so faces are checke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -164,6 +165,18 @@ def rasterise_depth(view: RasterView) -> Array:
     buffer = np.ones(view.window.size_hw, np.float32)
     draw_depth(view, view.faces, buffer)
     return metric_depth(view, buffer)
+
+
+def depth_in_window(
+    view: RasterView | None, window: Window, draw: Callable[[RasterView], Array] = rasterise_depth
+) -> Array:
+    """Return the depth (h,w) f32 in metres that `draw` gives of a view, in a window that contains its own, else 0."""
+    if view is not None and view.window == window:
+        return draw(view)
+    depth_m = np.zeros(window.size_hw, np.float32)
+    if view is not None:
+        depth_m[view.window.slices_in(window)] = draw(view)
+    return depth_m
 
 
 def draw_depth(view: RasterView, faces: Array, buffer: Array) -> None:

@@ -13,6 +13,7 @@ from picopose_cli.rendering.rasteriser import (
     RasterMesh,
     RasterView,
     Window,
+    depth_in_window,
     make_raster_mesh,
     place_mesh,
     rasterise_attributes,
@@ -76,11 +77,8 @@ def render_depth(mesh: Mesh, K: Array, T_cam_from_obj: Array, box_xyxy: tuple[in
     empty array. The first call prepares a mesh and caches it for the lifetime of the Mesh object.
     """
     window = Window(*(int(side) for side in box_xyxy))
-    depth_m = np.zeros(window.size_hw, np.float32)
     view = place_mesh(_prepared(mesh), np.asarray(K, np.float64), np.asarray(T_cam_from_obj, np.float64), window)
-    if view is not None:
-        depth_m[view.window.slices_in(window)] = rasterise_depth(view)
-    return depth_m
+    return depth_in_window(view, window)
 
 
 _PREPARED: dict[int, tuple[weakref.ref[Mesh], RasterMesh]] = {}

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from picopose_cli.base.environment import QUIET_THREADS, available_cores
+from picopose_cli.base.environment import available_cores, prepare_process
 from picopose_cli.base.errors import PicoPoseError
 from picopose_cli.runs.backend import Answered, Event, Lost, NoMemory, Place, Ready, Unusable
 from picopose_cli.runs.dispatch import JOBS_AHEAD, Dispatcher, Status
@@ -192,14 +192,13 @@ class _FileServer:
 
 
 class _Worker:
-    """Runs on a node, in a process of its own. Nothing heavy is imported before `prepare` has set the environment."""
+    """Runs on a node, in a process of its own. Nothing heavy is imported before `prepare` has set up the process."""
 
     def prepare(self, make_work: Sequence[Any], server: Any, threads: int, index: int) -> PicoPoseError | Bug | None:
         """Get ready to work; `make_work` is a reference in a list, since Ray would load a plain one before the call."""
         import ray
 
-        for name, value in QUIET_THREADS.items():
-            os.environ.setdefault(name, value)
+        prepare_process()
 
         def read(path: Path, offset: int) -> bytes | None:
             block: bytes | None = ray.get(server.read.remote(str(path), offset))

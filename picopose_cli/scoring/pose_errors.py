@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picopose_cli.base.cameras import CameraModel, Pinhole
-from picopose_cli.base.geometry import project_points, transform_points
+from picopose_cli.base.geometry import project_points, rotation_deviation, transform_points
 from picopose_cli.base.types import Array
 
 BATCH_POINTS = 400_000
@@ -232,7 +232,7 @@ def adds(T_est: Array, T_gt: Array, xyz_obj_m: Array) -> Array:
 
 def _is_rigid(T: Array) -> bool:
     """Return whether (4,4) keeps distances, to the digits of result files; estimates may have any nine numbers as R."""
-    return bool(np.abs(T[:3, :3] @ T[:3, :3].T - np.eye(3)).max() <= _MAX_DEVIATION)
+    return bool(rotation_deviation(T[:3, :3]) <= _MAX_DEVIATION)
 
 
 def overlapping_spheres(T_est: Array, T_gt: Array, diameter_m: float) -> NDArray[np.bool_]:

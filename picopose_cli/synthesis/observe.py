@@ -9,7 +9,7 @@ import numpy as np
 
 from picopose_cli.base.grid import BoxYyxx
 from picopose_cli.base.types import CROP_PX, GRID_CELLS, Array
-from picopose_cli.rendering.rasteriser import Window, place_mesh, rasterise_depth
+from picopose_cli.rendering.rasteriser import Window, depth_in_window, place_mesh
 from picopose_cli.synthesis.compose import SceneImage, draw_scene
 from picopose_cli.synthesis.roughen import roughen_mask
 from picopose_cli.synthesis.samples import MIN_VISIBLE_PX, MIN_VISIBLE_SHARE, CropView, Sample, choose_template
@@ -89,11 +89,9 @@ def _depth_at_centres(scene: Scene, image: SceneImage, index: int, A_crop_from_i
     """
     placed = scene.placed[index]
     A_grid_from_image = np.diag([GRID_CELLS / CROP_PX, GRID_CELLS / CROP_PX, 1.0]) @ A_crop_from_image
-    depth_m = np.zeros((GRID_CELLS, GRID_CELLS), np.float32)
     grid = Window(0, 0, GRID_CELLS, GRID_CELLS)
     view = place_mesh(placed.item.lit_mesh.raster_mesh, A_grid_from_image @ scene.K, placed.T_cam_from_obj, grid)
-    if view is not None:
-        depth_m[view.window.slices_in(grid)] = rasterise_depth(view)
+    depth_m = depth_in_window(view, grid)
     centre = np.arange(GRID_CELLS) + 0.5
     A_image_from_grid = np.linalg.inv(A_grid_from_image)
     x = A_image_from_grid[0, 0] * centre + A_image_from_grid[0, 2] - image.window.x0

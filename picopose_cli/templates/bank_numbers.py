@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from picopose_cli.base.geometry import move_origin
+from picopose_cli.base.geometry import move_origin, rotation_deviation
 from picopose_cli.base.types import CROP_PX, Array
 
 _LARGEST_PX = 1e5
@@ -57,7 +57,7 @@ def _offsets_in_range(A: Array, scale: Array) -> bool:
 
 def _are_rigid(T: Array) -> bool:
     R = T[:, :3, :3]
-    is_orthonormal = np.abs(R).max() < 2 and np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max() <= 1e-3
+    is_orthonormal = np.abs(R).max() < 2 and rotation_deviation(R).max() <= 1e-3
     return bool(is_orthonormal and (np.linalg.det(R) > 0).all() and (T[:, 3] == [0, 0, 0, 1]).all())
 
 

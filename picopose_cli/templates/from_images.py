@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from picopose_cli.base.errors import PicoPoseError
+from picopose_cli.base.geometry import rotation_deviation
 from picopose_cli.base.grid import lift_cell_corners
 from picopose_cli.base.types import MM_PER_M, Array, Provenance, RenderedView, TemplateBank
 from picopose_cli.templates.bank import MAX_VIEWS
@@ -103,11 +104,7 @@ def _read_poses(path: Path) -> Array:
     if len(poses) > MAX_VIEWS:
         raise PicoPoseError(f"there are {len(poses)} views", where=path, fix=f"give at most {MAX_VIEWS}")
     R = poses[:, :3, :3]
-    rigid = (
-        np.isfinite(poses).all()
-        and (poses[:, 3] == [0, 0, 0, 1]).all()
-        and np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max() < 1e-3
-    )
+    rigid = np.isfinite(poses).all() and (poses[:, 3] == [0, 0, 0, 1]).all() and rotation_deviation(R).max() < 1e-3
     if not rigid or (np.linalg.det(R) < 0).any() or (poses[:, 2, 3] <= 0).any():
         raise PicoPoseError(
             "a pose is not a rigid transform with the object in front of the camera", where=path, fix=fix
